@@ -6,7 +6,9 @@ const UNIT: Record<string, number> = { '': 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30
 export function parseSize(text: string): number {
   const match = /^(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?$/i.exec(text.trim());
   if (match === null) {
-    throw new FaultlineError('E_USAGE', `'${text}' is not a size`, { hint: 'a number with K, M or G, such as 256M' });
+    throw new FaultlineError('E_USAGE', `'${text}' is not a size`, {
+      hint: 'a number with K, M or G, such as 256M',
+    });
   }
   return Math.floor(Number(match[1]) * UNIT[(match[2] as string).toUpperCase()]!);
 }

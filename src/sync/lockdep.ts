@@ -58,6 +58,7 @@ export class Lockdep {
 
   /** Throws unless no lock is held: what must be true when a thread sleeps or leaves the core. */
   assertNone(): void {
-    if (this.#held.length > 0) throw new AssertionError(`locks held: ${this.#held.map(l => l.cls).join(' ')}`);
+    if (this.#held.length > 0)
+      throw new AssertionError(`locks held: ${this.#held.map(l => l.cls).join(' ')}`);
   }
 }

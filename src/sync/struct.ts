@@ -57,7 +57,8 @@ export function struct<N extends string, D extends Record<string, Field>>(
     offsets[name] = next;
     next += field.words;
   }
-  if (size !== undefined && next > size) throw new Error(`struct ${_name}: ${next} words do not fit in ${size}`);
+  if (size !== undefined && next > size)
+    throw new Error(`struct ${_name}: ${next} words do not fit in ${size}`);
   return { ...out, words: size ?? next, offsets } as unknown as Struct<N, D>;
 }
 

@@ -1,6 +1,6 @@
 import { assert } from '../base/assert.ts';
 import type { Arena } from './arena.ts';
-import { Lockdep, type LockClass } from './lockdep.ts';
+import { type LockClass, Lockdep } from './lockdep.ts';
 import { productionWaiter, type Waiter } from './waiter.ts';
 
 // A mutex is one word: 0 free, 1 held, 2 held and somebody may sleep on it.

@@ -1,0 +1,222 @@
+import { PAGE_STRUCT_WORDS } from '../sync/arena.ts';
+import { i32, ptr, struct, u64 } from '../sync/struct.ts';
+
+// Every record of the mm, as it lies in the arena. `atomic` fields are touched outside their lock and so
+// are atomic everywhere; `plain` fields name the lock under which alone they are touched (J-4).
+
+/** Bits of `page.flags`. Atomic. Linux: enum pageflags. */
+export const PageFlag = {
+  Dirty: 1 << 0,
+  Referenced: 1 << 1,
+  Active: 1 << 2,
+  Lru: 1 << 3,
+  SwapCache: 1 << 4,
+  Ksm: 1 << 5,
+  /** The only mapping may write in place; no swap entry elsewhere names the page (M-31). */
+  AnonExclusive: 1 << 6,
+  HwPoison: 1 << 7,
+  Mlocked: 1 << 8,
+  Writeback: 1 << 9,
+  Reclaim: 1 << 10,
+  Workingset: 1 << 11,
+  /** Kernel memory: page tables, slab, zram; never on the LRU. */
+  Table: 1 << 12,
+  Slab: 1 << 13,
+  Zram: 1 << 14,
+  Reserved: 1 << 15,
+  Uptodate: 1 << 16,
+  /** Free, in the zone. Set while the frame has no owner, so that a use after free is an assertion. */
+  Free: 1 << 17,
+} as const;
+
+/** One-word primary page-table entry. Present: pfn in bits 12..31. */
+export const Pte = {
+  Present: 1 << 0,
+  Write: 1 << 1,
+  Young: 1 << 2,
+  Dirty: 1 << 3,
+  /** The shared zero page: no refcount, no rmap (M-30). */
+  Zero: 1 << 4,
+  SoftDirty: 1 << 5,
+  UffdWp: 1 << 6,
+  /** Present, but made inaccessible to take a hint fault. */
+  ProtNone: 1 << 7,
+  /** In a middle level: a 2 MiB leaf. */
+  Huge: 1 << 8,
+} as const;
+export const PTE_PFN_SHIFT = 12;
+
+/** Not present and not none: bits 1..3 say what, bits 4..6 are flags, the offset is in bits 7..31. */
+export const SwpType = { Swap: 1, Migration: 2, Poison: 3, Marker: 4 } as const;
+export const Swp = {
+  TypeShift: 1,
+  TypeMask: 7,
+  Exclusive: 1 << 4,
+  SoftDirty: 1 << 5,
+  UffdWp: 1 << 6,
+  OffsetShift: 7,
+} as const;
+export const MAX_SWAP_SLOTS = 1 << 25;
+
+export const pteIsNone = (e: number): boolean => e === 0;
+export const pteIsPresent = (e: number): boolean => (e & Pte.Present) !== 0;
+export const ptePfn = (e: number): number => e >>> PTE_PFN_SHIFT;
+export const mkPte = (pfn: number, bits: number): number => (pfn << PTE_PFN_SHIFT) | Pte.Present | bits;
+export const swpType = (e: number): number => (e & Pte.Present ? 0 : (e >>> Swp.TypeShift) & Swp.TypeMask);
+export const isSwap = (e: number): boolean => swpType(e) === SwpType.Swap;
+export const swpOffset = (e: number): number => e >>> Swp.OffsetShift;
+export const mkSwap = (slot: number, bits: number): number =>
+  (slot << Swp.OffsetShift) | (SwpType.Swap << Swp.TypeShift) | bits;
+
+// A table of any level is one frame: 512 one-word entries, then these words.
+/** Word offsets within a page-table frame. */
+export const Table = {
+  entries: 0,
+  /** Lock of this table's entries; class 'ptl'. */
+  lock: 512,
+  /** Page tables that point here; above 1 the table is shared by fork and read-only (design 9). */
+  refs: 513,
+  /** Entries that are not none; under the lock. */
+  used: 514,
+} as const;
+
+/** Low word of vm_flags; the high word holds bits 32 and up (J-2). */
+export const VmFlag = {
+  Read: 0x1,
+  Write: 0x2,
+  Exec: 0x4,
+  Shared: 0x8,
+  MayRead: 0x10,
+  MayWrite: 0x20,
+  MayExec: 0x40,
+  MayShare: 0x80,
+  GrowsDown: 0x100,
+  UffdMissing: 0x200,
+  PfnMap: 0x400,
+  UffdWp: 0x1000,
+  Locked: 0x2000,
+  Io: 0x4000,
+  DontCopy: 0x20000,
+  DontExpand: 0x40000,
+  HugeTlb: 0x400000,
+  DontDump: 0x4000000,
+  HugePage: 0x20000000,
+  NoHugePage: 0x40000000,
+  Mergeable: -0x80000000,
+} as const;
+/** High word of vm_flags. */
+export const VmFlagHigh = { UserFault: 1 << 0, UffdMinor: 1 << 6 } as const;
+
+export function mmLayout(words: Int32Array) {
+  return {
+    /** Linux: struct page. One per frame; the array is at `arena.pageArray`. */
+    page: struct(
+      words,
+      'page',
+      {
+        flags: i32, //     atomic, PageFlag
+        refcount: i32, //  atomic; 0 is free
+        mapcount: i32, //  atomic; ptes that map it
+        lock: i32, //      class 'page'
+        mapping: ptr('anonVma'), // atomic; changes under the page lock
+        index: i32, //     vpn within `mapping`; as `mapping`
+        swap: i32, //      slot + 1 while SwapCache, else 0; atomic, changes under the page lock
+        memcg: ptr('memcg'), // who is charged; atomic
+        next: i32, //      pfn: LRU under 'lru', free list under 'zone'
+        prev: i32,
+        gen: i32, //       atomic; pass in which it was last seen young
+        private: i32, //   the owner's own use (slab, zram)
+      },
+      PAGE_STRUCT_WORDS,
+    ),
+    /** Linux: struct mm_struct. */
+    mm: struct(words, 'mm', {
+      mmapLock: i32, //    class 'mmap', two words
+      mmapLock2: i32,
+      users: i32, //       atomic; the address space lives
+      count: i32, //       atomic; the structure lives
+      pgd: i32, //         pfn of the top table
+      vmas: i32, //        pfn of the frame holding the sorted array of VMA pointers; under mmap
+      vmaCount: i32, //    under mmap
+      anonPages: i32, //   atomic
+      swapEnts: i32, //    atomic
+      filePages: i32, //   atomic
+      shmemPages: i32, //  atomic
+      nrPtes: i32, //      atomic
+      notifiers: ptr('notifier'), // atomic head; changes under mmap for write
+      memcg: ptr('memcg'),
+      wpSeq: i32, //       atomic; write_protect_seq
+      tableLock: i32, //   class 'ptl'; installs of middle tables
+      owner: i32, //       host-assigned id
+      next: ptr('mm'), //  list of all, under mmList
+      hiwaterRss: i32, //  atomic
+    }),
+    /** Linux: struct vm_area_struct. Under the mm's mmap lock. */
+    vma: struct(words, 'vma', {
+      mm: ptr('mm'),
+      start: i32, //       vpn
+      end: i32, //         vpn, exclusive
+      flags: u64, //       VmFlag, then VmFlagHigh
+      anonVma: ptr('anonVma'),
+      pgoff: i32, //       vpn at which it was born: index = pgoff + (vpn - start)
+      ops: i32, //         0: anonymous
+      uffd: i32, //        userfaultfd context or 0
+      policy: i32,
+      avcs: ptr('avc'), // its anon_vma_chains, under mmap
+    }),
+    /** Linux: struct anon_vma. */
+    anonVma: struct(words, 'anonVma', {
+      lock: i32, //        class 'anonVma'; only the root's is used
+      root: ptr('anonVma'),
+      parent: ptr('anonVma'),
+      refcount: i32, //    atomic: pages' mapping and avcs keep it
+      children: i32, //    under the root's lock
+      activeVmas: i32, //  under the root's lock
+      head: ptr('avc'), // VMAs in which its pages may be mapped; under the root's lock
+    }),
+    /** Linux: struct anon_vma_chain; ties a vma to an anon_vma. */
+    avc: struct(words, 'avc', {
+      vma: ptr('vma'),
+      anonVma: ptr('anonVma'),
+      nextSameVma: ptr('avc'), //     under mmap
+      nextSameAnonVma: ptr('avc'), // under the root's lock
+      prevSameAnonVma: ptr('avc'),
+    }),
+    /** A subscriber of an mm. Linux: struct mmu_notifier. */
+    notifier: struct(words, 'notifier', {
+      next: ptr('notifier'), // atomic
+      mm: ptr('mm'),
+      ops: i32, //         which implementation; see MmuNotifiers.registerOps
+      subscriber: i32, //  pointer given back to it (the vm)
+      users: i32, //       atomic: callbacks under way
+      state: i32, //       atomic: 0 live, 1 released
+    }),
+    /** Limit and usage of one mm or several. Linux: struct mem_cgroup. All in pages, all atomic. */
+    memcg: struct(words, 'memcg', {
+      usage: i32,
+      max: i32,
+      high: i32,
+      peak: i32,
+      swapUsage: i32,
+      swapMax: i32,
+      failcnt: i32,
+      oom: i32,
+      lru: ptr('lruvec'),
+      next: ptr('memcg'),
+      reclaiming: i32,
+      id: i32,
+    }),
+    /** Active and inactive lists of one memcg, circular through `page.next/prev`; under 'lru'. */
+    lruvec: struct(words, 'lruvec', {
+      lock: i32,
+      activeHead: i32,
+      activeTail: i32,
+      activeCount: i32,
+      inactiveHead: i32,
+      inactiveTail: i32,
+      inactiveCount: i32,
+      pass: i32, //        full ageing passes done; atomic
+    }),
+  };
+}
+export type MmLayout = ReturnType<typeof mmLayout>;
