@@ -1,0 +1,122 @@
+import { array, i32, type Ptr, ptr, type Struct, struct, u64 } from '../sync/struct.ts';
+import type { VcpuPtr } from './interface.ts';
+
+// One vCPU is one record in the arena, so that any runner can pick it up (design 3.4). The first part is
+// what the guest can see, hence what a snapshot keeps; the rest is ours and starts from zero.
+//
+// Writers: the runner that holds the vCPU, plainly; except `pending`, `requests`, `mode` and the words
+// from `vm` on, which other threads touch too and which are atomic everywhere.
+
+/** Privilege levels, as `sstatus.SPP` has them. */
+export const Privilege = { User: 0, Supervisor: 1 } as const;
+
+/** Bits of `pending` and `sie`: the interrupts of supervisor level. */
+export const Interrupt = { Software: 1 << 1, Timer: 1 << 5, External: 1 << 9 } as const;
+
+/** Fields of the low word of `sstatus`. */
+export const Status = {
+  SIE: 1 << 1,
+  SPIE: 1 << 5,
+  SPP: 1 << 8,
+  FS: 3 << 13,
+  SUM: 1 << 18,
+  MXR: 1 << 19,
+} as const;
+
+/** Instructions that straddle two pages are decoded into this many private places of 16 words. */
+export const CROSS_ENTRIES = 16;
+export const CROSS_WORDS = 16;
+
+const FIELDS = {
+  // What the guest sees.
+  x: array(64), //        x0..x31, low word first; x0 stays zero
+  f: array(64), //        f0..f31, singles NaN-boxed
+  pc: u64,
+  sepc: u64,
+  scause: u64,
+  stval: u64,
+  stvec: u64,
+  sscratch: u64,
+  satp: u64,
+  timecmp: u64, //        the host's timer compare (SBI TIME); ticks
+  instret: u64, //        as of the last `run`; see Cpu.instret
+  privilege: i32,
+  sstatus: i32, //        low word; UXL and SD are made on reading
+  sie: i32,
+  pending: i32, //        SSIP, STIP, SEIP: set and cleared by anyone, atomically
+  scounteren: i32,
+  senvcfg: i32,
+  fflags: i32,
+  frm: i32,
+  hartId: i32,
+  // Up to here a snapshot keeps it: ARCH_WORDS.
+  reservation: i32, //    LR's host byte address, 0 when there is none
+  reservedValue: u64,
+  reservedBytes: i32,
+  mode: i32, //           Mode, atomic (J-7)
+  requests: i32, //       Request, atomic
+  // The exit record.
+  leave: i32, //          0 while inside, else 1 + Exit
+  exitGpa: u64, //        bytes
+  exitData: u64, //       what a store wrote
+  exitBytes: i32,
+  exitIsWrite: i32,
+  mmioRd: i32, //         byte offset of the register that a load fills
+  mmioExtend: i32, //     Extend
+  mmioLength: i32, //     bytes of the instruction
+  // How far the slice is.
+  budget: i32, //         instructions at the start of the slice
+  left: i32, //           of which not begun yet; exact whenever wasm is not running
+  unretired: i32, //      begun, but trapped or left
+  // The access that the slow path is asked to make.
+  ea: u64,
+  data: u64,
+  bounce: array(4), //    bytes of a load that straddles two pages
+  // Translation.
+  tlb: i32, //            word index of the TLB sets, 0 before the first run
+  tlbBase: i32, //        byte address of the set in use
+  tlbLocal: i32, //       1 when the supervisor set has entries of pages that are not global
+  code: ptr('code'),
+  codeSeen: i32, //       the code cache's generation that the X-TLB agrees with
+  superpages: array(64), // a filter of the 2 MiB regions that superpages were cached from
+  walkCache: array(128), // 64 x { gfn + 1, pfn } of page-table pages
+  mmioDecoded: i32, //    the interpreter's record of the instruction in progress, byte address
+  spare0: array(7),
+  cross: array(CROSS_ENTRIES * CROSS_WORDS),
+  dummy: u64, //          what writes to x0 fall into
+  // kvm's.
+  vm: i32,
+  index: i32,
+  runState: i32,
+  wake: i32,
+  next: i32,
+  spare: array(16),
+} as const;
+
+export type Vcpu = Struct<'vcpu', typeof FIELDS>;
+export type CodePtr = Ptr<'code'>;
+
+const LAYOUT = struct(new Int32Array(0), 'vcpu', FIELDS);
+/** Word offsets of the fields, for generated code and hot paths. */
+export const AT = LAYOUT.offsets;
+/** Words of a record; a multiple of 16, and records are to be 64-byte aligned. */
+export const VCPU_WORDS = Math.ceil(LAYOUT.words / 16) * 16;
+/** The words from the record's start that the guest's state consists of. */
+export const ARCH_WORDS = AT.reservation;
+
+/** The vCPU record over an arena's words. */
+export const vcpuStruct = (words: Int32Array): Vcpu => struct(words, 'vcpu', FIELDS, VCPU_WORDS);
+
+/** A device access that `run` came back with. */
+export type MmioExit = { gpa: number; bytes: number; isWrite: boolean; lo: number; hi: number };
+
+/** Allocates nothing but the result; not for hot loops. */
+export function mmioExit(words: Int32Array, vcpu: VcpuPtr): MmioExit {
+  return {
+    gpa: (words[vcpu + AT.exitGpa]! >>> 0) + words[vcpu + AT.exitGpa + 1]! * 2 ** 32,
+    bytes: words[vcpu + AT.exitBytes]!,
+    isWrite: words[vcpu + AT.exitIsWrite]! !== 0,
+    lo: words[vcpu + AT.exitData]!,
+    hi: words[vcpu + AT.exitData + 1]!,
+  };
+}
