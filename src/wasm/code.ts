@@ -149,7 +149,11 @@ export class Code {
   }
 
   /** Takes an i32 condition. `likely` becomes a branch hint. */
-  if(then: (label: Label) => void, otherwise?: (label: Label) => void, o: { type?: BlockType; likely?: boolean } = {}): this {
+  if(
+    then: (label: Label) => void,
+    otherwise?: (label: Label) => void,
+    o: { type?: BlockType; likely?: boolean } = {},
+  ): this {
     if (o.likely !== undefined) this.#hint(o.likely);
     this.#out.byte(0x04).byte(o.type ?? VOID);
     const label = ++this.#depth as Label;

@@ -2,7 +2,10 @@ import { expect, test } from 'vitest';
 import { I32, I64, ModuleBuilder } from './encoder.ts';
 
 const instantiate = (m: ModuleBuilder, imports: WebAssembly.Imports = {}) =>
-  new WebAssembly.Instance(new WebAssembly.Module(m.finish()), imports).exports as Record<string, (...a: never[]) => unknown>;
+  new WebAssembly.Instance(new WebAssembly.Module(m.finish()), imports).exports as Record<
+    string,
+    (...a: never[]) => unknown
+  >;
 
 test('a function with a loop, a local and a branch computes a sum', () => {
   const m = new ModuleBuilder();
@@ -29,7 +32,9 @@ test('64-bit constants keep all their bits', () => {
     [-1, 0x7fffffff, (1n << 63n) - 1n],
     [0x89abcdef, 0x01234567, 0x0123456789abcdefn],
   ];
-  values.forEach(([lo, hi], i) => m.define(`v${i}`, { params: [], results: [I64] }, c => c.i64w(lo, hi)));
+  values.forEach(([lo, hi], i) => {
+    m.define(`v${i}`, { params: [], results: [I64] }, c => c.i64w(lo, hi));
+  });
   const e = instantiate(m);
   values.forEach(([, , want], i) => {
     expect((e[`v${i}`] as () => bigint)()).toBe(want);

@@ -132,7 +132,12 @@ export class ModuleBuilder {
     for (const f of this.#imports) s.name(f.module).name(f.name).byte(0).u32(f.type);
     if (this.#memory === undefined) return;
     const { module, name, limits } = this.#memory;
-    s.name(module).name(name).byte(2).byte(limits.shared ? 3 : 1).u32(0).u32(limits.maximum);
+    s.name(module)
+      .name(name)
+      .byte(2)
+      .byte(limits.shared ? 3 : 1)
+      .u32(0)
+      .u32(limits.maximum);
   }
 
   #writeGlobals(s: Bytes): void {
@@ -150,7 +155,9 @@ export class ModuleBuilder {
 
   /** The branch hinting proposal's custom section; engines that don't know it skip it. */
   #writeHints(out: Bytes): void {
-    const hinted = this.#definitions.map((d, i) => ({ d, index: this.#imports.length + i })).filter(x => x.d?.hints.length);
+    const hinted = this.#definitions
+      .map((d, i) => ({ d, index: this.#imports.length + i }))
+      .filter(x => x.d?.hints.length);
     if (hinted.length === 0) return;
     this.#section(out, 0, s => {
       s.name('metadata.code.branch_hint');
@@ -158,7 +165,12 @@ export class ModuleBuilder {
         // Offsets count from the first byte of the function's locals vector.
         const locals = this.#localsOf(d!).length;
         s.u32(index);
-        s.vector(d!.hints, hint => s.u32(hint.at + locals).byte(1).byte(hint.likely ? 1 : 0));
+        s.vector(d!.hints, hint =>
+          s
+            .u32(hint.at + locals)
+            .byte(1)
+            .byte(hint.likely ? 1 : 0),
+        );
       });
     });
   }
@@ -179,7 +191,9 @@ export class ModuleBuilder {
     s.vector(this.#definitions, definition => {
       if (definition === undefined) throw new Error('a declared function has no body');
       const locals = this.#localsOf(definition);
-      s.u32(locals.length + definition.body.length).raw(locals).raw(definition.body);
+      s.u32(locals.length + definition.body.length)
+        .raw(locals)
+        .raw(definition.body);
     });
   }
 }
