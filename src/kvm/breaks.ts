@@ -1,0 +1,72 @@
+/**
+ * Rules that a test may switch off, to prove that it would notice (T.1: "each protocol test has a mutant").
+ * All false in production; read once, when the core is built.
+ */
+export type KvmBreaks = {
+  /** T-FIP-01: the notifier leaves the leaves where they are. */
+  skipZap: boolean;
+  /** T-FIP-03, T-FIR-03: the fault does not compare the sequence under mmu_lock. */
+  ignoreSeq: boolean;
+  /** T-FIR-02: nor look whether an invalidation is in progress. */
+  ignoreInProgress: boolean;
+  /** T-FIR-09: retry on any invalidation, wherever it is. */
+  ignoreRange: boolean;
+  /** T-FIP-06: the sequence is sampled even while it is odd. */
+  sampleOdd: boolean;
+  /** T-FIP-09: the sequence is sampled after GUP (K-15). */
+  sampleAfterGup: boolean;
+  /** T-FIP-10: install first, then check (B-6). */
+  installThenCheck: boolean;
+  /** T-FIP-11, T-FIR-15: stop at the first slot that backs the hva. */
+  firstSlotOnly: boolean;
+  /** J-7: ask vCPUs to flush, but don't wait for them. */
+  flushWithoutAck: boolean;
+  /** mm-figures B.2: set accessed and dirty with OR instead of compare-exchange. */
+  accessedBitOr: boolean;
+  /** T-AGE-04, B-7: clear the accessed bit with a plain store. */
+  agePlainStore: boolean;
+  /** T-AGE-06: stop ageing at the first young leaf. */
+  ageShortCircuit: boolean;
+  /** T-RMAP-01, B-2: capture `next` before removing a leaf. */
+  rmapNextFirst: boolean;
+  /** T-FIR-08: in_progress goes down before the sequence goes up (K-23). */
+  decrementFirst: boolean;
+  /** T-FIR-12: the hull is not reset when in_progress leaves zero (K-21). */
+  staleHull: boolean;
+  /** T-FIR-13: a boolean where a counter belongs. */
+  inProgressFlag: boolean;
+  /** T-FIR-05: the sequence moves at the start of an invalidation instead of its end. */
+  seqAtStart: boolean;
+  /** T-FIR-18: a retried fault forgets the reference that GUP took. */
+  leakOnRetry: boolean;
+  /** T-SLOT-04: publish memslots without waiting for invalidations under way (L-12). */
+  publishAtOnce: boolean;
+  /** T-SLOT-06: a deleted slot keeps its leaves. */
+  deleteKeepsLeaves: boolean;
+  /** The dirty bit of a zapped leaf is dropped (T-FIP-08, K-7). */
+  dropDirty: boolean;
+};
+
+export const NO_BREAKS: KvmBreaks = {
+  skipZap: false,
+  ignoreSeq: false,
+  ignoreInProgress: false,
+  ignoreRange: false,
+  sampleOdd: false,
+  sampleAfterGup: false,
+  installThenCheck: false,
+  firstSlotOnly: false,
+  flushWithoutAck: false,
+  accessedBitOr: false,
+  agePlainStore: false,
+  ageShortCircuit: false,
+  rmapNextFirst: false,
+  decrementFirst: false,
+  staleHull: false,
+  inProgressFlag: false,
+  seqAtStart: false,
+  leakOnRetry: false,
+  publishAtOnce: false,
+  deleteKeepsLeaves: false,
+  dropDirty: false,
+};

@@ -1,0 +1,188 @@
+import type { Gfn, Pfn } from '../base/units.ts';
+import { Access, Miss } from '../cpu/interface.ts';
+import type { Ptr } from '../sync/struct.ts';
+import type { Kvm } from './kvm.ts';
+import { Protocol, SlotFlag, Spte, sptePfn } from './layout.ts';
+
+type Vm = Ptr<'vm'>;
+type Slot = Ptr<'slot'>;
+
+// Result codes of mm/gup.
+export const GUP_WRITABLE = 1 << 24;
+const GUP_PFN = GUP_WRITABLE - 1;
+const GUP_BLOCKED = -3;
+
+/** Internal: the fault must begin again. Distinct from every Miss and every pfn. */
+const RETRY = -100;
+
+/** Resolves guest frames: from the sptes if it can, else through the mm under a fault protocol. */
+export class KvmFault {
+  readonly #kvm: Kvm;
+  readonly #words: Int32Array;
+
+  constructor(kvm: Kvm) {
+    this.#kvm = kvm;
+    this.#words = kvm.words;
+  }
+
+  /**
+   * The frame behind `gfn`, with its leaf made present for `access`, or a Miss. The caller is outside guest
+   * mode and tests its requests before it uses the frame (J-7).
+   */
+  resolve(vm: Vm, space: number, gfn: Gfn, access: Access): Pfn | number {
+    const { vm: v } = this.#kvm.layout;
+    const token = this.#kvm.srcu.readLock(vm + v.srcuIndex.at);
+    const hit = this.#fast(vm, space, gfn, access);
+    const result = hit >= 0 ? hit : this.#slow(vm, space, gfn, access);
+    this.#kvm.srcu.readUnlock(vm + v.srcuIndex.at, token);
+    return result;
+  }
+
+  /** A present leaf with the rights: note the use, by compare-exchange on what was read. */
+  #fast(vm: Vm, space: number, gfn: Gfn, access: Access): Pfn | number {
+    const leaf = this.#kvm.mmu.walk(vm, space, gfn);
+    if (leaf === 0) return Miss.Again;
+    for (;;) {
+      const entry = Atomics.load(this.#words, leaf);
+      if ((entry & Spte.Present) === 0) return Miss.Again;
+      if (access === Access.Write && (entry & Spte.Write) === 0) return Miss.Again;
+      const used = entry | useBits(access);
+      if (used === entry) return sptePfn(entry);
+      if (this.#kvm.breaks.accessedBitOr) {
+        this.#kvm.sync.y('F.or');
+        Atomics.or(this.#words, leaf, useBits(access));
+        return sptePfn(entry);
+      }
+      if (Atomics.compareExchange(this.#words, leaf, entry, used) === entry) return sptePfn(entry);
+    }
+  }
+
+  #slow(vm: Vm, space: number, gfn: Gfn, access: Access): Pfn | number {
+    const { vm: v } = this.#kvm.layout;
+    const { sync } = this.#kvm;
+    v.pfTaken.add(vm, 1);
+    sync.y('F.enter');
+    for (;;) {
+      const result = this.#attempt(vm, space, gfn, access);
+      if (result !== RETRY) return result;
+      v.pfRetried.add(vm, 1);
+    }
+  }
+
+  /** One pass of K-24 or K-14. No lock is held on return. */
+  #attempt(vm: Vm, space: number, gfn: Gfn, access: Access): Pfn | number {
+    const { layout, sync, breaks } = this.#kvm;
+    const slot = this.#kvm.memslots.find(this.#kvm.memslots.active(vm), space, gfn);
+    sync.y('F.slot');
+    if (slot === 0) return Miss.Mmio;
+    const flags = layout.slot.flags.get(slot);
+    // The slot is on its way out: let the updater's synchronize finish, which our read section holds up.
+    if ((flags & SlotFlag.Invalid) !== 0) return Miss.Again;
+    if (access === Access.Write && (flags & SlotFlag.ReadOnly) !== 0) return Miss.Mmio;
+    if (layout.slot.vpn.get(slot) === 0) return Miss.Again; // L-3: not visible yet
+    let seen = breaks.sampleAfterGup ? 0 : this.#sample(vm);
+    sync.y('F.s');
+    const found = this.#kvm.mm.gup.fault(
+      layout.vm.mm.get(vm),
+      this.#kvm.memslots.vpnOf(slot, gfn),
+      access === Access.Write,
+    );
+    sync.y('F.p');
+    if (found < 0) return found === GUP_BLOCKED ? Miss.Blocked : Miss.Fault;
+    if (breaks.sampleAfterGup) seen = this.#sample(vm);
+    return this.#commit(vm, slot, space, gfn, access, found, seen);
+  }
+
+  /** Under mmu_lock: is what GUP said still so? Then install (K-24 (6)-(10)). */
+  #commit(
+    vm: Vm,
+    slot: Slot,
+    space: number,
+    gfn: Gfn,
+    access: Access,
+    found: number,
+    seen: number,
+  ): Pfn | number {
+    const { vm: v } = this.#kvm.layout;
+    const { sync, mmu, breaks, mm } = this.#kvm;
+    const pfn = found & GUP_PFN;
+    if (!this.#lockStocked(vm)) {
+      mm.pages.put(pfn);
+      return Miss.Fault;
+    }
+    sync.y('F.L');
+    const stale = !breaks.installThenCheck && this.#changed(vm, gfn, seen);
+    sync.y('F.c');
+    if (stale) {
+      sync.unlock('mmu', vm + v.mmuLock.at);
+      if (!breaks.leakOnRetry) mm.pages.put(pfn);
+      return RETRY;
+    }
+    const replaced = mmu.commitLeaf(vm, slot, space, gfn, leafValue(pfn, found, access));
+    sync.y('F.i');
+    if (replaced !== 0) this.#kvm.requests.flushRemoteTlbs(vm);
+    sync.unlock('mmu', vm + v.mmuLock.at);
+    sync.y('F.U');
+    v.pfFixed.add(vm, 1);
+    this.#settleReference(vm, pfn, replaced);
+    sync.y('F.r');
+    if (breaks.installThenCheck && this.#changed(vm, gfn, seen)) return RETRY;
+    return pfn;
+  }
+
+  /** Takes mmu_lock with tables and descriptors in store; false, without the lock, when there are none. */
+  #lockStocked(vm: Vm): boolean {
+    const { vm: v } = this.#kvm.layout;
+    for (;;) {
+      if (!this.#kvm.mmu.topUp(vm)) return false;
+      this.#kvm.sync.lock('mmu', vm + v.mmuLock.at);
+      if (this.#kvm.mmu.ready(vm)) return true;
+      this.#kvm.sync.unlock('mmu', vm + v.mmuLock.at);
+    }
+  }
+
+  /** Modern leaves hold no reference; a seed08 leaf keeps GUP's, and a replaced one gives its own up (K-8). */
+  #settleReference(vm: Vm, pfn: Pfn, replaced: number): void {
+    const { vm: v } = this.#kvm.layout;
+    if (v.protocol.get(vm) !== Protocol.SeqlockPin) this.#kvm.mm.pages.put(pfn);
+    else if (replaced !== 0) this.#kvm.mm.pages.put(sptePfn(replaced));
+  }
+
+  /** The sequence before the primary is read (K-15, K-24 (2)). */
+  #sample(vm: Vm): number {
+    const { vm: v } = this.#kvm.layout;
+    if (v.protocol.get(vm) !== Protocol.SeqlockPin) return v.seq.load(vm);
+    for (;;) {
+      const seq = v.invSeq.load(vm);
+      if ((seq & 1) === 0 || this.#kvm.breaks.sampleOdd) return seq;
+      this.#kvm.sync.waiter.wait(vm + v.invSeq.at, seq);
+    }
+  }
+
+  /** Has an invalidation begun or ended since `seen`? Requires: 'mmu'. */
+  #changed(vm: Vm, gfn: Gfn, seen: number): boolean {
+    const { vm: v } = this.#kvm.layout;
+    const { breaks } = this.#kvm;
+    const protocol = v.protocol.get(vm);
+    if (protocol === Protocol.SeqlockPin) return !breaks.ignoreSeq && v.invSeq.load(vm) !== seen;
+    if (!breaks.ignoreInProgress && v.inProgress.load(vm) > 0) {
+      if (protocol === Protocol.NonRange || breaks.ignoreRange) return true;
+      if (gfn >= v.rangeStart.get(vm) && gfn < v.rangeEnd.get(vm)) return true;
+    }
+    return !breaks.ignoreSeq && v.seq.load(vm) !== seen;
+  }
+}
+
+const useBits = (access: Access): number =>
+  access === Access.Write
+    ? Spte.Accessed | Spte.Dirty
+    : access === Access.Exec
+      ? Spte.Accessed | Spte.Exec
+      : Spte.Accessed;
+
+/** A read fault maps writable when the primary is: the next write then costs no fault (K-28). */
+function leafValue(pfn: Pfn, found: number, access: Access): number {
+  const writable = (found & GUP_WRITABLE) !== 0;
+  const rights = writable ? Spte.Write | Spte.HostWritable | Spte.MmuWritable : 0;
+  return (pfn << 12) | Spte.Present | rights | useBits(access);
+}

@@ -1,0 +1,98 @@
+import { PAGE_SIZE, type Pfn, pageNumber } from '../base/units.ts';
+import { type Access, Miss, Request } from '../cpu/interface.ts';
+import { frameByte } from '../sync/arena.ts';
+import type { Ptr } from '../sync/struct.ts';
+import { GUP_WRITABLE } from './fault.ts';
+import type { Kvm } from './kvm.ts';
+import { SlotFlag } from './layout.ts';
+
+type Vm = Ptr<'vm'>;
+type PinMiss = 'blocked' | 'fault';
+type Pin = { readonly pieces: readonly Uint8Array[]; readonly pfns: readonly Pfn[] };
+
+const GUP_BLOCKED = -3;
+
+/** Decides, per page, whether a pin is answered `blocked` though the page is there: for tests (design 6). */
+export type BlockedSometimes = () => boolean;
+
+/**
+ * Guest physical memory for devices: pages are found through the mm, and held by a reference while they are
+ * pinned, so that reclaim leaves them alone (N-22). Has no side effect when it answers `blocked`.
+ */
+export class VmMemory {
+  readonly #kvm: Kvm;
+  readonly #vm: Vm;
+  readonly #blocked: BlockedSometimes | undefined;
+
+  constructor(kvm: Kvm, vm: Vm, blocked?: BlockedSometimes) {
+    this.#kvm = kvm;
+    this.#vm = vm;
+    this.#blocked = blocked;
+  }
+
+  pin(gpa: number, length: number, access: 'read' | 'write'): Pin | PinMiss {
+    const pieces: Uint8Array[] = [];
+    const pfns: Pfn[] = [];
+    let at = gpa;
+    let left = length;
+    while (left > 0) {
+      const offset = at % PAGE_SIZE;
+      const bytes = Math.min(left, PAGE_SIZE - offset);
+      const pfn = this.#pinPage(pageNumber(at), access === 'write');
+      if (pfn < 0) {
+        for (const held of pfns) this.#kvm.mm.pages.put(held);
+        return pfn === Miss.Blocked ? 'blocked' : 'fault';
+      }
+      pfns.push(pfn);
+      const start = frameByte(pfn) + offset;
+      pieces.push(this.#kvm.sync.arena.bytes.subarray(start, start + bytes));
+      at += bytes;
+      left -= bytes;
+    }
+    if (access === 'write') this.#written(pfns);
+    return { pieces, pfns };
+  }
+
+  unpin(pin: { readonly pieces: readonly Uint8Array[] }): void {
+    for (const pfn of (pin as Pin).pfns) this.#kvm.mm.pages.put(pfn);
+  }
+
+  /** One page, with a reference; a negative Miss otherwise. */
+  #pinPage(gfn: number, write: boolean): Pfn | number {
+    const { layout, memslots, srcu } = this.#kvm;
+    if (this.#blocked?.()) return Miss.Blocked;
+    const token = srcu.readLock(this.#vm + layout.vm.srcuIndex.at);
+    const slot = gfn < 2 ** 27 ? memslots.find(memslots.active(this.#vm), 0, gfn) : 0;
+    let result: number = Miss.Fault;
+    if (slot !== 0 && !(write && (layout.slot.flags.get(slot as Ptr<'slot'>) & SlotFlag.ReadOnly) !== 0)) {
+      result = this.#kvm.mm.gup.fault(
+        layout.vm.mm.get(this.#vm),
+        memslots.vpnOf(slot as Ptr<'slot'>, gfn),
+        write,
+      );
+      if (result < 0) result = result === GUP_BLOCKED ? Miss.Blocked : Miss.Fault;
+      else result &= GUP_WRITABLE - 1;
+    }
+    srcu.readUnlock(this.#vm + layout.vm.srcuIndex.at, token);
+    return result;
+  }
+
+  /** DMA changes bytes behind the CPU's back: the page is dirty, and decoded instructions of it are stale. */
+  #written(pfns: readonly Pfn[]): void {
+    const { layout, cpu, mm, requests } = this.#kvm;
+    const code = layout.vm.code.get(this.#vm);
+    for (const pfn of pfns) {
+      mm.pages.setDirty(pfn);
+      if (code !== 0) cpu.dropCode(code, pfn);
+    }
+    if (code !== 0) requests.makeAll(this.#vm, Request.Kick);
+  }
+}
+
+/** How the CPU's `resolve` port is answered for a vCPU of a VM; `space` 0. */
+export function resolvePort(kvm: Kvm, vmOf: (vcpu: Ptr<'vcpu'>) => Vm, blocked?: BlockedSometimes) {
+  return (vcpu: Ptr<'vcpu'>, gfn: number, access: Access): number => {
+    if (blocked?.()) return Miss.Blocked;
+    return kvm.fault.resolve(vmOf(vcpu), 0, gfn, access);
+  };
+}

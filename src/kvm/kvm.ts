@@ -1,0 +1,129 @@
+import type { Vpn } from '../base/units.ts';
+import { Request } from '../cpu/interface.ts';
+import { AT } from '../cpu/vcpu.ts';
+import type { MmuNotifierOps } from '../mm/mmu-notifier-ops.ts';
+import { Srcu } from '../sync/srcu.ts';
+import type { Ptr } from '../sync/struct.ts';
+import type { Sync } from '../sync/sync.ts';
+import { type KvmBreaks, NO_BREAKS } from './breaks.ts';
+import { KvmFault } from './fault.ts';
+import { type GfnRange, hvaRange } from './hva-range.ts';
+import { type KvmLayout, kvmLayout } from './layout.ts';
+import { Memslots } from './memslots.ts';
+import { KvmMmu } from './mmu.ts';
+import { modernNotifier } from './notifier.ts';
+import { Pins } from './pins.ts';
+import type { CpuPortsForKvm, MmPorts } from './ports.ts';
+import { Requests } from './requests.ts';
+import { KvmRmap } from './rmap.ts';
+import { seqlockNotifier } from './seqlock-notifier.ts';
+
+type Vm = Ptr<'vm'>;
+
+/** One thread's view of every VM of an arena: the tables' classes, pointer first. Holds no shared state. */
+export class Kvm {
+  readonly sync: Sync;
+  readonly words: Int32Array;
+  readonly layout: KvmLayout;
+  readonly mm: MmPorts;
+  readonly cpu: CpuPortsForKvm;
+  readonly breaks: KvmBreaks;
+  readonly srcu: Srcu;
+  readonly memslots: Memslots;
+  readonly rmap: KvmRmap;
+  readonly mmu: KvmMmu;
+  readonly fault: KvmFault;
+  readonly requests: Requests;
+  readonly pins: Pins;
+  /** Word offsets of the vCPU fields that requesters touch. */
+  readonly vcpuFields = { mode: AT.mode, requests: AT.requests } as const;
+  /** Notifier tables by protocol; register both with the mm's MmuNotifiers on every thread. */
+  readonly modern: MmuNotifierOps;
+  readonly seqlock: MmuNotifierOps;
+  readonly #range: GfnRange = { slot: 0 as Ptr<'slot'>, first: 0, last: 0 };
+
+  constructor(sync: Sync, mm: MmPorts, cpu: CpuPortsForKvm, breaks: Partial<KvmBreaks> = {}) {
+    this.sync = sync;
+    this.words = sync.words;
+    this.layout = kvmLayout(sync.words);
+    this.mm = mm;
+    this.cpu = cpu;
+    this.breaks = { ...NO_BREAKS, ...breaks };
+    this.srcu = new Srcu(sync);
+    this.memslots = new Memslots(this);
+    this.rmap = new KvmRmap(this);
+    this.mmu = new KvmMmu(this);
+    this.fault = new KvmFault(this);
+    this.requests = new Requests(this);
+    this.pins = new Pins(this);
+    this.modern = modernNotifier(this);
+    this.seqlock = seqlockNotifier(this);
+  }
+
+  hvaRange(set: Ptr<'slots'>, n: number, start: Vpn, end: Vpn, into: GfnRange): Ptr<'slot'> {
+    return hvaRange(this.words, this.layout, set, n, start, end, into);
+  }
+
+  /** True if any slot of the set is backed by a page of [start, end). */
+  backs(set: Ptr<'slots'>, start: Vpn, end: Vpn): boolean {
+    for (let i = 0; this.hvaRange(set, i, start, end, this.#range) !== 0; i++) {
+      if (this.#range.first !== this.#range.last) return true;
+    }
+    return false;
+  }
+
+  /**
+   * Were any leaves of [start, end) used? Asks all leaves of all slots, never stopping at the first (N-3);
+   * clears their accessed bits if told; flushes if told and any was young (K-13, K-50).
+   */
+  age(vm: Vm, start: Vpn, end: Vpn, clear: boolean, flush: boolean): boolean {
+    const { vm: v } = this.layout;
+    const token = this.srcu.readLock(vm + v.srcuIndex.at);
+    this.sync.lock('mmu', vm + v.mmuLock.at);
+    this.sync.y('A.l');
+    const set = this.memslots.active(vm);
+    let young = false;
+    for (let i = 0; this.hvaRange(set, i, start, end, this.#range) !== 0; i++) {
+      if (this.breaks.ageShortCircuit && young) break;
+      young = this.#ageRange(clear) || young;
+    }
+    this.sync.y('A.z');
+    if (clear && young) v.aged.add(vm, 1);
+    this.sync.unlock('mmu', vm + v.mmuLock.at);
+    this.sync.y('A.u');
+    if (flush && young) this.requests.flushRemoteTlbs(vm);
+    this.sync.y('A.f');
+    this.srcu.readUnlock(vm + v.srcuIndex.at, token);
+    return young;
+  }
+
+  #ageRange(clear: boolean): boolean {
+    const { slot, first, last } = this.#range;
+    let young = false;
+    for (let gfn = first; gfn < last; gfn++) {
+      const head = this.rmap.head(slot, gfn, 0);
+      for (let n = 0, leaf = this.rmap.nth(head, 0); leaf !== 0; leaf = this.rmap.nth(head, ++n)) {
+        if (this.breaks.ageShortCircuit && young) return true;
+        const was = clear ? this.mmu.clearYoung(leaf) : this.mmu.isYoung(leaf);
+        young = was || young;
+      }
+    }
+    return young;
+  }
+
+  /**
+   * Makes every vCPU refill its TLB once, without waiting: accessed bits are set at refill, so the hottest
+   * pages, which never miss, would look oldest (design 11).
+   */
+  bumpTlbs(vm: Vm): void {
+    this.layout.vm.tlbFlush.add(vm, 1);
+    this.requests.makeAll(vm, Request.FlushTlb);
+  }
+
+  /** The mm is going away: drop every leaf (N-19). Idempotent. */
+  releaseMm(vm: Vm): void {
+    const set = this.memslots.active(vm);
+    const count = this.layout.slots.count.get(set);
+    for (let i = 0; i < count; i++) this.mmu.zapSlot(vm, this.memslots.at(set, i));
+  }
+}

@@ -1,0 +1,259 @@
+import { assert } from '../base/assert.ts';
+import type { Gfn, Pfn } from '../base/units.ts';
+import type { Ptr } from '../sync/struct.ts';
+import type { Kvm } from './kvm.ts';
+import { ADDRESS_SPACES, ROOT_LEVEL, Spte, SpteTable, sptePfn } from './layout.ts';
+
+type Vm = Ptr<'vm'>;
+type Slot = Ptr<'slot'>;
+
+const FRAME_WORDS = 1024;
+/** Table frames that must be in store before a leaf is committed: one per level below the root. */
+const RESERVE = ROOT_LEVEL;
+
+/** Position of a gfn in a table of `level`. A gfn is below 2^27. */
+const indexAt = (gfn: Gfn, level: number): number => (gfn >>> (9 * level)) & 511;
+
+/**
+ * The secondary page tables (K-1, K-3 direct): per address space a radix tree of one-word sptes. Leaves are
+ * read without a lock, hence atomic; they change under 'mmu', but for accessed and dirty bits, which are
+ * set by compare-exchange on the value read, so that a zapped leaf can't come back (mm-figures B.2).
+ */
+export class KvmMmu {
+  readonly #kvm: Kvm;
+  readonly #words: Int32Array;
+
+  constructor(kvm: Kvm) {
+    this.#kvm = kvm;
+    this.#words = kvm.words;
+  }
+
+  root(vm: Vm, space: number): Pfn {
+    return Atomics.load(this.#words, vm + this.#kvm.layout.vm.roots.at + space);
+  }
+
+  /** Makes the root tables. Throws nothing; false when no frame is to be had. */
+  createRoots(vm: Vm): boolean {
+    for (let space = 0; space < ADDRESS_SPACES; space++) {
+      const pfn = this.#kvm.mm.pageAlloc.alloc();
+      if (pfn < 0) return false;
+      this.#initTable(pfn, 0, ROOT_LEVEL, space);
+      Atomics.store(this.#words, vm + this.#kvm.layout.vm.roots.at + space, pfn);
+      this.#kvm.layout.vm.tables.set(vm, this.#kvm.layout.vm.tables.get(vm) + 1);
+    }
+    return true;
+  }
+
+  /** The leaf's address for a gfn, or 0 when a table on the way is missing. Lockless. */
+  walk(vm: Vm, space: number, gfn: Gfn): number {
+    let table = this.root(vm, space) * FRAME_WORDS;
+    for (let level = ROOT_LEVEL; level > 0; level--) {
+      const entry = Atomics.load(this.#words, table + indexAt(gfn, level));
+      if ((entry & Spte.Table) === 0) return 0;
+      table = sptePfn(entry) * FRAME_WORDS;
+    }
+    return table + indexAt(gfn, 0);
+  }
+
+  /** Fills the stores that `commitLeaf` draws on. Call without locks; false when no frame is to be had. */
+  topUp(vm: Vm): boolean {
+    const { vm: v } = this.#kvm.layout;
+    while (v.tableSpare.get(vm) < RESERVE) {
+      const pfn = this.#kvm.mm.pageAlloc.alloc();
+      if (pfn < 0) return false;
+      this.#kvm.sync.lock('mmu', vm + v.mmuLock.at);
+      this.#pushSpare(vm, pfn);
+      v.tables.set(vm, v.tables.get(vm) + 1);
+      this.#kvm.sync.unlock('mmu', vm + v.mmuLock.at);
+    }
+    return this.#kvm.rmap.topUp(vm);
+  }
+
+  /** True if `commitLeaf` cannot run dry. Requires: 'mmu'. */
+  ready(vm: Vm): boolean {
+    return this.#kvm.layout.vm.tableSpare.get(vm) >= RESERVE && this.#kvm.rmap.ready(vm);
+  }
+
+  /**
+   * Installs a 4 KiB leaf and its reverse map: the only writer of present leaves (K-17). Requires: 'mmu',
+   * `ready`, and that the caller's check of the invalidation sequence has just passed. Returns the leaf
+   * that was replaced because it lacked rights, as its old value, else 0.
+   */
+  commitLeaf(vm: Vm, slot: Slot, space: number, gfn: Gfn, value: number): number {
+    const leaf = this.#reach(vm, space, gfn);
+    const before = Atomics.load(this.#words, leaf);
+    if ((before & Spte.Present) !== 0 && sptePfn(before) === sptePfn(value)) {
+      this.#widen(leaf, value);
+      return 0;
+    }
+    const replaced = (before & Spte.Present) === 0 ? 0 : this.removeLeaf(vm, slot, gfn, leaf);
+    this.#kvm.rmap.add(vm, this.#kvm.rmap.head(slot, gfn, 0), leaf);
+    Atomics.store(this.#words, leaf, value);
+    this.#kvm.layout.vm.pages4k.add(vm, 1);
+    return replaced;
+  }
+
+  /** Adds rights and A/D bits to a leaf of the same frame; never takes any away. */
+  #widen(leaf: number, value: number): void {
+    for (;;) {
+      const now = Atomics.load(this.#words, leaf);
+      if (Atomics.compareExchange(this.#words, leaf, now, now | value) === now) return;
+    }
+  }
+
+  /**
+   * Takes a leaf out: exchange first, then the A and D bits of what was there go to the page (K-7). Returns
+   * the old value. The caller flushes before anyone may rely on it. Requires: 'mmu'.
+   */
+  removeLeaf(vm: Vm, slot: Slot, gfn: Gfn, leaf: number): number {
+    const { layout, mm, breaks } = this.#kvm;
+    const before = Atomics.exchange(this.#words, leaf, 0);
+    assert((before & Spte.Present) !== 0, 'K-7: every leaf in a reverse map is present');
+    this.#kvm.rmap.remove(vm, this.#kvm.rmap.head(slot, gfn, 0), leaf);
+    const pfn = sptePfn(before);
+    if ((before & Spte.Accessed) !== 0) mm.pages.setReferenced(pfn);
+    if ((before & Spte.Dirty) !== 0 && !breaks.dropDirty) mm.pages.setDirty(pfn);
+    if ((before & Spte.Exec) !== 0) this.#kvm.cpu.dropCode(layout.vm.code.get(vm), pfn);
+    layout.vm.pages4k.add(vm, -1);
+    layout.vm.mmuShadowZapped.add(vm, 1);
+    return before;
+  }
+
+  /** Removes every leaf of a gfn, in every root. Returns how many. Requires: 'mmu'. */
+  zapGfn(vm: Vm, slot: Slot, gfn: Gfn, removed?: (value: number) => void): number {
+    const head = this.#kvm.rmap.head(slot, gfn, 0);
+    if (this.#kvm.breaks.rmapNextFirst) return this.#zapCapturingNext(vm, slot, gfn, head);
+    let zapped = 0;
+    for (;;) {
+      const leaf = this.#kvm.rmap.first(head);
+      if (leaf === 0) return zapped;
+      const before = this.removeLeaf(vm, slot, gfn, leaf);
+      removed?.(before);
+      zapped++;
+    }
+  }
+
+  /** B-2 as it was: walks by position while removal moves entries. For the mutant only. */
+  #zapCapturingNext(vm: Vm, slot: Slot, gfn: Gfn, head: number): number {
+    let zapped = 0;
+    for (let n = 0; ; n++) {
+      const leaf = this.#kvm.rmap.nth(head, n);
+      if (leaf === 0) return zapped;
+      this.removeLeaf(vm, slot, gfn, leaf);
+      zapped++;
+    }
+  }
+
+  /** Removes all leaves of a slot that faults can no longer see, and waits for the flush (L-14, phase 2). */
+  zapSlot(vm: Vm, slot: Slot): void {
+    const { vm: v, slot: s } = this.#kvm.layout;
+    const { sync } = this.#kvm;
+    sync.lock('mmu', vm + v.mmuLock.at);
+    const first = s.gfn.get(slot);
+    let zapped = 0;
+    this.#kvm.pins.begin();
+    for (let gfn = first; gfn < first + s.npages.get(slot); gfn++) {
+      zapped += this.zapGfn(vm, slot, gfn, this.#kvm.pins.remember);
+    }
+    sync.y('G.zap');
+    if (zapped > 0) this.#kvm.requests.flushRemoteTlbs(vm);
+    sync.unlock('mmu', vm + v.mmuLock.at);
+    this.#kvm.pins.release(vm);
+  }
+
+  /** Test-and-clear the accessed bit of one leaf, keeping a dirty bit set meanwhile (K-13, B-7). */
+  clearYoung(leaf: number): boolean {
+    if (this.#kvm.breaks.agePlainStore) return this.#clearYoungPlain(leaf);
+    const before = Atomics.and(this.#words, leaf, ~Spte.Accessed);
+    return (before & Spte.Accessed) !== 0;
+  }
+
+  isYoung(leaf: number): boolean {
+    return (Atomics.load(this.#words, leaf) & Spte.Accessed) !== 0;
+  }
+
+  #clearYoungPlain(leaf: number): boolean {
+    const before = this.#words[leaf] as number;
+    this.#kvm.sync.y('A.plain');
+    this.#words[leaf] = before & ~Spte.Accessed;
+    return (before & Spte.Accessed) !== 0;
+  }
+
+  /** Frees every table and descriptor. The VM has no running vCPU and no notifier any more. */
+  destroy(vm: Vm): void {
+    const { vm: v } = this.#kvm.layout;
+    for (let space = 0; space < ADDRESS_SPACES; space++) {
+      const root = this.root(vm, space);
+      if (root !== 0) this.#freeTable(root, ROOT_LEVEL);
+      Atomics.store(this.#words, vm + v.roots.at + space, 0);
+    }
+    for (let pfn = v.tableFree.get(vm); pfn !== 0; ) {
+      const next = this.#words[pfn * FRAME_WORDS] as number;
+      this.#kvm.mm.pageAlloc.free(pfn);
+      pfn = next;
+    }
+    for (let pfn = v.descFrames.get(vm); pfn !== 0; ) {
+      const next = this.#words[pfn * FRAME_WORDS + 1023] as number;
+      this.#kvm.mm.pageAlloc.free(pfn);
+      pfn = next;
+    }
+    v.tableFree.set(vm, 0);
+    v.descFrames.set(vm, 0);
+  }
+
+  #freeTable(pfn: Pfn, level: number): void {
+    for (let i = 0; level > 0 && i < 512; i++) {
+      const entry = this.#words[pfn * FRAME_WORDS + i] as number;
+      if ((entry & Spte.Table) !== 0) this.#freeTable(sptePfn(entry), level - 1);
+    }
+    this.#kvm.mm.pageAlloc.free(pfn);
+  }
+
+  /** The leaf's address, with tables made from the store where they lack. Requires: 'mmu', `ready`. */
+  #reach(vm: Vm, space: number, gfn: Gfn): number {
+    let table = this.root(vm, space) * FRAME_WORDS;
+    for (let level = ROOT_LEVEL; level > 0; level--) {
+      const at = table + indexAt(gfn, level);
+      let entry = Atomics.load(this.#words, at);
+      if ((entry & Spte.Table) === 0) {
+        const pfn = this.#popSpare(vm);
+        const shift = 9 * level;
+        this.#initTable(pfn, (gfn >>> shift) << shift, level - 1, space);
+        entry = (pfn << 12) | Spte.Table;
+        Atomics.store(this.#words, at, entry);
+      }
+      table = sptePfn(entry) * FRAME_WORDS;
+    }
+    return table + indexAt(gfn, 0);
+  }
+
+  #initTable(pfn: Pfn, gfn: Gfn, level: number, space: number): void {
+    const at = pfn * FRAME_WORDS;
+    this.#words.fill(0, at, at + FRAME_WORDS);
+    this.#words[at + SpteTable.gfn] = gfn;
+    this.#words[at + SpteTable.level] = level;
+    this.#words[at + SpteTable.space] = space;
+  }
+
+  #pushSpare(vm: Vm, pfn: Pfn): void {
+    const { vm: v } = this.#kvm.layout;
+    this.#words[pfn * FRAME_WORDS] = v.tableFree.get(vm);
+    v.tableFree.set(vm, pfn);
+    v.tableSpare.set(vm, v.tableSpare.get(vm) + 1);
+  }
+
+  #popSpare(vm: Vm): Pfn {
+    const { vm: v } = this.#kvm.layout;
+    const pfn = v.tableFree.get(vm);
+    assert(pfn !== 0, 'mmu: topped up before the lock was taken');
+    v.tableFree.set(vm, this.#words[pfn * FRAME_WORDS] as number);
+    v.tableSpare.set(vm, v.tableSpare.get(vm) - 1);
+    return pfn;
+  }
+
+  /** The gfn that a leaf maps, from where it lies. */
+  gfnOf(leaf: number): Gfn {
+    const table = leaf - (leaf % FRAME_WORDS);
+    return (this.#words[table + SpteTable.gfn] as number) + (leaf - table);
+  }
+}

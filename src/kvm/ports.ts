@@ -1,0 +1,31 @@
+import type { Pfn, Vpn } from '../base/units.ts';
+import type { Ptr } from '../sync/struct.ts';
+
+/** What kvm asks of the mm; `MmCore` satisfies it. Result codes are mm/gup's. */
+export type MmPorts = {
+  readonly gup: {
+    /** pfn | GUP_WRITABLE with a reference held, or a negative GUP_ code. */
+    fault(mm: Ptr<'mm'>, vpn: Vpn, write: boolean): number;
+  };
+  readonly pages: {
+    put(pfn: Pfn): void;
+    setDirty(pfn: Pfn): void;
+    setReferenced(pfn: Pfn): void;
+  };
+  readonly pageAlloc: {
+    /** A frame for kernel use, or -1. */
+    alloc(): Pfn;
+    free(pfn: Pfn): void;
+  };
+  readonly heap: {
+    /** Word index of `words` zeroed words. Throws ENOMEM. */
+    alloc(words: number): number;
+    free(at: number): void;
+  };
+};
+
+/** What kvm asks of the CPU. */
+export type CpuPortsForKvm = {
+  /** Forgets decoded instructions of a frame. Callable from any thread. */
+  dropCode(code: number, pfn: Pfn): void;
+};

@@ -1,0 +1,111 @@
+import { Errno } from '../base/errno.ts';
+import { Request } from '../cpu/interface.ts';
+import type { MmuNotifierOps } from '../mm/mmu-notifier-ops.ts';
+import { Root } from '../sync/arena.ts';
+import type { Ptr } from '../sync/struct.ts';
+import type { Kvm } from './kvm.ts';
+import { MAX_VCPUS, Protocol } from './layout.ts';
+
+type Vm = Ptr<'vm'>;
+type Mm = Ptr<'mm'>;
+
+/** What the mm offers to subscribers; MmuNotifiers satisfies it. */
+export type NotifierRegistry = {
+  /** Makes the implementation known on this thread; the same number on every thread. */
+  registerOps(ops: MmuNotifierOps): number;
+  register(mm: Mm, ops: number, subscriber: number): number;
+  unregister(notifier: number): void;
+};
+
+export type VmOptions = {
+  mm: Mm;
+  protocol?: (typeof Protocol)[keyof typeof Protocol];
+  /** The decode cache that its vCPUs share, or 0. */
+  code?: number;
+};
+
+/** Making and unmaking VMs. Everything the notifier reads is ready before it is registered (K-2, B-4). */
+export class Vms {
+  readonly #kvm: Kvm;
+  readonly #registry: NotifierRegistry;
+  readonly #modernOps: number;
+  readonly #seqlockOps: number;
+
+  constructor(kvm: Kvm, registry: NotifierRegistry) {
+    this.#kvm = kvm;
+    this.#registry = registry;
+    this.#modernOps = registry.registerOps(kvm.modern);
+    this.#seqlockOps = registry.registerOps(kvm.seqlock);
+  }
+
+  /** Throws ENOMEM, with nothing left behind. */
+  create(options: VmOptions): Vm {
+    const { heap } = this.#kvm.mm;
+    const { vm: v, slots } = this.#kvm.layout;
+    const vm = heap.alloc(v.words) as Vm;
+    v.mm.set(vm, options.mm);
+    v.protocol.set(vm, options.protocol ?? Protocol.Modern);
+    v.code.set(vm, options.code ?? 0);
+    v.slots.store(vm, heap.alloc(slots.words) as Ptr<'slots'>);
+    try {
+      if (!this.#kvm.mmu.createRoots(vm))
+        throw new Errno('ENOMEM', 'createVm', 'no frame for the root tables');
+      const ops = v.protocol.get(vm) === Protocol.SeqlockPin ? this.#seqlockOps : this.#modernOps;
+      v.notifier.set(vm, this.#registry.register(options.mm, ops, vm));
+    } catch (error) {
+      this.#free(vm);
+      throw error;
+    }
+    const { arena } = this.#kvm.sync;
+    v.next.set(vm, arena.root(Root.vmList) as Vm);
+    arena.setRoot(Root.vmList, vm);
+    return vm;
+  }
+
+  /** Ties a vCPU record to the VM; it takes part in flushes from here on. */
+  addVcpu(vm: Vm, vcpu: Ptr<'vcpu'>): void {
+    const { vm: v } = this.#kvm.layout;
+    const index = v.vcpuCount.load(vm);
+    if (index === MAX_VCPUS) throw new Errno('EINVAL', 'createVcpu', `a VM has at most ${MAX_VCPUS}`);
+    Atomics.store(this.#kvm.words, vm + v.vcpus.at + index, vcpu);
+    v.vcpuCount.add(vm, 1);
+  }
+
+  /** Stops its vCPUs for good and gives everything back. No vCPU may be inside `run` on this thread. */
+  destroy(vm: Vm): void {
+    const { vm: v } = this.#kvm.layout;
+    this.#kvm.requests.makeAll(vm, Request.Stop);
+    this.#registry.unregister(v.notifier.get(vm));
+    this.#kvm.releaseMm(vm);
+    this.#unlink(vm);
+    this.#free(vm);
+  }
+
+  #unlink(vm: Vm): void {
+    const { vm: v } = this.#kvm.layout;
+    const { arena } = this.#kvm.sync;
+    const next = v.next.get(vm);
+    if (arena.root(Root.vmList) === vm) {
+      arena.setRoot(Root.vmList, next);
+      return;
+    }
+    for (let at = arena.root(Root.vmList) as Vm; at !== 0; at = v.next.get(at)) {
+      if (v.next.get(at) === vm) v.next.set(at, next);
+    }
+  }
+
+  #free(vm: Vm): void {
+    const { heap } = this.#kvm.mm;
+    const { vm: v, slot, slots } = this.#kvm.layout;
+    const set = v.slots.load(vm);
+    for (let i = 0; i < slots.count.get(set); i++) {
+      const s = this.#kvm.memslots.at(set, i);
+      heap.free(slot.rmap.get(s));
+      heap.free(slot.rmapHuge.get(s));
+      heap.free(s);
+    }
+    heap.free(set);
+    this.#kvm.mmu.destroy(vm);
+    heap.free(vm);
+  }
+}
