@@ -134,6 +134,12 @@ export class Code {
     return this;
   }
 
+  /** Calls in tail position: the frame is gone before the callee starts. */
+  returnCall(index: number): this {
+    this.#out.byte(0x12).u32(index);
+    return this;
+  }
+
   callIndirect(type: FuncType): this {
     this.#out.byte(0x11).u32(this.#typeIndex(type)).u32(0);
     return this;

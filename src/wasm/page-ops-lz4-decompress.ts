@@ -7,7 +7,19 @@ import { address, bump } from './page-ops-simple.ts';
 // anything is copied. Counting from the bases keeps addresses near 2^32 from wrapping.
 
 type Locals = Record<
-  'src' | 'length' | 'dst' | 'capacity' | 'in' | 'out' | 'token' | 'n' | 'byte' | 'offset' | 'from' | 'end',
+  | 'src'
+  | 'length'
+  | 'dst'
+  | 'capacity'
+  | 'in'
+  | 'out'
+  | 'token'
+  | 'n'
+  | 'byte'
+  | 'offset'
+  | 'from'
+  | 'end'
+  | 'stop',
   number
 >;
 
@@ -27,6 +39,7 @@ export function defineLz4Decompress(m: ModuleBuilder): void {
       offset: local(),
       from: local(),
       end: local(),
+      stop: local(),
     };
     c.block(malformed => {
       c.loop(sequence => {
@@ -127,27 +140,29 @@ function readOffset(c: Code, l: Locals, malformed: Label): void {
   bump(c, l.in, 2);
 }
 
-/** `n` bytes from `offset` back; the ranges overlap when n exceeds offset, which repeats a pattern. */
+/**
+ * `n` bytes from `offset` back; the ranges overlap when n exceeds offset, which repeats a pattern. All but
+ * the last 16 bytes of the capacity are written eight at a time, the rest singly.
+ */
 function copyMatch(c: Code, l: Locals, malformed: Label): void {
   c.get(l.n);
   left(c, l.capacity, l.out).op('i32_gt_u').brIf(malformed, false);
+  address(c, l.out, l.n).set(l.stop);
   left(c, l.capacity, l.out)
-    .i32(16)
-    .op('i32_sub')
-    .get(l.n)
+    .i32(24)
     .op('i32_ge_s')
-    .if(
-      () => {
-        c.get(l.offset)
-          .i32(8)
-          .op('i32_lt_u')
-          .if(() => widenPattern(c, l));
-        address(c, l.dst, l.out).get(l.offset).op('i32_sub').set(l.from);
-        copyEights(c, l);
-        address(c, l.out, l.n).set(l.out);
-      },
-      () => copyBytes(c, l),
-    );
+    .if(() => {
+      left(c, l.capacity, l.out).i32(16).op('i32_sub').tee(l.end);
+      c.get(l.n).get(l.end).get(l.n).op('i32_lt_s', 'select').set(l.n);
+      c.get(l.offset)
+        .i32(8)
+        .op('i32_lt_u')
+        .if(() => widenPattern(c, l));
+      address(c, l.dst, l.out).get(l.offset).op('i32_sub').set(l.from);
+      copyEights(c, l);
+      address(c, l.out, l.n).set(l.out);
+    });
+  copyBytes(c, l);
 }
 
 /**
@@ -165,13 +180,15 @@ function widenPattern(c: Code, l: Locals): void {
   c.get(l.offset).get(l.offset).i32(7).op('i32_add').get(l.offset).op('i32_div_u', 'i32_mul').set(l.offset);
 }
 
-/** Near the end of the output: one byte at a time. */
+/** One byte at a time, until `stop`. */
 function copyBytes(c: Code, l: Locals): void {
-  c.get(l.out).get(l.n).op('i32_add').set(l.end);
-  c.loop(again => {
-    address(c, l.dst, l.out);
-    address(c, l.dst, l.out).get(l.offset).op('i32_sub').mem('i32_load8_u').mem('i32_store8');
-    bump(c, l.out, 1);
-    c.get(l.out).get(l.end).op('i32_lt_u').brIf(again);
+  c.block(done => {
+    c.loop(again => {
+      c.get(l.out).get(l.stop).op('i32_ge_u').brIf(done);
+      address(c, l.dst, l.out);
+      address(c, l.dst, l.out).get(l.offset).op('i32_sub').mem('i32_load8_u').mem('i32_store8');
+      bump(c, l.out, 1);
+      c.br(again);
+    });
   });
 }
