@@ -5,7 +5,8 @@ import { createPageOpsTwin } from './page-ops-twin.ts';
 import { PAGE_SAMPLES } from './page-samples.ts';
 
 // The decoder against input a stranger wrote (images, migration, a damaged pool).
-// The reader's guard: what lies behind the block differs between two runs, and must not show.
+// Two guards on reading: what lies around the block differs between runs and must not show; and the memory
+// may end with the block.
 
 const PAGE = 4096;
 const SRC = 2 * PAGE;
@@ -38,6 +39,9 @@ function decode(block: Uint8Array, capacity: number, around: number): { length: 
 function check(block: Uint8Array, capacity: number): number {
   const one = decode(block, capacity, 0xff);
   const other = decode(block, capacity, 0x01);
+  // With the block at the end of the memory, a read past it traps.
+  bytes.set(block, bytes.length - block.length);
+  expect(wasm.lz4Decompress(bytes.length - block.length, block.length, DST, capacity)).toBe(one.length);
   twinBytes.set(block, SRC);
   expect(one.length).toBe(other.length);
   expect(one.length).toBe(twin.lz4Decompress(SRC, block.length, DST, capacity));
