@@ -27,6 +27,8 @@ export const PageFlag = {
   Uptodate: 1 << 16,
   /** Free, in the zone. Set while the frame has no owner, so that a use after free is an assertion. */
   Free: 1 << 17,
+  /** In some thread's pagevec, on its way to the LRU; turns into Lru under 'lru'. */
+  LruPending: 1 << 18,
 } as const;
 
 /** One-word primary page-table entry. Present: pfn in bits 12..31. */
@@ -216,6 +218,9 @@ export function mmLayout(words: Int32Array) {
       inactiveTail: i32,
       inactiveCount: i32,
       pass: i32, //        full ageing passes done; atomic
+      age: i32, //         evictions and activations so far, the clock of refaults; atomic
+      scanned: i32, //     pages aged since the pass began; atomic
+      passEnd: i32, //     atomic: 1 while a pass is over and the secondaries are yet to be told
     }),
   };
 }
