@@ -1,0 +1,1 @@
+export { emitFloat, type FloatFunctions } from './emit-float.ts';
