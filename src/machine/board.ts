@@ -1,4 +1,5 @@
 import type { Gpa } from '../base/units.ts';
+import { GoldfishRtc } from '../devices/goldfish-rtc.ts';
 import type {
   BlockBackend,
   CharBackend,
@@ -6,10 +7,16 @@ import type {
   Device,
   DeviceState,
   GuestMemory,
-  MmioDevice,
 } from '../devices/interface.ts';
+import { Ns16550 } from '../devices/ns16550.ts';
+import { PciHost, type PciWindow } from '../devices/pci-host.ts';
 import { Plic } from '../devices/plic.ts';
 import { StateReader } from '../devices/state.ts';
+import type { VirtioModel } from '../devices/virtio.ts';
+import { VirtioBlk } from '../devices/virtio-blk.ts';
+import { VirtioConsole } from '../devices/virtio-console.ts';
+import { VirtioPci } from '../devices/virtio-pci.ts';
+import { VirtioRng } from '../devices/virtio-rng.ts';
 import * as map from './memory-map.ts';
 
 // The board: what answers at which guest physical address, and which wire goes where. One owner calls it
@@ -45,23 +52,88 @@ export type Channel = 'console' | 'hvc' | 'agent';
 /** What `read` answers where nothing is: the vCPU takes an access fault. */
 export const HOLE = -1;
 
-type Mapping = { readonly base: Gpa; readonly device: MmioDevice };
+/** Anything that answers in a range; not all of it has state. */
+type Mapping = { readonly base: Gpa; readonly device: PciWindow };
+
+/** PCI slots; disks take the rest in order. Slot 0 is left to the bridge, which needs no function. */
+const Slot = { Hvc: 1, Agent: 2, Rng: 3, FirstDisk: 4 } as const;
 
 const VERSION = 1;
 
 export class Board {
   readonly plic: Plic;
+  readonly uart: Ns16550;
+  readonly rtc: GoldfishRtc;
+  readonly hvc: VirtioConsole | undefined;
+  readonly agent: VirtioConsole | undefined;
+  readonly #options: BoardOptions;
+  readonly #pci: PciHost;
   readonly #mappings: Mapping[] = [];
   readonly #devices: Device[] = [];
+  readonly #functions: VirtioPci[] = [];
 
   constructor(options: BoardOptions) {
+    this.#options = options;
+    this.plic = this.#makePlic();
+    const { clock, console: output } = options;
+    this.uart = new Ns16550({ irq: this.plic.line(map.UART_IRQ), output, onRoom: this.#room('console') });
+    this.rtc = new GoldfishRtc({ irq: this.plic.line(map.RTC_IRQ), clock });
+    this.#devices.push(this.plic, this.uart, this.rtc);
+    this.#pci = this.#makePci();
+    this.hvc = this.#makeConsole('hvc', Slot.Hvc, options.hvc);
+    this.agent = this.#makeConsole('agent', Slot.Agent, options.agent);
+    this.#addFunction('rng', Slot.Rng, new VirtioRng(options.rng));
+    options.disks?.forEach((disk, index) => {
+      const name = `disk${index}`;
+      this.#addFunction(name, Slot.FirstDisk + index, new VirtioBlk(disk, name));
+    });
+    this.#mapAll();
+  }
+
+  #makePlic(): Plic {
+    const options = this.#options;
     const harts = options.harts ?? 1;
-    this.plic = new Plic(options.irqchip ?? new Int32Array(Plic.words(harts)), {
+    return new Plic(options.irqchip ?? new Int32Array(Plic.words(harts)), {
       harts,
-      setExternal: options.setExternal,
+      setExternal: (hart, level) => options.setExternal(hart, level),
       ...(options.irqchipLock === undefined ? {} : { lock: options.irqchipLock }),
     });
-    this.#map(map.PLIC_BASE, this.plic);
+  }
+
+  #makePci(): PciHost {
+    const lines = Array.from({ length: map.PCI_IRQ_LINES }, (_, i) => this.plic.line(map.PCI_IRQ_BASE + i));
+    return new PciHost({ lines, ecamLength: map.PCI_ECAM_LENGTH });
+  }
+
+  #makeConsole(name: 'hvc' | 'agent', slot: number, output: CharBackend | undefined) {
+    if (output === undefined) return undefined;
+    const model = new VirtioConsole({ output, onRoom: this.#room(name) });
+    this.#addFunction(name, slot, model);
+    return model;
+  }
+
+  #addFunction(name: string, slot: number, model: VirtioModel): void {
+    const irq = this.#pci.pin(slot);
+    const device = new VirtioPci(model, { name, memory: this.#options.memory, irq });
+    this.#pci.attach(slot, device);
+    this.#functions.push(device);
+    this.#devices.push(device);
+  }
+
+  #room(channel: Channel): () => void {
+    return () => this.#options.onRoom?.(channel);
+  }
+
+  /** Most used first: a search goes down the list. */
+  #mapAll(): void {
+    const add = (base: Gpa, device: PciWindow) => this.#mappings.push({ base, device });
+    add(map.PCI_MEM32_BASE, this.#pci.window(map.PCI_MEM32_BASE, map.PCI_MEM32_LENGTH));
+    add(map.PLIC_BASE, this.plic);
+    add(map.UART_BASE, this.uart);
+    add(map.PCI_ECAM_BASE, this.#pci.ecam);
+    add(map.RTC_BASE, this.rtc);
+    add(map.PCI_MEM64_BASE, this.#pci.window(map.PCI_MEM64_BASE, map.PCI_MEM64_LENGTH));
+    add(map.PCI_IO_BASE, this.#pci.emptyWindow(map.PCI_IO_LENGTH));
   }
 
   /** An unsigned value of 1, 2 or 4 bytes, or HOLE. */
@@ -101,26 +173,30 @@ export class Board {
   }
 
   /** Hands input to a channel; returns how many of the bytes it took. 0 for a channel that isn't there. */
-  receive(_channel: Channel, _bytes: Uint8Array): number {
-    return 0;
+  receive(channel: Channel, bytes: Uint8Array): number {
+    const device = channel === 'console' ? this.uart : this[channel];
+    return device?.receive(bytes) ?? 0;
   }
 
   /**
-   * Goes on with what waited for a page, and rings alarms that are due. True if something still waits
-   * for a page: call again when one has arrived.
+   * Goes on with what waited for a page or was put off, and rings alarms that are due. True if something
+   * still waits for a page: call again when one has arrived.
    */
   poll(): boolean {
-    return false;
+    this.rtc.poll();
+    for (const device of this.#functions) device.poll();
+    return this.blocked;
   }
 
   /** True if a device request waits for a page: `poll` when one has arrived. */
   get blocked(): boolean {
-    return false;
+    return this.#functions.some(device => device.blocked);
   }
 
-  /** The clock's time at which `poll` has something to do; Infinity for never. */
+  /** The clock's time at which `poll` has something to do that waits for no page; Infinity for never. */
   nextDeadline(): number {
-    return Number.POSITIVE_INFINITY;
+    if (this.#functions.some(device => device.runnable)) return 0;
+    return this.rtc.nextDeadline();
   }
 
   /** Everything the devices know; the guest must be stopped. */
@@ -149,11 +225,6 @@ export class Board {
     for (let index = this.#devices.length - 1; index >= 0; index--) {
       this.#devices[index]!.load(states[index]!);
     }
-  }
-
-  #map(base: Gpa, device: MmioDevice): void {
-    this.#mappings.push({ base, device });
-    this.#devices.push(device);
   }
 
   #find(gpa: Gpa, bytes: number): Mapping | undefined {
