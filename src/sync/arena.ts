@@ -100,6 +100,11 @@ export class Arena {
     this.words[ROOTS_AT + name] = value;
   }
 
+  /** Word index of a root, for those that change it atomically. */
+  rootAt(name: number): number {
+    return ROOTS_AT + name;
+  }
+
   /** True for a number of a frame that page_alloc owns. */
   isFrame(pfn: Pfn): boolean {
     return pfn >= this.firstFrame && pfn < this.firstFrame + this.frames;

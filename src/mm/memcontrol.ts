@@ -1,0 +1,197 @@
+import { assert } from '../base/assert.ts';
+import { Errno } from '../base/errno.ts';
+import { Root } from '../sync/arena.ts';
+import type { Ptr } from '../sync/struct.ts';
+import type { Sync } from '../sync/sync.ts';
+import type { MmLayout } from './layout.ts';
+import type { WordsPort } from './reclaim-ports.ts';
+
+type Memcg = Ptr<'memcg'>;
+
+/** `max` of a group without a limit. */
+export const UNLIMITED = 0x7fffffff;
+/** Pages that one instruction of a hart may need at once, page tables included (O-2). */
+export const PAGES_PER_INSTRUCTION = 8;
+/** How often a charge that finds no room reclaims without any progress before it gives up. */
+const RETRIES_WITHOUT_PROGRESS = 8;
+/** Reclaim at least this much, so that the next charges find room. Linux: SWAP_CLUSTER_MAX. */
+const RECLAIM_MIN = 32;
+
+export type MemcontrolDeps = {
+  readonly sync: Sync;
+  readonly layout: MmLayout;
+  readonly heap: WordsPort;
+  /** Direct reclaim (vmscan.ts): pages freed, 0 when nothing could be. */
+  readonly reclaim: (memcg: Memcg, pages: number) => number;
+  /** Makes an LRU vector (lru.ts). */
+  readonly createLruvec: () => Ptr<'lruvec'>;
+};
+
+export type MemcgOptions = {
+  /** Pages. */
+  max?: number;
+  /** Pages above which background reclaim works; by default a little below `max`. */
+  high?: number;
+  /** Pages of swap. */
+  swapMax?: number;
+  id?: number;
+};
+
+/** The least limit with which `vcpus` harts, whose devices pin at most `pinned` pages, make progress (O-2). */
+export const workingMinimumPages = (vcpus: number, pinned: number): number =>
+  vcpus * PAGES_PER_INSTRUCTION + pinned + RECLAIM_MIN;
+
+/**
+ * Limits on anonymous memory, per group of address spaces. What is charged never exceeds `max`: a charge
+ * is a compare-exchange that only ever stores a usage within the limit (O-10). Linux: memcontrol.c.
+ */
+export class Memcontrol {
+  readonly #deps: MemcontrolDeps;
+  readonly #layout: MmLayout['memcg'];
+
+  constructor(deps: MemcontrolDeps) {
+    this.#deps = deps;
+    this.#layout = deps.layout.memcg;
+  }
+
+  /** A new group. Records of destroyed groups are used again, so the list can be walked without a lock. */
+  create(options: MemcgOptions = {}): Memcg {
+    const m = this.#layout;
+    const max = options.max ?? UNLIMITED;
+    if (max < RECLAIM_MIN) throw new Errno('EINVAL', 'memcg', 'a limit below 32 pages cannot work');
+    const memcg = this.#reuse() || this.#allocate();
+    m.max.store(memcg, max);
+    m.high.store(memcg, options.high ?? defaultHigh(max));
+    m.swapMax.store(memcg, options.swapMax ?? UNLIMITED);
+    for (const field of [m.peak, m.failcnt, m.oom, m.reclaiming]) field.store(memcg, 0);
+    m.id.store(memcg, options.id ?? 0);
+    return memcg;
+  }
+
+  /** A dead record taken over, or 0. `max` is -1 exactly while a record is dead. */
+  #reuse(): Memcg | 0 {
+    const m = this.#layout;
+    for (let memcg = this.first(); memcg !== 0; memcg = m.next.load(memcg)) {
+      if (m.max.cas(memcg, -1, UNLIMITED) === -1) return memcg;
+    }
+    return 0;
+  }
+
+  #allocate(): Memcg {
+    const { sync, heap, createLruvec } = this.#deps;
+    const m = this.#layout;
+    const memcg = heap.alloc(m.words) as Memcg;
+    m.lru.store(memcg, createLruvec());
+    m.max.store(memcg, UNLIMITED);
+    const root = sync.arena.rootAt(Root.memcgList);
+    for (;;) {
+      const head = Atomics.load(sync.words, root);
+      m.next.store(memcg, head as Memcg);
+      if (Atomics.compareExchange(sync.words, root, head, memcg) === head) return memcg;
+    }
+  }
+
+  /** The group has no page and no swap slot any more. */
+  destroy(memcg: Memcg): void {
+    const m = this.#layout;
+    assert(m.usage.load(memcg) === 0, 'memcg: destroyed while pages are charged');
+    assert(m.swapUsage.load(memcg) === 0, 'memcg: destroyed while swap is charged');
+    m.max.store(memcg, -1);
+  }
+
+  /** First of all groups, dead ones included; follow `next`. */
+  first(): Memcg {
+    const { words, arena } = this.#deps.sync;
+    return Atomics.load(words, arena.rootAt(Root.memcgList)) as Memcg;
+  }
+
+  isLive(memcg: Memcg): boolean {
+    return this.#layout.max.load(memcg) >= 0;
+  }
+
+  /**
+   * Adds `pages` to what the group uses, reclaiming from it when it is at its limit. False: out of memory.
+   * The caller holds no page, anon_vma or page-table lock; mmap for read is fine.
+   */
+  charge(memcg: Memcg, pages: number): boolean {
+    if (memcg === 0 || this.#tryCharge(memcg, pages)) return true;
+    this.#layout.failcnt.add(memcg, 1);
+    for (let idle = 0; idle < RETRIES_WITHOUT_PROGRESS; ) {
+      const freed = this.#deps.reclaim(memcg, Math.max(pages, RECLAIM_MIN));
+      if (this.#tryCharge(memcg, pages)) return true;
+      if (freed === 0) {
+        idle++;
+        this.#letOthersFinish(memcg);
+      }
+    }
+    this.#layout.oom.add(memcg, 1);
+    return false;
+  }
+
+  #tryCharge(memcg: Memcg, pages: number): boolean {
+    const { usage, max } = this.#layout;
+    for (;;) {
+      const used = usage.load(memcg);
+      const limit = max.load(memcg);
+      if (used + pages > limit) return false;
+      if (usage.cas(memcg, used, used + pages) !== used) continue;
+      assert(used + pages <= limit, 'memcg: usage within the limit');
+      this.#raisePeak(memcg, used + pages);
+      return true;
+    }
+  }
+
+  #raisePeak(memcg: Memcg, used: number): void {
+    const { peak } = this.#layout;
+    for (;;) {
+      const seen = peak.load(memcg);
+      if (seen >= used || peak.cas(memcg, seen, used) === seen) return;
+    }
+  }
+
+  /** Another thread may hold all that is reclaimable in its hands: give it a moment. */
+  #letOthersFinish(memcg: Memcg): void {
+    const { reclaiming, usage } = this.#layout;
+    if (reclaiming.load(memcg) === 0) return;
+    this.#deps.sync.waiter.wait(memcg + usage.at, usage.load(memcg), 1);
+  }
+
+  uncharge(memcg: Memcg, pages: number): void {
+    if (memcg === 0) return;
+    const before = this.#layout.usage.add(memcg, -pages);
+    assert(before >= pages, 'memcg: more pages uncharged than charged');
+  }
+
+  /**
+   * Changes the limit, in pages. Lowered, it follows the usage down as reclaim frees pages, so that usage
+   * stays within it. Throws EINVAL below `minimum` (see workingMinimumPages) and EBUSY when reclaim gets
+   * stuck; the limit is then what was reached.
+   */
+  setMax(memcg: Memcg, pages: number, minimum: number): void {
+    const m = this.#layout;
+    if (pages < minimum) {
+      throw new Errno('EINVAL', 'memcg', `a limit of ${pages} pages is below the ${minimum} needed`);
+    }
+    for (let idle = 0; ; ) {
+      // A charge under way may still go by the limit it read, hence the second look at the usage.
+      m.max.store(memcg, Math.max(pages, m.usage.load(memcg)));
+      const over = m.usage.load(memcg) - pages;
+      if (over <= 0 && m.max.load(memcg) === pages) break;
+      const freed = over <= 0 ? 1 : this.#deps.reclaim(memcg, Math.min(Math.max(over, RECLAIM_MIN), 1024));
+      if (freed > 0) idle = 0;
+      else if (++idle === RETRIES_WITHOUT_PROGRESS) {
+        throw new Errno('EBUSY', 'memcg', `${m.usage.load(memcg)} pages in use can't be reclaimed`);
+      }
+    }
+    m.high.store(memcg, defaultHigh(pages));
+  }
+
+  /** Above its `high`: work for background reclaim. */
+  isOver(memcg: Memcg): boolean {
+    return this.isLive(memcg) && this.#layout.usage.load(memcg) > this.#layout.high.load(memcg);
+  }
+}
+
+/** A thirty-second of the limit is kept free in the background, at most 4 MiB. */
+const defaultHigh = (max: number): number =>
+  max === UNLIMITED ? UNLIMITED : max - Math.min(Math.max(max >> 5, 8), 1024);
