@@ -1,7 +1,20 @@
+import { assert } from '../base/assert.ts';
 import type { Pfn } from '../base/units.ts';
 import type { Arena } from '../sync/arena.ts';
-import type { CpuPorts, Exit, VcpuPtr } from './interface.ts';
-import { type CodePtr, type Vcpu, vcpuStruct } from './vcpu.ts';
+import { SlowAccess } from './access.ts';
+import { CodeCache } from './code-cache.ts';
+import { Csrs, instret } from './csr.ts';
+import { RECORD } from './decoded.ts';
+import { Decoder } from './decoder.ts';
+import { Extend } from './instruction.ts';
+import { type CpuPorts, type Exit, Mode, type VcpuPtr } from './interface.ts';
+import { type Callbacks, compileInterpreter } from './interpreter.ts';
+import { Mmu } from './mmu.ts';
+import { SlowInstructions } from './slow.ts';
+import { type Fill, Tlb } from './tlb.ts';
+import { TLB_BYTES } from './tlb-layout.ts';
+import { Traps } from './trap.ts';
+import { AT, type CodePtr, Privilege, VCPU_WORDS, type Vcpu, vcpuStruct } from './vcpu.ts';
 
 export type CpuOptions = {
   /** Zeroed words that live as long as the VM; a word index. */
@@ -23,73 +36,206 @@ export type ResetState = {
   a1: number;
 };
 
-/** The processor: one per thread and arena, over any number of vCPU records. */
+/** Decoded pages of 32 KiB each that a VM may have at once. */
+const CODE_SLOTS = 1024;
+const MAX_BUDGET = 2 ** 30;
+const CACHE_LINE_WORDS = 16;
+
+/**
+ * The processor: one per thread and arena, over any number of vCPU records. Every method that takes a
+ * record, but `dropCode` and what only reads, belongs to the runner that holds it.
+ */
 export class Cpu {
   readonly vcpu: Vcpu;
+  readonly #words: Int32Array;
+  readonly #alloc: (words: number) => number;
+  readonly #cache: CodeCache;
+  readonly #tlb: Tlb;
+  readonly #traps: Traps;
+  readonly #mmu: Mmu;
+  readonly #access: SlowAccess;
+  readonly #enter: (cpu: number) => void;
 
-  constructor(arena: Arena, _ports: CpuPorts, _options: CpuOptions) {
-    this.vcpu = vcpuStruct(arena.words);
+  constructor(arena: Arena, ports: CpuPorts, options: CpuOptions) {
+    const words = arena.words;
+    this.vcpu = vcpuStruct(words);
+    this.#words = words;
+    this.#alloc = options.alloc;
+    const fill: Fill = (at, value, bytes) => exports.fill(at, value, bytes);
+    this.#tlb = new Tlb(words, fill);
+    this.#traps = new Traps(words, this.#tlb);
+    this.#mmu = new Mmu(words, ports, this.#tlb, this.#traps);
+    this.#cache = new CodeCache(arena, fill);
+    const decoder = new Decoder(arena, this.#cache);
+    const parts = { arena, words, mmu: this.#mmu, tlb: this.#tlb, traps: this.#traps, cache: this.#cache };
+    this.#access = new SlowAccess({ ...parts, decoder, flushOthers: options.flushOthers });
+    const csrs = new Csrs(words, ports, this.#tlb);
+    const slow = new SlowInstructions({ ...parts, csrs, access: this.#access });
+    const module = options.module ?? compileInterpreter(arena.shared);
+    const env = { memory: arena.memory, ...this.#callbacks(decoder, slow) };
+    const exports = new WebAssembly.Instance(module, { env }).exports as {
+      run: (cpu: number) => void;
+      fill: Fill;
+    };
+    this.#enter = exports.run;
   }
 
-  /** A code cache; one per VM. `slots` decoded pages of 32 KiB each. */
-  createCode(_slots = 1024): CodePtr {
-    throw new Error('not yet');
+  #callbacks(decoder: Decoder, slow: SlowInstructions): Callbacks {
+    const access = this.#access;
+    const words = this.#words;
+    // Addresses come as signed i32.
+    const at = (cpu: number) => (cpu >>> 2) as VcpuPtr;
+    return {
+      fetch: cpu => access.fetch(at(cpu)),
+      load: (cpu, bytes) => access.load(at(cpu), bytes),
+      store: (cpu, bytes) => access.store(at(cpu), bytes),
+      amo: (cpu, bytes, kind) => access.atomic(at(cpu), bytes, kind as 0 | 1),
+      slow: (cpu, dp) => slow.execute(at(cpu), words[(dp + RECORD.raw) >>> 2]!),
+      decode: (cpu, dp) => decoder.decodeAt(words[(cpu >>> 2) + AT.code] as CodePtr, dp),
+      cross: cpu => access.cross(at(cpu)),
+    };
+  }
+
+  /** A code cache; one per VM. `slots` decoded pages of 32 KiB each; they cost memory once used. */
+  createCode(slots = CODE_SLOTS): CodePtr {
+    return this.#cache.create(this.#alloc, slots);
   }
 
   /** A zeroed record that decodes into `code`; `reset` makes it runnable. */
-  createVcpu(_code: CodePtr): VcpuPtr {
-    throw new Error('not yet');
+  createVcpu(code: CodePtr): VcpuPtr {
+    const vcpu = this.#allocAligned(VCPU_WORDS) as VcpuPtr;
+    this.vcpu.code.set(vcpu, code);
+    return vcpu;
+  }
+
+  #allocAligned(words: number): number {
+    const at = this.#alloc(words + CACHE_LINE_WORDS);
+    return Math.ceil(at / CACHE_LINE_WORDS) * CACHE_LINE_WORDS;
   }
 
   /** Supervisor mode, satp 0, interrupts off, a0 = hart id: how SBI enters a kernel. */
-  reset(_vcpu: VcpuPtr, _state: ResetState): void {
-    throw new Error('not yet');
-  }
-
-  /** Runs at most `budget` (1 .. 2^30) instructions. The exit's data is in the record; see `mmioExit`. */
-  run(_vcpu: VcpuPtr, _budget: number): Exit {
-    throw new Error('not yet');
-  }
-
-  /** Finishes a device access: a load's register gets the low `exitBytes` of `hi:lo`; pc moves on. */
-  completeMmio(_vcpu: VcpuPtr, _lo: number, _hi: number): void {
-    throw new Error('not yet');
-  }
-
-  /** Drops every cached translation of this vCPU. Only by the runner that holds it, outside `run`. */
-  flushTlb(_vcpu: VcpuPtr): void {
-    throw new Error('not yet');
-  }
-
-  /** Delivers an exception at the current pc: access faults for holes, say. Cause as in `scause`. */
-  raise(_vcpu: VcpuPtr, _cause: number, _tvalLo: number, _tvalHi: number): void {
-    throw new Error('not yet');
+  reset(vcpu: VcpuPtr, state: ResetState): void {
+    this.#words.fill(0, vcpu, vcpu + AT.mode);
+    this.#words[vcpu + AT.privilege] = Privilege.Supervisor;
+    this.#words[vcpu + AT.hartId] = state.hartId;
+    this.setPc(vcpu, state.pc);
+    this.setX(vcpu, 10, state.hartId, 0);
+    this.setX(vcpu, 11, state.a1 | 0, Math.floor(state.a1 / 2 ** 32));
+    this.flushTlb(vcpu);
   }
 
   /**
-   * Forgets what is decoded of a frame; before its bytes change by other means than this CPU's stores
-   * (DMA, copies), and when it is zapped. From any thread. vCPUs notice at their next stop-point or fence.i.
+   * Runs at most `budget` (1 .. 2^30) instructions. The exit's data is in the record; see `mmioExit`.
+   * Mode is InGuest meanwhile, and Outside during calls of `resolve` (J-7).
    */
-  dropCode(_code: CodePtr, _pfn: Pfn): void {
-    throw new Error('not yet');
+  run(vcpu: VcpuPtr, budget: number): Exit {
+    assert(budget >= 1 && budget <= MAX_BUDGET, 'run: budget out of range');
+    const w = this.#words;
+    if (w[vcpu + AT.tlb] === 0) this.#allocTlb(vcpu);
+    Atomics.store(w, vcpu + AT.mode, Mode.InGuest);
+    w[vcpu + AT.leave] = 0;
+    if (this.#mmu.serve(vcpu)) {
+      this.#access.noticeDrops(vcpu);
+      this.#traps.interrupt(vcpu);
+      w[vcpu + AT.budget] = budget;
+      w[vcpu + AT.left] = budget;
+      this.#enter(vcpu << 2);
+    }
+    Atomics.store(w, vcpu + AT.mode, Mode.Outside);
+    this.#retire(vcpu);
+    return (w[vcpu + AT.leave]! - 1) as Exit;
   }
 
-  /** Instructions retired; exact, also from within `CpuPorts.time` and `resolve`. Below 2^53. */
-  instret(_vcpu: VcpuPtr): number {
-    throw new Error('not yet');
+  #allocTlb(vcpu: VcpuPtr): void {
+    this.#words[vcpu + AT.tlb] = this.#allocAligned(TLB_BYTES / 4);
+    this.#tlb.flushHost(vcpu);
+    this.#tlb.select(vcpu);
   }
 
-  /** Low and high word of x1..x31. */
-  xLo(_vcpu: VcpuPtr, _n: number): number {
-    throw new Error('not yet');
+  /** Moves the slice's count into `instret`. */
+  #retire(vcpu: VcpuPtr): void {
+    this.#setInstret(vcpu, instret(this.#words, vcpu));
+    this.#words[vcpu + AT.budget] = 0;
+    this.#words[vcpu + AT.left] = 0;
+    this.#words[vcpu + AT.unretired] = 0;
   }
 
-  xHi(_vcpu: VcpuPtr, _n: number): number {
-    throw new Error('not yet');
+  #setInstret(vcpu: VcpuPtr, count: number): void {
+    this.#words[vcpu + AT.instret] = count | 0;
+    this.#words[vcpu + AT.instret + 1] = Math.floor(count / 2 ** 32);
   }
 
-  setX(_vcpu: VcpuPtr, _n: number, _lo: number, _hi: number): void {
-    throw new Error('not yet');
+  /** Finishes a device access: a load's register gets the low `exitBytes` of `hi:lo`; pc moves on. */
+  completeMmio(vcpu: VcpuPtr, lo: number, hi: number): void {
+    const w = this.#words;
+    if (w[vcpu + AT.exitIsWrite] === 0) this.#completeLoad(vcpu, lo | 0, hi | 0);
+    const pc = (w[vcpu + AT.pc]! >>> 0) + w[vcpu + AT.mmioLength]!;
+    w[vcpu + AT.pc] = pc;
+    if (pc > 0xffffffff) w[vcpu + AT.pc + 1]!++;
+    this.#setInstret(vcpu, instret(w, vcpu) + 1);
+  }
+
+  #completeLoad(vcpu: VcpuPtr, lo: number, hi: number): void {
+    const w = this.#words;
+    const bytes = w[vcpu + AT.exitBytes]!;
+    const extend = w[vcpu + AT.mmioExtend]!;
+    const rd = vcpu + w[vcpu + AT.mmioRd]! / 4;
+    if (extend === Extend.Box) this.vcpu.sstatus.set(vcpu, w[vcpu + AT.sstatus]! | (3 << 13));
+    if (bytes < 8) {
+      const unused = 32 - 8 * bytes;
+      lo = extend === Extend.Sign ? (lo << unused) >> unused : ((lo << unused) >>> unused) | 0;
+      if (extend === Extend.Box) hi = -1;
+      else hi = extend === Extend.Sign ? lo >> 31 : 0;
+    }
+    w[rd] = lo;
+    w[rd + 1] = hi;
+  }
+
+  /** Drops every cached translation of this vCPU, and its reservation. Outside `run`. */
+  flushTlb(vcpu: VcpuPtr): void {
+    this.#tlb.flushHost(vcpu);
+    if (this.#words[vcpu + AT.tlb] !== 0) this.#tlb.select(vcpu);
+  }
+
+  /** Delivers an exception at the current pc: access faults for holes, say. Cause as in `scause`. */
+  raise(vcpu: VcpuPtr, cause: number, tvalLo: number, tvalHi: number): void {
+    this.#traps.enter(vcpu, cause, false, tvalLo, tvalHi);
+  }
+
+  /**
+   * Forgets what is decoded of a frame: when it is zapped, and when its bytes have changed by other means
+   * than this CPU's stores (DMA, copies). From any thread. vCPUs notice at their next slice, at fence.i,
+   * and before a decoded page is reused.
+   */
+  dropCode(code: CodePtr, pfn: Pfn): void {
+    this.#cache.drop(code, pfn);
+  }
+
+  /** Instructions retired; also from within `CpuPorts`, where the one in progress counts. Below 2^53. */
+  instret(vcpu: VcpuPtr): number {
+    return instret(this.#words, vcpu);
+  }
+
+  /** Low word of x0..x31, signed. */
+  xLo(vcpu: VcpuPtr, n: number): number {
+    return this.#words[vcpu + AT.x + 2 * n]!;
+  }
+
+  xHi(vcpu: VcpuPtr, n: number): number {
+    return this.#words[vcpu + AT.x + 2 * n + 1]!;
+  }
+
+  /** Sets x1..x31. */
+  setX(vcpu: VcpuPtr, n: number, lo: number, hi: number): void {
+    assert(n > 0, 'setX: x0 is zero');
+    this.#words[vcpu + AT.x + 2 * n] = lo;
+    this.#words[vcpu + AT.x + 2 * n + 1] = hi;
+  }
+
+  /** A byte address below 2^53. */
+  setPc(vcpu: VcpuPtr, pc: number): void {
+    this.#words[vcpu + AT.pc] = pc | 0;
+    this.#words[vcpu + AT.pc + 1] = Math.floor(pc / 2 ** 32);
   }
 }
 

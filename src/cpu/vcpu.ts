@@ -75,13 +75,14 @@ const FIELDS = {
   // Translation.
   tlb: i32, //            word index of the TLB sets, 0 before the first run
   tlbBase: i32, //        byte address of the set in use
+  tlbBorrow: i32, //      bytes back to the set whose entries are valid in this one too
   tlbLocal: i32, //       1 when the supervisor set has entries of pages that are not global
   code: ptr('code'),
   codeSeen: i32, //       the code cache's generation that the X-TLB agrees with
   superpages: array(64), // a filter of the 2 MiB regions that superpages were cached from
   walkCache: array(128), // 64 x { gfn + 1, pfn } of page-table pages
   mmioDecoded: i32, //    the interpreter's record of the instruction in progress, byte address
-  spare0: array(7),
+  spare0: array(6),
   cross: array(CROSS_ENTRIES * CROSS_WORDS),
   dummy: u64, //          what writes to x0 fall into
   // kvm's.

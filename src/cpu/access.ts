@@ -1,0 +1,252 @@
+import type { Pfn } from '../base/units.ts';
+import { type Arena, frameByte } from '../sync/arena.ts';
+import type { CodeCache } from './code-cache.ts';
+import { isLong } from './decode.ts';
+import { Op, RECORD } from './decoded.ts';
+import { type Decoder, extendOf } from './decoder.ts';
+import { Access, Exit, Miss, type VcpuPtr } from './interface.ts';
+import type { Mmu } from './mmu.ts';
+import type { Tlb } from './tlb.ts';
+import { ACCESS_FAULT, Cause, type Traps } from './trap.ts';
+import { AT, CROSS_ENTRIES, CROSS_WORDS } from './vcpu.ts';
+
+/** What flushes the Exec entries of the VM's other vCPUs. */
+export type FlushOthers = ((vcpu: VcpuPtr) => void) | undefined;
+
+export type AccessParts = {
+  arena: Arena;
+  mmu: Mmu;
+  tlb: Tlb;
+  traps: Traps;
+  cache: CodeCache;
+  decoder: Decoder;
+  flushOthers: FlushOthers;
+};
+
+/**
+ * The accesses that generated code could not make: it filled in `ea`, `data`, pc and `left`. Each returns
+ * 0 when the record now says something else than to go on: a trap's pc, an exit, or a retry.
+ */
+export class SlowAccess {
+  readonly #words: Int32Array;
+  readonly #bytes: Uint8Array;
+  readonly #halves: Uint16Array;
+  readonly #parts: AccessParts;
+
+  constructor(parts: AccessParts) {
+    this.#parts = parts;
+    this.#words = parts.arena.words;
+    this.#bytes = parts.arena.bytes;
+    this.#halves = new Uint16Array(parts.arena.memory.buffer);
+  }
+
+  /** Host byte address of what a load reads. */
+  load(vcpu: VcpuPtr, bytes: number): number {
+    const lo = this.#words[vcpu + AT.ea]!;
+    const hi = this.#words[vcpu + AT.ea + 1]!;
+    if ((lo & 0xfff) + bytes > 4096) return this.#loadAcross(vcpu, bytes, lo, hi);
+    const pfn = this.#parts.mmu.page(vcpu, Access.Read, lo, hi);
+    if (pfn === Miss.Mmio) return this.#deviceRead(vcpu, bytes, lo, hi);
+    if (pfn < 0) return 0;
+    this.#cacheData(vcpu, Access.Read, pfn, lo, hi);
+    return frameByte(pfn) + (lo & 0xfff);
+  }
+
+  #cacheData(vcpu: VcpuPtr, access: Access, pfn: Pfn, lo: number, hi: number): void {
+    this.#parts.tlb.insert(vcpu, access, lo, hi, ((pfn << 12) - (lo & ~0xfff)) | 0);
+  }
+
+  /** Both pages before either byte; then the bytes side by side in `bounce`. */
+  #loadAcross(vcpu: VcpuPtr, bytes: number, lo: number, hi: number): number {
+    const first = this.#ram(vcpu, Access.Read, lo, hi);
+    if (first < 0) return 0;
+    const second = this.#ram(vcpu, Access.Read, nextPageLo(lo), nextPageHi(lo, hi));
+    if (second < 0) return 0;
+    const bounce = (vcpu + AT.bounce) * 4;
+    const inFirst = 4096 - (lo & 0xfff);
+    this.#bytes.copyWithin(bounce, frameByte(first) + (lo & 0xfff), frameByte(first) + 4096);
+    this.#bytes.copyWithin(bounce + inFirst, frameByte(second), frameByte(second) + bytes - inFirst);
+    return bounce;
+  }
+
+  /** A page that must be memory: a device can't answer half an access, or an atomic one. */
+  #ram(vcpu: VcpuPtr, access: Access, lo: number, hi: number): Pfn | number {
+    const pfn = this.#parts.mmu.page(vcpu, access, lo, hi);
+    if (pfn === Miss.Mmio) this.#parts.traps.fault(vcpu, ACCESS_FAULT[access], access, lo, hi);
+    return pfn;
+  }
+
+  /** 1 when stored. Frames with decoded code lose it. */
+  store(vcpu: VcpuPtr, bytes: number): number {
+    const lo = this.#words[vcpu + AT.ea]!;
+    const hi = this.#words[vcpu + AT.ea + 1]!;
+    if ((lo & 0xfff) + bytes > 4096) return this.#storeAcross(vcpu, bytes, lo, hi);
+    const pfn = this.#parts.mmu.page(vcpu, Access.Write, lo, hi);
+    if (pfn === Miss.Mmio) return this.#deviceWrite(vcpu, bytes, lo, hi);
+    if (pfn < 0) return 0;
+    this.#prepareWrite(vcpu, pfn, lo, hi);
+    this.#put(vcpu, frameByte(pfn) + (lo & 0xfff), bytes);
+    return 1;
+  }
+
+  #prepareWrite(vcpu: VcpuPtr, pfn: Pfn, lo: number, hi: number): void {
+    this.#dropCode(vcpu, pfn);
+    this.#cacheData(vcpu, Access.Write, pfn, lo, hi);
+  }
+
+  #dropCode(vcpu: VcpuPtr, pfn: Pfn): void {
+    const { cache, tlb } = this.#parts;
+    const code = this.#words[vcpu + AT.code]! as never;
+    const before = cache.generation(code);
+    const slot = cache.drop(code, pfn);
+    if (slot === 0) return;
+    tlb.dropSlot(vcpu, slot);
+    // Nobody else dropped anything meanwhile: this vCPU is up to date.
+    if (this.#words[vcpu + AT.codeSeen] === before && cache.generation(code) === before + 1) {
+      this.#words[vcpu + AT.codeSeen] = before + 1;
+    }
+  }
+
+  /** Aligned stores are single ones, as other harts may look. */
+  #put(vcpu: VcpuPtr, at: number, bytes: number): void {
+    const data = vcpu + AT.data;
+    if (bytes >= 4 && at % bytes === 0) {
+      this.#words[at >>> 2] = this.#words[data]!;
+      if (bytes === 8) this.#words[(at >>> 2) + 1] = this.#words[data + 1]!;
+    } else if (bytes === 2 && at % 2 === 0) {
+      this.#halves[at / 2] = this.#words[data]!;
+    } else {
+      this.#bytes.copyWithin(at, data * 4, data * 4 + bytes);
+    }
+  }
+
+  #storeAcross(vcpu: VcpuPtr, bytes: number, lo: number, hi: number): number {
+    const first = this.#ram(vcpu, Access.Write, lo, hi);
+    if (first < 0) return 0;
+    const second = this.#ram(vcpu, Access.Write, nextPageLo(lo), nextPageHi(lo, hi));
+    if (second < 0) return 0;
+    this.#dropCode(vcpu, first);
+    this.#dropCode(vcpu, second);
+    const data = (vcpu + AT.data) * 4;
+    const inFirst = 4096 - (lo & 0xfff);
+    this.#bytes.copyWithin(frameByte(first) + (lo & 0xfff), data, data + inFirst);
+    this.#bytes.copyWithin(frameByte(second), data + inFirst, data + bytes);
+    return 1;
+  }
+
+  /** Host byte address for an atomic instruction. */
+  atomic(vcpu: VcpuPtr, bytes: number, access: Access): number {
+    const lo = this.#words[vcpu + AT.ea]!;
+    const hi = this.#words[vcpu + AT.ea + 1]!;
+    if ((lo & (bytes - 1)) !== 0) {
+      const cause = access === Access.Read ? Cause.LoadMisaligned : Cause.StoreMisaligned;
+      this.#parts.traps.fault(vcpu, cause, access, lo, hi);
+      return 0;
+    }
+    const pfn = this.#ram(vcpu, access, lo, hi);
+    if (pfn < 0) return 0;
+    if (access === Access.Write) this.#prepareWrite(vcpu, pfn, lo, hi);
+    else this.#cacheData(vcpu, access, pfn, lo, hi);
+    return frameByte(pfn) + (lo & 0xfff);
+  }
+
+  #deviceRead(vcpu: VcpuPtr, bytes: number, lo: number, hi: number): number {
+    if (!this.#deviceExit(vcpu, Access.Read, bytes, lo, hi)) return 0;
+    const decoded = this.#words[vcpu + AT.mmioDecoded]! >>> 2;
+    this.#words[vcpu + AT.mmioRd] = this.#words[decoded]! >>> 16;
+    this.#words[vcpu + AT.mmioExtend] = extendOf(this.#words[decoded + RECORD.raw / 4]!);
+    return 0;
+  }
+
+  #deviceWrite(vcpu: VcpuPtr, bytes: number, lo: number, hi: number): number {
+    if (!this.#deviceExit(vcpu, Access.Write, bytes, lo, hi)) return 0;
+    this.#words[vcpu + AT.exitData] = this.#words[vcpu + AT.data]!;
+    this.#words[vcpu + AT.exitData + 1] = this.#words[vcpu + AT.data + 1]!;
+    return 0;
+  }
+
+  /** Devices take aligned accesses only; anything else is an access fault. */
+  #deviceExit(vcpu: VcpuPtr, access: Access, bytes: number, lo: number, hi: number): boolean {
+    const { mmu, traps } = this.#parts;
+    if ((lo & (bytes - 1)) !== 0) {
+      traps.fault(vcpu, ACCESS_FAULT[access], access, lo, hi);
+      return false;
+    }
+    mmu.setExitGpa(vcpu, lo & 0xfff);
+    this.#words[vcpu + AT.exitBytes] = bytes;
+    this.#words[vcpu + AT.exitIsWrite] = access;
+    const decoded = this.#words[vcpu + AT.mmioDecoded]! >>> 2;
+    this.#words[vcpu + AT.mmioLength] = isLong(this.#words[decoded + RECORD.raw / 4]!) ? 4 : 2;
+    traps.retry(vcpu, access);
+    traps.leave(vcpu, Exit.Mmio);
+    return true;
+  }
+
+  /** Makes the Exec entry for the record's pc. */
+  fetch(vcpu: VcpuPtr): void {
+    const lo = this.#words[vcpu + AT.pc]!;
+    const hi = this.#words[vcpu + AT.pc + 1]!;
+    if (this.#parts.tlb.borrow(vcpu, Access.Exec, lo, hi)) return;
+    const pfn = this.#ram(vcpu, Access.Exec, lo, hi);
+    if (pfn < 0) return;
+    const slot = this.#slot(vcpu, pfn);
+    this.#parts.tlb.insert(vcpu, Access.Exec, lo, hi, slot);
+  }
+
+  /** The decoded page of a frame; from now on stores to the frame come here. */
+  #slot(vcpu: VcpuPtr, pfn: Pfn): number {
+    this.noticeDrops(vcpu);
+    const { cache, tlb } = this.#parts;
+    const code = this.#words[vcpu + AT.code]! as never;
+    let slot = cache.find(code, pfn);
+    if (slot !== 0) return slot;
+    slot = cache.add(code, pfn);
+    while (slot === 0) {
+      this.#makeRoom(vcpu);
+      slot = cache.add(code, pfn);
+    }
+    tlb.dropWrites(vcpu, pfn);
+    this.#parts.flushOthers?.(vcpu);
+    return slot;
+  }
+
+  #makeRoom(vcpu: VcpuPtr): void {
+    const { cache, tlb } = this.#parts;
+    const code = this.#words[vcpu + AT.code]! as never;
+    cache.evict(code);
+    tlb.flushExec(vcpu);
+    this.#parts.flushOthers?.(vcpu);
+    cache.reclaim(code);
+  }
+
+  /** Drops Exec entries if decoded pages were dropped by others since the last look. */
+  noticeDrops(vcpu: VcpuPtr): void {
+    const generation = this.#parts.cache.generation(this.#words[vcpu + AT.code]! as never);
+    if (this.#words[vcpu + AT.codeSeen] === generation) return;
+    this.#words[vcpu + AT.codeSeen] = generation;
+    this.#parts.tlb.flushExec(vcpu);
+  }
+
+  /** Decodes the instruction at the record's pc, of which the second half lies in the next page. */
+  cross(vcpu: VcpuPtr): void {
+    const lo = this.#words[vcpu + AT.pc]!;
+    const hi = this.#words[vcpu + AT.pc + 1]!;
+    const first = this.#ram(vcpu, Access.Exec, lo, hi);
+    if (first < 0) return;
+    const second = this.#ram(vcpu, Access.Exec, nextPageLo(lo), nextPageHi(lo, hi));
+    if (second < 0) return;
+    // Both frames are code now, so that no store to either goes unnoticed.
+    this.#slot(vcpu, first);
+    this.#slot(vcpu, second);
+    const low = this.#halves[frameByte(first) / 2 + 2047]!;
+    const raw = low | (this.#halves[frameByte(second) / 2]! << 16);
+    const at = vcpu + AT.cross + ((lo >>> 12) % CROSS_ENTRIES) * CROSS_WORDS;
+    this.#parts.decoder.write(at + 4, raw, -1);
+    this.#words[at + 12] = Op.PageEnd;
+    this.#words[at] = lo | this.#words[vcpu + AT.privilege]!;
+    this.#words[at + 1] = hi;
+  }
+}
+
+const nextPageLo = (lo: number): number => ((lo & ~0xfff) + 4096) | 0;
+const nextPageHi = (lo: number, hi: number): number => (lo >>> 12 === 0xfffff ? (hi + 1) | 0 : hi);

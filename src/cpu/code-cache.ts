@@ -1,0 +1,161 @@
+import type { Pfn } from '../base/units.ts';
+import type { Arena } from '../sync/arena.ts';
+import { i32, struct } from '../sync/struct.ts';
+import { Op, PAGE_RECORDS, RECORD_BYTES, SLOT_BYTES } from './decoded.ts';
+import type { Fill } from './tlb.ts';
+import type { CodePtr } from './vcpu.ts';
+
+// Decoded pages of a VM, by frame. A slot is
+//
+//   free      frames[slot] is 0
+//   live      frames[slot] is a frame whose map word is slot + 1
+//   orphaned  frames[slot] is a frame whose map word says otherwise: dropped, maybe still being executed
+//
+// Only `reclaim` makes orphans free, after every vCPU of the VM has dropped its Exec entries. The map and
+// `frames` are atomic throughout; `slot` state moves by compare-exchange, so it needs no lock.
+
+const FIELDS = {
+  slots: i32,
+  /** Byte address of slot 0. */
+  base: i32,
+  /** Word index: for each frame of the arena, slot + 1 or 0. */
+  map: i32,
+  /** Word index: for each slot, its frame or 0. */
+  frames: i32,
+  /** Word index: for each slot, whether it was looked up since reclaim last passed. */
+  referenced: i32,
+  hand: i32,
+  /** Counts drops; a vCPU whose `codeSeen` differs has Exec entries to drop. */
+  generation: i32,
+} as const;
+
+export class CodeCache {
+  readonly #words: Int32Array;
+  readonly #arena: Arena;
+  readonly #fill: Fill;
+  readonly #code;
+
+  constructor(arena: Arena, fill: Fill) {
+    this.#words = arena.words;
+    this.#arena = arena;
+    this.#fill = fill;
+    this.#code = struct(arena.words, 'code', FIELDS);
+  }
+
+  create(alloc: (words: number) => number, slots: number): CodePtr {
+    const code = alloc(this.#code.words) as CodePtr;
+    this.#code.slots.set(code, slots);
+    this.#code.base.set(code, alignToLine(alloc((slots * SLOT_BYTES) / 4 + 16)) * 4);
+    this.#code.map.set(code, alloc(this.#arena.frames));
+    this.#code.frames.set(code, alloc(slots));
+    this.#code.referenced.set(code, alloc(slots));
+    return code;
+  }
+
+  generation(code: CodePtr): number {
+    return this.#code.generation.load(code);
+  }
+
+  #mapWord(code: CodePtr, pfn: Pfn): number {
+    return this.#code.map.get(code) + pfn - this.#arena.firstFrame;
+  }
+
+  #slotByte(code: CodePtr, slot: number): number {
+    return (this.#code.base.get(code) + slot * SLOT_BYTES) | 0;
+  }
+
+  /** Byte address of a frame's decoded page, or 0. */
+  find(code: CodePtr, pfn: Pfn): number {
+    const entry = Atomics.load(this.#words, this.#mapWord(code, pfn));
+    if (entry === 0) return 0;
+    this.#words[this.#code.referenced.get(code) + entry - 1] = 1;
+    return this.#slotByte(code, entry - 1);
+  }
+
+  /** The same, for a new page, with nothing decoded in it; 0 when no slot is free. */
+  add(code: CodePtr, pfn: Pfn): number {
+    const slot = this.#claim(code, pfn);
+    if (slot < 0) return 0;
+    const at = this.#slotByte(code, slot);
+    this.#fill(at, 0, SLOT_BYTES);
+    this.#words[(at >>> 2) + (PAGE_RECORDS * RECORD_BYTES) / 4] = Op.PageEnd;
+    const before = Atomics.compareExchange(this.#words, this.#mapWord(code, pfn), 0, slot + 1);
+    // Another vCPU was first: this slot is an orphan now.
+    return before === 0 ? at : this.#slotByte(code, before - 1);
+  }
+
+  #claim(code: CodePtr, pfn: Pfn): number {
+    const frames = this.#code.frames.get(code);
+    const slots = this.#code.slots.get(code);
+    for (let hand = this.#code.hand.get(code); hand < slots; hand++) {
+      if (Atomics.load(this.#words, frames + hand) !== 0) continue;
+      if (Atomics.compareExchange(this.#words, frames + hand, 0, pfn) !== 0) continue;
+      this.#code.hand.set(code, hand + 1);
+      return hand;
+    }
+    this.#code.hand.set(code, slots);
+    return -1;
+  }
+
+  /** Orphans a frame's decoded page. Returns its byte address, or 0 if it has none. Any thread. */
+  drop(code: CodePtr, pfn: Pfn): number {
+    const word = this.#mapWord(code, pfn);
+    if (Atomics.load(this.#words, word) === 0) return 0;
+    const entry = Atomics.exchange(this.#words, word, 0);
+    if (entry === 0) return 0;
+    this.#code.generation.add(code, 1);
+    return this.#slotByte(code, entry - 1);
+  }
+
+  /** Orphans slots that were not used lately until an eighth of all are orphans. */
+  evict(code: CodePtr): void {
+    const slots = this.#code.slots.get(code);
+    let wanted = Math.max(slots >>> 3, 1);
+    for (let slot = 0; slot < slots; slot++) if (!this.#isLive(code, slot)) wanted--;
+    for (let turn = 0; turn < 2 && wanted > 0; turn++) {
+      for (let slot = 0; slot < slots && wanted > 0; slot++) if (this.#evictOne(code, slot)) wanted--;
+    }
+  }
+
+  #evictOne(code: CodePtr, slot: number): boolean {
+    if (!this.#isLive(code, slot)) return false;
+    const referenced = this.#code.referenced.get(code) + slot;
+    if (this.#words[referenced] !== 0) {
+      this.#words[referenced] = 0;
+      return false;
+    }
+    this.drop(code, Atomics.load(this.#words, this.#code.frames.get(code) + slot));
+    return true;
+  }
+
+  #isLive(code: CodePtr, slot: number): boolean {
+    const pfn = Atomics.load(this.#words, this.#code.frames.get(code) + slot);
+    return pfn !== 0 && Atomics.load(this.#words, this.#mapWord(code, pfn)) === slot + 1;
+  }
+
+  /** Frees the orphans. Requires: no vCPU of the VM can execute from one; see above. */
+  reclaim(code: CodePtr): void {
+    const frames = this.#code.frames.get(code);
+    for (let slot = this.#code.slots.get(code) - 1; slot >= 0; slot--) {
+      if (!this.#isLive(code, slot)) Atomics.store(this.#words, frames + slot, 0);
+    }
+    this.#code.hand.set(code, 0);
+  }
+
+  /** The slot in which a byte address lies. */
+  slotOf(code: CodePtr, byte: number): number {
+    return Math.floor(((byte - this.#code.base.get(code)) >>> 0) / SLOT_BYTES);
+  }
+
+  /** The number of the decoded record at a byte address of a slot; twice that is its offset in the page. */
+  recordOf(code: CodePtr, slot: number, byte: number): number {
+    return ((byte - this.#slotByte(code, slot)) >>> 0) / RECORD_BYTES;
+  }
+
+  /** The frame that a slot was decoded from. */
+  frameOf(code: CodePtr, slot: number): Pfn {
+    return Atomics.load(this.#words, this.#code.frames.get(code) + slot);
+  }
+}
+
+const alignToLine = (word: number): number => Math.ceil(word / 16) * 16;

@@ -1,0 +1,74 @@
+import { INSTRUCTIONS } from './instructions.ts';
+
+// What a decoded page consists of: one record for each halfword, then a record that leads to the next page.
+//
+//   byte  0   u16  op      which case of the interpreter; 0: not decoded yet
+//         2   u16  rd      byte offset of the register in the vCPU record; writes to x0 go to `dummy`
+//         4   u16  rs1
+//         6   u16  rs2
+//         8   i32  imm     branches within the page: distance in records' bytes, see IMM_SCALE
+//        12   u32  raw     the halfword or word as it stands in memory
+//
+// `imm` of instructions that round holds the mode, and the byte offset of rs3 above RS3_SHIFT.
+
+export const RECORD_BYTES = 16;
+export const RECORD = { op: 0, rd: 2, rs1: 4, rs2: 6, imm: 8, raw: 12 } as const;
+export const PAGE_RECORDS = 2048;
+/** A slot of the code cache; the odd 64 bytes keep slots from sharing cache sets. */
+export const SLOT_BYTES = PAGE_RECORDS * RECORD_BYTES + 64;
+/** Record bytes for each byte of code: 16 for 2. */
+export const IMM_SCALE = 8;
+export const RS3_SHIFT = 8;
+
+export const Op = {
+  /** Calls out to the decoder, then again. */
+  Undecoded: 0,
+  /** Past the page's last instruction: look up the next page. */
+  PageEnd: 1,
+  /** A 32-bit instruction in the page's last halfword. */
+  Cross: 2,
+  /** Everything without generated semantics, and illegal instructions. */
+  Slow: 3,
+} as const;
+const FIRST = 4;
+
+/** One case of the interpreter: a row at a length; `far` when its target is in another page. */
+export type Variant = { readonly row: number; readonly length: 2 | 4; readonly far: boolean };
+
+/** What `expand` can yield, hence the rows that come in a 2-byte form. */
+const SHORT: ReadonlySet<string> = new Set(
+  (
+    'addi addiw andi slli srli srai lui add sub xor or and addw subw lw ld sw sd fld fsd ' +
+    'jal jalr beq bne'
+  ).split(' '),
+);
+
+function listVariants(): Variant[] {
+  const list: Variant[] = [];
+  INSTRUCTIONS.forEach((instruction, row) => {
+    if (instruction.emit === undefined) return;
+    const imm = instruction.format.imm;
+    for (const far of imm === 'b' || imm === 'j' ? [false, true] : [false]) {
+      list.push({ row, length: 4, far });
+      if (SHORT.has(instruction.name)) list.push({ row, length: 2, far });
+    }
+  });
+  return list;
+}
+
+/** In the order of their op numbers, of which the first is FIRST_VARIANT. */
+export const VARIANTS: readonly Variant[] = listVariants();
+export const FIRST_VARIANT = FIRST;
+
+function index(): Uint16Array {
+  const table = new Uint16Array(INSTRUCTIONS.length * 4);
+  VARIANTS.forEach((v, i) => {
+    table[v.row * 4 + (v.length === 2 ? 1 : 0) + (v.far ? 2 : 0)] = FIRST + i;
+  });
+  return table;
+}
+const INDEX = index();
+
+/** The interpreter's case for a row; Op.Slow when it has no generated semantics. */
+export const opOf = (row: number, length: number, far: boolean): number =>
+  (INDEX[row * 4 + (length === 2 ? 1 : 0) + (far ? 2 : 0)] as number) || Op.Slow;

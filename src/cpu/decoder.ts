@@ -1,0 +1,104 @@
+import { type Arena, frameByte } from '../sync/arena.ts';
+import type { CodeCache } from './code-cache.ts';
+import { immediateOf, isLong, NO_ROW, rdOf, rowOf, rs1Of, rs2Of, rs3Of, wordOf } from './decode.ts';
+import { IMM_SCALE, Op, opOf, PAGE_RECORDS, RECORD_BYTES, RS3_SHIFT } from './decoded.ts';
+import { Extend, type Instruction, type RegisterFile } from './instruction.ts';
+import { INSTRUCTIONS, numberOf } from './instructions.ts';
+import { AT, type CodePtr } from './vcpu.ts';
+
+const RECORD_WORDS = RECORD_BYTES / 4;
+/** How many instructions to decode ahead of the one that is asked for. */
+const AHEAD = 16;
+const FENCE = numberOf('fence');
+const FENCE_LIGHT = numberOf('fence.light');
+/** After these the next bytes need not be instructions. */
+const ENDS: ReadonlySet<number> = new Set(['jal', 'jalr', 'ecall', 'ebreak', 'sret'].map(numberOf));
+
+const registerByte = (file: RegisterFile | undefined, n: number): number =>
+  ((file === 'f' ? AT.f : AT.x) + 2 * n) * 4;
+
+/** Turns instructions in frames into the records that the interpreter executes. */
+export class Decoder {
+  readonly #words: Int32Array;
+  readonly #halves: Uint16Array;
+  readonly #cache: CodeCache;
+
+  constructor(arena: Arena, cache: CodeCache) {
+    this.#words = arena.words;
+    this.#halves = new Uint16Array(arena.memory.buffer);
+    this.#cache = cache;
+  }
+
+  /** Fills the record at byte address `at` of a slot, and some that follow it in straight line. */
+  decodeAt(code: CodePtr, at: number): void {
+    const slot = this.#cache.slotOf(code, at);
+    let record = this.#cache.recordOf(code, slot, at);
+    const half = frameByte(this.#cache.frameOf(code, slot)) / 2;
+    let word = at >>> 2;
+    for (let i = 0; i < AHEAD && record < PAGE_RECORDS && (this.#words[word]! & 0xffff) === 0; i++) {
+      const step = this.#decodeOne(half, record, word);
+      if (step === 0) return;
+      record += step;
+      word += step * RECORD_WORDS;
+    }
+  }
+
+  /** Returns the instruction's halfwords, or 0 when nothing is known to follow it. */
+  #decodeOne(half: number, record: number, word: number): number {
+    const low = this.#halves[half + record] as number;
+    if (!isLong(low)) return this.write(word, low, record * 2);
+    if (record === PAGE_RECORDS - 1) {
+      this.#words[word] = Op.Cross;
+      return 0;
+    }
+    return this.write(word, low | ((this.#halves[half + record + 1] as number) << 16), record * 2);
+  }
+
+  /**
+   * Writes the record at word index `at` for the instruction `raw`, which stands at `offset` in its page,
+   * or at -1 when jumps must not assume to stay in the page. Returns its halfwords, 0 after a jump.
+   */
+  write(at: number, raw: number, offset: number): number {
+    const long = isLong(raw);
+    const word = wordOf(raw);
+    const row = rowOf(word);
+    this.#words[at + 3] = raw;
+    if (row === NO_ROW) {
+      this.#words[at] = Op.Slow;
+      return 0;
+    }
+    this.#writeRow(at, word, row, long ? 4 : 2, offset);
+    if (ENDS.has(row)) return 0;
+    return long ? 2 : 1;
+  }
+
+  #writeRow(at: number, word: number, row: number, length: number, offset: number): void {
+    const format = (INSTRUCTIONS[row] as Instruction).format;
+    let imm = immediateOf(word, format.imm);
+    let far = false;
+    if (format.imm === 'b' || format.imm === 'j') {
+      far = offset < 0 || offset + imm < 0 || offset + imm >= 4096;
+      if (!far) imm *= IMM_SCALE;
+    } else if (row === FENCE) {
+      row = orders(imm) ? FENCE : FENCE_LIGHT;
+    } else if (format.rs3 !== undefined) {
+      imm |= registerByte(format.rs3, rs3Of(word)) << RS3_SHIFT;
+    }
+    const rd = rdOf(word);
+    const rdByte = format.rd !== 'f' && rd === 0 ? AT.dummy * 4 : registerByte(format.rd, rd);
+    this.#words[at + 1] =
+      registerByte(format.rs1, rs1Of(word)) | (registerByte(format.rs2, rs2Of(word)) << 16);
+    this.#words[at + 2] = imm;
+    // The op last: another vCPU that sees it sees the rest.
+    this.#words[at] = opOf(row, length, far) | (rdByte << 16);
+  }
+}
+
+/** Whether a fence keeps an earlier write from a later read. */
+const orders = (fence: number): boolean => (fence & 0x10) !== 0 && (fence & 0x2) !== 0 && fence >>> 8 === 0;
+
+/** How the instruction whose word this is extends what it loads. */
+export function extendOf(raw: number): Extend {
+  const row = rowOf(wordOf(raw));
+  return INSTRUCTIONS[row]?.extend ?? Extend.Sign;
+}

@@ -1,0 +1,52 @@
+import type { Code, MemoryOp, PlainOp } from '../wasm/code.ts';
+
+/** Functions of the generated module that semantics call. */
+export type Helper = 'mulhu' | 'mulh' | 'mulhsu';
+
+/** Bytes of a memory access. */
+export type Bytes = 1 | 2 | 4 | 8;
+
+/**
+ * What an instruction's semantics are written against: where operands come from and results go. The
+ * interpreter reads them from the register file through the decoded record; a translator would read
+ * locals. Values of registers, `imm` and `pc` are i64 on wasm's stack.
+ */
+export interface Emit {
+  readonly c: Code;
+  rs1(): void;
+  rs2(): void;
+  rs3(): void;
+  /** The immediate, sign-extended. */
+  imm(): void;
+  /** The instruction's address. */
+  pc(): void;
+  /** The address of the next instruction in memory. */
+  nextPc(): void;
+  /** Writes the destination with what `value` pushes; `value` may read any operand. */
+  rd(value: () => void): void;
+  helper(name: Helper): void;
+  /** `rd = extend(memory[rs1 + imm])`; `after` turns what `op` pushes into the i64 to write. */
+  load(op: MemoryOp, bytes: Bytes, after?: () => void): void;
+  /** `memory[rs1 + imm] = rs2`. */
+  store(op: MemoryOp, bytes: Bytes): void;
+  lr(bytes: 4 | 8): void;
+  sc(bytes: 4 | 8): void;
+  /** `rd = memory[rs1]; memory[rs1] = op(that, rs2)`, by one atomic instruction. */
+  amo(op: MemoryOp, bytes: 4 | 8): void;
+  /** The same for minimum and maximum: keeps the old value where `keep(old, rs2)` is true. */
+  amoKeep(keep: PlainOp, bytes: 4 | 8): void;
+  /** Goes to pc + imm when `condition(rs1, rs2)`. */
+  branch(condition: PlainOp): void;
+  /** Goes to pc + imm, rd = nextPc. */
+  jump(): void;
+  /** Goes to (rs1 + imm) & ~1, rd = nextPc. */
+  jumpRegister(): void;
+  /** Traps unless sstatus.FS is on; with `dirties`, makes it Dirty. */
+  requireFp(dirties: boolean): void;
+  /** Makes sstatus.FS Dirty; once nothing can trap any more. */
+  dirtyFp(): void;
+  /** Calls a function of cpu/float with cpu, what `operands` pushes, and the rounding mode if it has one. */
+  float(name: string, operands: () => void, rounds: boolean): void;
+}
+
+export type Semantics = (e: Emit) => void;

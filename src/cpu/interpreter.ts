@@ -1,0 +1,246 @@
+import { assert } from '../base/assert.ts';
+import type { Code, Label } from '../wasm/code.ts';
+import { I32, ModuleBuilder } from '../wasm/encoder.ts';
+import { FIRST_VARIANT, Op, VARIANTS } from './decoded.ts';
+import { emitFloat } from './float/emit-float.ts';
+import { INSTRUCTIONS } from './instructions.ts';
+import { Access, Exit } from './interface.ts';
+import { InterpreterEmit } from './interpreter-emit.ts';
+import {
+  CPU,
+  declareLocals,
+  type ImportName,
+  type Imports,
+  type Internals,
+  type Locals,
+  type Places,
+} from './interpreter-locals.ts';
+import { defineMisses } from './interpreter-misses.ts';
+import { defineMultiplyHigh } from './multiply-high.ts';
+import { INDEX_MASK, KIND_BYTES } from './tlb-layout.ts';
+import { AT, CROSS_ENTRIES, CROSS_WORDS } from './vcpu.ts';
+
+// The interpreter is one function: `loop` around a `br_table` over the cases of decoded.ts.
+//
+//   resync   read pc, budget and TLB base from the record; return when the record says leave
+//     lookup   pc -> decoded page, by the Exec TLB
+//       next     one instruction: count it, branch to its case
+
+const EXEC = Access.Exec * KIND_BYTES;
+
+const IMPORTS: Record<ImportName, { params: readonly 0x7f[]; results: readonly 0x7f[] }> = {
+  fetch: { params: [I32], results: [] },
+  load: { params: [I32, I32], results: [I32] },
+  store: { params: [I32, I32], results: [I32] },
+  amo: { params: [I32, I32, I32], results: [I32] },
+  slow: { params: [I32, I32], results: [] },
+  decode: { params: [I32, I32], results: [] },
+  cross: { params: [I32], results: [] },
+};
+
+/** What the interpreter calls; addresses are bytes in the arena, `cpu` that of the vCPU record. */
+export type Callbacks = {
+  /** The record's pc has no Exec entry: makes one, or traps, or leaves. */
+  fetch(cpu: number): void;
+  /** Host address of `bytes` at the record's `ea`, maybe a copy; 0 after a trap or when leaving. */
+  load(cpu: number, bytes: number): number;
+  /** Stores the low `bytes` of the record's `data` at `ea`; 0 after a trap or when leaving. */
+  store(cpu: number, bytes: number): number;
+  /** Host address for an atomic instruction's access. */
+  amo(cpu: number, bytes: number, access: number): number;
+  /** Executes the instruction whose decoded record is at `dp`. */
+  slow(cpu: number, dp: number): void;
+  /** Fills the decoded record at `dp`. */
+  decode(cpu: number, dp: number): void;
+  /** Decodes the instruction at pc, which straddles two pages, into its private place; or traps. */
+  cross(cpu: number): void;
+};
+
+/** The generated module. Depends on nothing but `shared`, so one serves every thread. */
+export function compileInterpreter(shared: boolean): WebAssembly.Module {
+  const m = new ModuleBuilder();
+  m.importMemory('env', 'memory', { shared, maximum: 65536 });
+  const names = Object.keys(IMPORTS) as ImportName[];
+  const imports = Object.fromEntries(
+    names.map(name => [name, m.importFunction('env', name, IMPORTS[name])]),
+  ) as Imports;
+  const f: Internals = {
+    ...defineMultiplyHigh(m),
+    ...defineMisses(m, imports),
+    float: emitFloat(m, { fflags: AT.fflags * 4 }),
+  };
+  m.define('run', { params: [I32], results: [] }, c => writeRun(c, imports, f));
+  m.define('fill', { params: [I32, I32, I32], results: [] }, c => c.get(0).get(1).get(2).memoryFill());
+  return new WebAssembly.Module(m.finish());
+}
+
+function writeRun(c: Code, imports: Imports, f: Internals): void {
+  const l = declareLocals(c);
+  c.loop(resync => {
+    reload(c, l);
+    c.loop(lookup => {
+      writeLookup(c, l, imports, resync);
+      c.block(slow => {
+        c.block(done => {
+          c.loop(next => writeCases(c, l, imports, f, { resync, lookup, slow, next }, done));
+        });
+        pcOf(c, l);
+        c.set(l.pc);
+        leaveForBudget(c, l);
+      });
+      pcOf(c, l);
+      c.set(l.pc);
+      save(c, l);
+      c.get(CPU).get(l.dp).call(imports.slow).br(resync);
+    });
+  });
+}
+
+function reload(c: Code, l: Locals): void {
+  c.get(CPU)
+    .mem('i32_load', AT.leave * 4)
+    .if(() => void c.op('return_'), undefined, { likely: false });
+  c.get(CPU)
+    .mem('i32_load', AT.tlbBase * 4)
+    .set(l.tlb);
+  c.get(CPU)
+    .mem('i32_load', AT.left * 4)
+    .set(l.left);
+  c.get(CPU)
+    .mem('i64_load', AT.pc * 4)
+    .set(l.pc);
+}
+
+/** Stores `pc` and `left` where the callbacks look for them. */
+function save(c: Code, l: Locals): void {
+  c.get(CPU)
+    .get(l.pc)
+    .mem('i64_store', AT.pc * 4);
+  c.get(CPU)
+    .get(l.left)
+    .mem('i32_store', AT.left * 4);
+}
+
+function pcOf(c: Code, l: Locals): void {
+  c.get(l.pcBase).get(l.dp).i32(3).op('i32_shr_u', 'i64_extend_i32_u', 'i64_add');
+}
+
+function leaveForBudget(c: Code, l: Locals): void {
+  c.i32(0).set(l.left);
+  save(c, l);
+  c.get(CPU)
+    .i32(1 + Exit.Budget)
+    .mem('i32_store', AT.leave * 4)
+    .op('return_');
+}
+
+function writeLookup(c: Code, l: Locals, imports: Imports, resync: Label): void {
+  c.get(l.left)
+    .op('i32_eqz')
+    .if(() => leaveForBudget(c, l), undefined, { likely: false });
+  c.get(l.pc).op('i32_wrap_i64').i32(8).op('i32_shr_u').i32(INDEX_MASK).op('i32_and');
+  c.get(l.tlb).op('i32_add').tee(l.entry).mem('i64_load', EXEC);
+  c.get(l.pc)
+    .i64(-4096)
+    .op('i64_and')
+    .tee(l.pcBase)
+    .op('i64_ne')
+    .if(
+      () => {
+        save(c, l);
+        c.get(CPU).call(imports.fetch).br(resync);
+      },
+      undefined,
+      { likely: false },
+    );
+  c.get(l.entry)
+    .mem('i32_load', EXEC + 8)
+    .tee(l.entry);
+  c.get(l.pc).op('i32_wrap_i64').i32(0xffe).op('i32_and').i32(3).op('i32_shl', 'i32_add').set(l.dp);
+  c.get(l.pcBase).get(l.entry).i32(3).op('i32_shr_u', 'i64_extend_i32_u', 'i64_sub').set(l.pcBase);
+}
+
+function writeCases(c: Code, l: Locals, imports: Imports, f: Internals, at: Places, done: Label): void {
+  c.get(l.left).i32(1).op('i32_sub').tee(l.left).i32(0).op('i32_lt_s').brIf(done, false);
+  const labels = openCases(c, FIRST_VARIANT + VARIANTS.length);
+  c.get(l.dp)
+    .mem('i32_load16_u')
+    .brTable(labels, labels[Op.Slow] as Label);
+  c.close();
+  writeUndecoded(c, l, imports, at);
+  c.close();
+  writePageEnd(c, l, at);
+  c.close();
+  writeCross(c, l, imports, at);
+  c.close();
+  c.br(at.slow);
+  for (const variant of VARIANTS) {
+    c.close();
+    const e = new InterpreterEmit(c, l, at, f, variant.length, variant.far);
+    const semantics = INSTRUCTIONS[variant.row]!.emit;
+    assert(semantics !== undefined, 'a variant has semantics');
+    semantics(e);
+    e.advance();
+  }
+}
+
+/** Opens one block per case, so that `close` ends them in the order of their numbers. */
+function openCases(c: Code, count: number): Label[] {
+  const labels: Label[] = [];
+  for (let i = count - 1; i >= 0; i--) labels[i] = c.open();
+  return labels;
+}
+
+/** Cases that execute nothing give back what the head of the loop counted. */
+function uncount(c: Code, l: Locals): void {
+  c.get(l.left).i32(1).op('i32_add').set(l.left);
+}
+
+function writeUndecoded(c: Code, l: Locals, imports: Imports, at: Places): void {
+  uncount(c, l);
+  c.get(CPU).get(l.dp).call(imports.decode).br(at.next);
+}
+
+function writePageEnd(c: Code, l: Locals, at: Places): void {
+  uncount(c, l);
+  pcOf(c, l);
+  c.set(l.pc).br(at.lookup);
+}
+
+/** The private place is tagged with pc and, in the bit that a pc never has, the privilege. */
+function writeCross(c: Code, l: Locals, imports: Imports, at: Places): void {
+  uncount(c, l);
+  pcOf(c, l);
+  c.tee(l.pc)
+    .op('i32_wrap_i64')
+    .i32(12)
+    .op('i32_shr_u')
+    .i32(CROSS_ENTRIES - 1)
+    .op('i32_and');
+  c.i32(CROSS_WORDS * 4)
+    .op('i32_mul')
+    .get(CPU)
+    .op('i32_add')
+    .tee(l.entry)
+    .mem('i64_load', AT.cross * 4);
+  c.get(l.pc)
+    .get(CPU)
+    .mem('i64_load32_u', AT.privilege * 4)
+    .op('i64_or', 'i64_ne')
+    .if(
+      () => {
+        save(c, l);
+        c.get(CPU).call(imports.cross).br(at.resync);
+      },
+      undefined,
+      { likely: false },
+    );
+  c.get(l.entry)
+    .i32(AT.cross * 4 + 16)
+    .op('i32_add')
+    .tee(l.dp)
+    .i32(3)
+    .op('i32_shr_u', 'i64_extend_i32_u')
+    .set(l.a);
+  c.get(l.pc).get(l.a).op('i64_sub').set(l.pcBase).br(at.next);
+}

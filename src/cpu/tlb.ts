@@ -1,0 +1,176 @@
+import type { Pfn } from '../base/units.ts';
+import { Access, type VcpuPtr } from './interface.ts';
+import {
+  ENTRY_BYTES,
+  INDEX_MASK,
+  KIND_BYTES,
+  SET_BYTES,
+  TLB_BYTES,
+  TLB_ENTRIES,
+  TLB_SETS,
+  TlbSet,
+} from './tlb-layout.ts';
+import { AT, CROSS_ENTRIES, CROSS_WORDS, Privilege, Status } from './vcpu.ts';
+
+const ENTRY_WORDS = ENTRY_BYTES / 4;
+const KIND_WORDS = KIND_BYTES / 4;
+const SET_WORDS = SET_BYTES / 4;
+const SUPERPAGE_BITS = 64 * 32;
+
+/** Fills bytes of the arena; wasm's memory.fill. */
+export type Fill = (byteAddress: number, value: number, bytes: number) => void;
+
+/** Writes and drops the entries of the vCPUs' TLBs; generated code reads them. */
+export class Tlb {
+  readonly #words: Int32Array;
+  readonly #fill: Fill;
+
+  constructor(words: Int32Array, fill: Fill) {
+    this.#words = words;
+    this.#fill = fill;
+  }
+
+  /** Points the vCPU at the set that its privilege and SUM ask for. After any change of either. */
+  select(vcpu: VcpuPtr): void {
+    const w = this.#words;
+    let set: number = TlbSet.User;
+    if (w[vcpu + AT.privilege] === Privilege.Supervisor) {
+      set = (w[vcpu + AT.sstatus]! & Status.SUM) === 0 ? TlbSet.Supervisor : TlbSet.SupervisorSum;
+    }
+    w[vcpu + AT.tlbBase] = w[vcpu + AT.tlb]! * 4 + set * SET_BYTES;
+    // What a supervisor may do without SUM it may do with it.
+    w[vcpu + AT.tlbBorrow] = set === TlbSet.SupervisorSum ? SET_BYTES : 0;
+  }
+
+  /** Word index of the entry for a page in the set in use; `lo` is the low word of its address. */
+  #entry(vcpu: VcpuPtr, access: Access, lo: number): number {
+    const base = this.#words[vcpu + AT.tlbBase]! >>> 2;
+    return base + access * KIND_WORDS + (((lo >>> 8) & INDEX_MASK) >>> 2);
+  }
+
+  /** `value`: host - va of Read and Write, the decoded page's byte address of Exec. */
+  insert(vcpu: VcpuPtr, access: Access, lo: number, hi: number, value: number): void {
+    const at = this.#entry(vcpu, access, lo);
+    const w = this.#words;
+    w[at] = lo & ~0xfff;
+    w[at + 1] = hi;
+    w[at + 2] = value;
+  }
+
+  /** Copies the supervisor's entry into its SUM set, if there is one; true if so. */
+  borrow(vcpu: VcpuPtr, access: Access, lo: number, hi: number): boolean {
+    const w = this.#words;
+    const at = this.#entry(vcpu, access, lo);
+    const from = at - (w[vcpu + AT.tlbBorrow]! >>> 2);
+    if (from === at || w[from] !== (lo & ~0xfff) || w[from + 1] !== hi) return false;
+    w.copyWithin(at, from, from + 3);
+    return true;
+  }
+
+  /** All that rests on the guest's page tables. */
+  flush(vcpu: VcpuPtr): void {
+    const w = this.#words;
+    if (w[vcpu + AT.tlb] !== 0) this.#fill(w[vcpu + AT.tlb]! * 4, 0xff, TLB_BYTES);
+    w[vcpu + AT.tlbLocal] = 0;
+    w.fill(0, vcpu + AT.superpages, vcpu + AT.superpages + 64);
+    this.dropCrossing(vcpu);
+  }
+
+  /** All that rests on frames: the TLBs, page-table frames, and the reservation (J-10). */
+  flushHost(vcpu: VcpuPtr): void {
+    this.flush(vcpu);
+    this.#words[vcpu + AT.reservation] = 0;
+    this.#words.fill(0, vcpu + AT.walkCache, vcpu + AT.walkCache + 128);
+  }
+
+  /** What another address space must not see. The supervisor's set mostly holds global pages only. */
+  flushLocal(vcpu: VcpuPtr): void {
+    const w = this.#words;
+    if (w[vcpu + AT.tlbLocal] !== 0) {
+      this.flush(vcpu);
+      return;
+    }
+    const tlb = w[vcpu + AT.tlb]! * 4;
+    this.#fill(tlb + TlbSet.User * SET_BYTES, 0xff, SET_BYTES);
+    this.#fill(tlb + TlbSet.SupervisorSum * SET_BYTES, 0xff, SET_BYTES);
+    this.dropCrossing(vcpu);
+  }
+
+  /** The leaf that translates one address: its page, or everything if that may be part of a superpage. */
+  flushPage(vcpu: VcpuPtr, lo: number, hi: number): void {
+    if (this.#maybeSuperpage(vcpu, lo, hi)) {
+      this.flush(vcpu);
+      return;
+    }
+    const w = this.#words;
+    const index = ((lo >>> 8) & INDEX_MASK) >>> 2;
+    const first = w[vcpu + AT.tlb]! + index;
+    for (let i = 0; i < TLB_SETS * 3; i++) {
+      const at = first + i * KIND_WORDS;
+      if (w[at] === (lo & ~0xfff) && w[at + 1] === hi) w.fill(-1, at, at + 2);
+    }
+    this.dropCrossing(vcpu);
+  }
+
+  /** Remembers that pages of the superpage around an address may be cached. */
+  noteSuperpage(vcpu: VcpuPtr, lo: number, hi: number, level: number): void {
+    const bit = superpageBit(lo, hi, level);
+    this.#words[vcpu + AT.superpages + (bit >>> 5)]! |= 1 << (bit & 31);
+  }
+
+  #maybeSuperpage(vcpu: VcpuPtr, lo: number, hi: number): boolean {
+    const filter = vcpu + AT.superpages;
+    for (let level = 1; level <= 2; level++) {
+      const bit = superpageBit(lo, hi, level);
+      if ((this.#words[filter + (bit >>> 5)]! & (1 << (bit & 31))) !== 0) return true;
+    }
+    return false;
+  }
+
+  dropCrossing(vcpu: VcpuPtr): void {
+    for (let i = 0; i < CROSS_ENTRIES; i++) {
+      this.#words[vcpu + AT.cross + i * CROSS_WORDS] = 0;
+      this.#words[vcpu + AT.cross + i * CROSS_WORDS + 1] = 0;
+    }
+  }
+
+  /** All Exec entries. */
+  flushExec(vcpu: VcpuPtr): void {
+    const tlb = this.#words[vcpu + AT.tlb]! * 4;
+    for (let set = 0; set < TLB_SETS; set++) {
+      this.#fill(tlb + set * SET_BYTES + Access.Exec * KIND_BYTES, 0xff, KIND_BYTES);
+    }
+    this.dropCrossing(vcpu);
+  }
+
+  /** Exec entries that lead to a decoded page. */
+  dropSlot(vcpu: VcpuPtr, slotByte: number): void {
+    const w = this.#words;
+    for (let set = 0; set < TLB_SETS; set++) {
+      const first = w[vcpu + AT.tlb]! + set * SET_WORDS + Access.Exec * KIND_WORDS;
+      for (let at = first; at < first + TLB_ENTRIES * ENTRY_WORDS; at += ENTRY_WORDS) {
+        if (w[at + 2] === slotByte) w.fill(-1, at, at + 3);
+      }
+    }
+    this.dropCrossing(vcpu);
+  }
+
+  /** Write entries through which a frame can be changed. */
+  dropWrites(vcpu: VcpuPtr, pfn: Pfn): void {
+    const w = this.#words;
+    const page = pfn << 12;
+    for (let set = 0; set < TLB_SETS; set++) {
+      const first = w[vcpu + AT.tlb]! + set * SET_WORDS + Access.Write * KIND_WORDS;
+      for (let at = first; at < first + TLB_ENTRIES * ENTRY_WORDS; at += ENTRY_WORDS) {
+        if (((w[at]! + w[at + 2]!) | 0) === page) w.fill(-1, at, at + 3);
+      }
+    }
+  }
+}
+
+/** Where the filter has the 2 MiB (level 1) or 1 GiB (level 2) region around an address. */
+function superpageBit(lo: number, hi: number, level: number): number {
+  const gigabyte = (hi << 2) | (lo >>> 30);
+  const region = level === 2 ? gigabyte * 7 + 3 : gigabyte * 512 + ((lo >>> 21) & 511);
+  return (region >>> 0) % SUPERPAGE_BITS;
+}
