@@ -21,6 +21,11 @@ import { OBJECT_HEADER, type SizeClass, sizeClasses, ZSPAGE_HEADER } from './zs-
 //   object  one header word: owner * 2 + 1 when in use, else (next free object + 1) * 2; then the data
 //
 // A full zspage is on no list.
+//
+//   Z1  An object fits its class, and a class's objects fit its zspage.
+//   Z2  An object is on its zspage's free list, or has an owner who knows its handle.
+//   Z3  A slot is written, read and freed by turns (the swap cache's page lock; zram.ts).
+//   Z4  Compaction starts on a zspage only when its objects have room elsewhere, and none is being read.
 
 const CLASS = 0;
 const IN_USE = 1;
