@@ -1,0 +1,16 @@
+import type { AnyCase } from '../case.ts';
+
+/** Modules of cases, loaded when first asked for. */
+const MODULES: readonly (() => Promise<{ cases: readonly AnyCase[] }>)[] = [() => import('./locks.ts')];
+
+export async function allCases(): Promise<AnyCase[]> {
+  const modules = await Promise.all(MODULES.map(load => load()));
+  return modules.flatMap(m => m.cases);
+}
+
+/** Throws RangeError when there is none of that name. */
+export async function findCase(name: string): Promise<AnyCase> {
+  const found = (await allCases()).find(c => c.name === name);
+  if (found === undefined) throw new RangeError(`no case '${name}'; see --list`);
+  return found;
+}

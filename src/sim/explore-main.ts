@@ -1,0 +1,44 @@
+import { parseArgs } from 'node:util';
+import { allCases } from './cases/index.ts';
+import { runAll, runOne } from './run.ts';
+
+const USAGE = `npm run explore -- [--list] [--case NAME] [--profile NAME] [--preemptions N] [--random N] [--seed N]
+                   [--mutant NAME] [--schedule 'actor*n actor …'] [--jobs N] [--litmus [SECONDS]]`;
+
+async function main(): Promise<number> {
+  const { values } = parseArgs({
+    options: {
+      list: { type: 'boolean' },
+      help: { type: 'boolean' },
+      case: { type: 'string', multiple: true },
+      profile: { type: 'string' },
+      preemptions: { type: 'string', default: '2' },
+      random: { type: 'string', default: '200' },
+      seed: { type: 'string', default: '1' },
+      mutant: { type: 'string' },
+      schedule: { type: 'string' },
+      jobs: { type: 'string', default: '2' },
+    },
+  });
+  if (values.help) {
+    console.log(USAGE);
+    return 0;
+  }
+  const options = {
+    preemptions: Number(values.preemptions),
+    random: Number(values.random),
+    seed: Number(values.seed),
+    maxSchedules: 2_000_000,
+  };
+  const wanted = (await allCases()).filter(c => values.case === undefined || values.case.includes(c.name));
+  if (values.list) {
+    for (const c of wanted) console.log(`${c.name.padEnd(18)} ${c.profiles.join(',').padEnd(24)} ${c.title}`);
+    return 0;
+  }
+  if (values.schedule !== undefined) {
+    return runOne(wanted[0]!, values.profile, values.mutant, values.schedule);
+  }
+  return runAll(wanted, values.profile, options);
+}
+
+process.exitCode = await main();

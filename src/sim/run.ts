@@ -1,0 +1,154 @@
+import type { AnyCase } from './case.ts';
+import { type Exploration, explore, type Failure, type Options, Session } from './explorer.ts';
+import { Pool } from './pool.ts';
+import { parsePlan } from './schedule.ts';
+
+/** What came of one case under one profile. Plain data, so that a thread can send it. */
+export type Report = {
+  name: string;
+  profile: string;
+  bound: number;
+  schedules: number;
+  pruned: number;
+  points: number;
+  milliseconds: number;
+  mutants: { name: string; killed: boolean; schedules: number; by: string }[];
+  /** Everything that makes the case fail. */
+  problems: string[];
+};
+
+/** Explores a case, then each of its mutants until a schedule fails. */
+export async function runCase(pool: Pool, test: AnyCase, profile: string, options: Options): Promise<Report> {
+  const started = performance.now();
+  const bounded = { ...options, preemptions: test.preemptions ?? options.preemptions };
+  const honest = await exploreWith(pool, test, profile, {}, bounded);
+  const report: Report = {
+    name: test.name,
+    profile,
+    bound: bounded.preemptions,
+    schedules: honest.schedules,
+    pruned: honest.pruned,
+    points: honest.points.size,
+    milliseconds: 0,
+    mutants: [],
+    problems: problemsOf(honest, test, profile),
+  };
+  for (const mutant of test.mutants) {
+    if (mutant.profiles !== undefined && !mutant.profiles.includes(profile)) continue;
+    const broken = await exploreWith(pool, test, profile, mutant.breaks, bounded);
+    const { failure, schedules } = broken;
+    report.mutants.push({
+      name: mutant.name,
+      killed: failure !== undefined,
+      schedules,
+      by: failure?.reason ?? '',
+    });
+    report.schedules += schedules;
+    if (failure === undefined)
+      report.problems.push(`mutant '${mutant.name}' survived ${schedules} schedules`);
+  }
+  report.milliseconds = performance.now() - started;
+  return report;
+}
+
+async function exploreWith(
+  pool: Pool,
+  test: AnyCase,
+  profile: string,
+  breaks: object,
+  options: Options,
+): Promise<Exploration> {
+  const session = new Session(pool, test, profile, breaks);
+  await session.load();
+  return explore(session, test.reach, options);
+}
+
+function problemsOf(found: Exploration, test: AnyCase, profile: string): string[] {
+  if (found.failure !== undefined) return [describe(found.failure, test, profile)];
+  const problems = found.unreached.map(constraint => `never reached: ${constraint}`);
+  if (!found.complete) problems.push(`gave up after ${found.schedules} schedules`);
+  return problems;
+}
+
+function describe(failure: Failure, test: AnyCase, profile: string): string {
+  return [
+    failure.reason,
+    `  ${failure.trace}`,
+    `  npm run explore -- --case ${test.name} --profile ${profile} --schedule '${failure.schedule}'`,
+  ].join('\n');
+}
+
+/** One line of the table. */
+export function formatReport(r: Report): string {
+  const killed = r.mutants.filter(m => m.killed).length;
+  return [
+    r.problems.length === 0 ? 'ok  ' : 'FAIL',
+    r.name.padEnd(16),
+    r.profile.padEnd(10),
+    `bound ${r.bound}`,
+    `points ${String(r.points).padStart(3)}`,
+    `schedules ${String(r.schedules).padStart(7)}`,
+    `pruned ${String(r.pruned).padStart(7)}`,
+    `mutants ${killed}/${r.mutants.length}`,
+    `${(r.milliseconds / 1000).toFixed(1)} s`,
+  ].join('  ');
+}
+
+/** Replays one schedule and prints what happened; 1 if it fails. */
+export async function runOne(
+  test: AnyCase,
+  profile: string | undefined,
+  mutant: string | undefined,
+  schedule: string,
+): Promise<number> {
+  const pool = new Pool();
+  try {
+    const broken = test.mutants.find(m => m.name === mutant);
+    if (mutant !== undefined && broken === undefined) throw new RangeError(`no mutant '${mutant}'`);
+    const session = new Session(pool, test, profile ?? (test.profiles[0] as string), broken?.breaks ?? {});
+    await session.load();
+    const { trace, wrong } = session.run(parsePlan(schedule, session.actors));
+    for (const e of trace) console.log(`  ${e.actor.padEnd(12)} ${e.label}`);
+    console.log(wrong ?? 'ok');
+    return wrong === undefined ? 0 : 1;
+  } finally {
+    await pool.close();
+  }
+}
+
+/** Explores all cases under all their profiles and prints the table; 1 if anything is wrong. */
+export async function runAll(
+  cases: readonly AnyCase[],
+  profile: string | undefined,
+  options: Options,
+): Promise<number> {
+  const started = performance.now();
+  const pool = new Pool();
+  const reports: Report[] = [];
+  for (const test of cases) {
+    for (const p of test.profiles) {
+      if (profile !== undefined && p !== profile) continue;
+      const report = await runCase(pool, test, p, options);
+      reports.push(report);
+      print(report);
+    }
+  }
+  await pool.close();
+  return total(reports, performance.now() - started);
+}
+
+function print(report: Report): void {
+  console.log(formatReport(report));
+  for (const problem of report.problems) console.log(`     ${problem.replaceAll('\n', '\n     ')}`);
+}
+
+function total(reports: readonly Report[], milliseconds: number): number {
+  const sum = (pick: (r: Report) => number): number => reports.reduce((n, r) => n + pick(r), 0);
+  const killed = sum(r => r.mutants.filter(m => m.killed).length);
+  const failed = sum(r => (r.problems.length > 0 ? 1 : 0));
+  console.log(
+    `${reports.length} explorations, ${sum(r => r.schedules)} schedules, ${sum(r => r.pruned)} pruned, ` +
+      `${killed}/${sum(r => r.mutants.length)} mutants killed, ${failed} failed, ${(milliseconds / 1000).toFixed(0)} s`,
+  );
+  return failed > 0 || reports.length === 0 ? 1 : 0;
+}
