@@ -1,0 +1,51 @@
+import { parseArgs } from 'node:util';
+import { EXTENSIONS, type Extension } from './generate.ts';
+import { runIsa } from './isa.ts';
+import { findQemuUser } from './qemu-user.ts';
+
+// npm run conformance -- isa [--extension F] [--instructions N] [--seed N]
+
+const USAGE = 'usage: conformance isa|privileged [--seed N] [--instructions N] [--extension I|M|A|F|D|C]';
+const print = (line: string): void => console.log(line);
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    seed: { type: 'string' },
+    instructions: { type: 'string' },
+    extension: { type: 'string', multiple: true },
+  },
+});
+
+const isExtension = (name: string): name is Extension => EXTENSIONS.includes(name as Extension);
+
+const isa = async (): Promise<number> => {
+  const qemu = findQemuUser();
+  if (qemu === undefined) {
+    print('isa: not run: no qemu-riscv64 here; apt-get install qemu-user-static');
+    return 0;
+  }
+  const extensions = values.extension ?? [...EXTENSIONS];
+  if (!extensions.every(isExtension)) throw new Error(USAGE);
+  const seed = Number(values.seed ?? 1);
+  const instructions = Number(values.instructions ?? 1e7);
+  print(`isa: seed ${seed}, against ${qemu.version}`);
+  const differences = await runIsa({ seed, instructions, extensions, program: qemu.program, print });
+  print(`isa: ${differences} differences`);
+  return differences;
+};
+
+const run = async (): Promise<number> => {
+  if (positionals[0] === 'isa') return isa();
+  throw new Error(USAGE);
+};
+
+run().then(
+  differences => {
+    process.exitCode = differences === 0 ? 0 : 1;
+  },
+  (error: unknown) => {
+    console.error(error instanceof Error ? error.message : error);
+    process.exitCode = 125;
+  },
+);
