@@ -6,10 +6,10 @@ import { cacheDirectory } from '../host/node/cache-dir.ts';
 import { buildBase } from './build-base.ts';
 import type { BuildOptions } from './build-options.ts';
 import { buildTiny } from './build-tiny.ts';
-import { ChunkedDisk } from './chunked-disk.ts';
+import type { ChunkedDisk } from './chunked-disk.ts';
 import { readKernelHeader } from './kernel-image.ts';
 import { type ImageFile, type ImageManifest, isImageName, notAnImage, parseManifest } from './manifest.ts';
-import { nodeCodec, openFileSource } from './node-codec.ts';
+import { openDisk } from './open-disk.ts';
 
 /** Images this version knows how to build when they are missing. */
 export const KNOWN_IMAGES = ['tiny', 'base'] as const;
@@ -22,6 +22,8 @@ export type OpenImage = {
   kernel(): Uint8Array<ArrayBuffer>;
   initramfs(): Uint8Array<ArrayBuffer>;
   readonly disk?: ChunkedDisk;
+  /** The disk's file, for a thread that opens it itself (`openDisk`). */
+  readonly diskPath?: string;
   close(): void;
 };
 
@@ -66,14 +68,16 @@ export function openImage(nameOrPath: string, options: OpenOptions = {}): OpenIm
   readKernelHeader(kernel);
   const chosen = options.pristine === true ? manifest.pristine : manifest;
   const initramfs = readChecked(directory, chosen.initramfs, 'E_NOT_AN_IMAGE');
-  const disk = manifest.disk === undefined ? undefined : openDisk(directory, manifest.disk);
+  const diskPath = manifest.disk === undefined ? undefined : join(directory, manifest.disk.file);
+  if (diskPath !== undefined && !existsSync(diskPath)) throw notAnImage(`${diskPath} is missing`);
+  const disk = diskPath === undefined ? undefined : openDisk(diskPath);
   return {
     directory,
     manifest,
     commandLine: chosen.commandLine,
     kernel: () => kernel,
     initramfs: () => initramfs,
-    ...(disk === undefined ? {} : { disk }),
+    ...(disk === undefined || diskPath === undefined ? {} : { disk, diskPath }),
     close: () => disk?.close(),
   };
 }
@@ -135,16 +139,4 @@ function readChecked(
     throw new FaultlineError('E_NOT_AN_IMAGE', `${file.file} is not what the image was built with`, { hint });
   }
   return bytes;
-}
-
-function openDisk(directory: string, file: ImageFile): ChunkedDisk {
-  const path = join(directory, file.file);
-  if (!existsSync(path)) throw notAnImage(`${file.file} is missing`);
-  const source = openFileSource(path);
-  try {
-    return new ChunkedDisk(source, nodeCodec);
-  } catch (error) {
-    source.close();
-    throw error;
-  }
 }

@@ -67,10 +67,10 @@ function userland(busybox: Uint8Array): CpioEntry[] {
  * of NUL-terminated strings in order of the alphabet, which opens with `[` and `[[`.
  */
 export function readApplets(busybox: Uint8Array): string[] {
-  const start = indexOf(busybox, new TextEncoder().encode('\0[\0[[\0'));
+  const start = indexOf(busybox, new TextEncoder().encode('[\0[[\0'));
   if (start < 0) return FALLBACK_APPLETS;
   const names: string[] = [];
-  for (let at = start + 1; at < busybox.length; ) {
+  for (let at = start; at < busybox.length; ) {
     const end = busybox.indexOf(0, at);
     const name = new TextDecoder().decode(busybox.subarray(at, end < 0 ? at : end));
     if (!/^[[a-z0-9][a-z0-9_.[-]*$/.test(name) || name.length > 32) break;
