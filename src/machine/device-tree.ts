@@ -78,7 +78,11 @@ function addCpus(cpus: DeviceTree, harts: number): void {
     cpu.set('riscv,isa-base', 'rv64i').set('riscv,isa-extensions', EXTENSIONS);
     cpu.set('mmu-type', 'riscv,sv39');
     const intc = cpu.node('interrupt-controller');
-    intc.set('#address-cells', [0]).set('#interrupt-cells', [1]).set('interrupt-controller').set('compatible', 'riscv,cpu-intc');
+    intc
+      .set('#address-cells', [0])
+      .set('#interrupt-cells', [1])
+      .set('interrupt-controller')
+      .set('compatible', 'riscv,cpu-intc');
     intc.set('phandle', [INTC_PHANDLE + hart]);
   }
 }
