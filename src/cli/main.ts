@@ -1,0 +1,95 @@
+#!/usr/bin/env node
+import { Command, Option } from 'commander';
+import { doctor } from './doctor.ts';
+import { imageCommand } from './image.ts';
+import { mem } from './mem.ts';
+import { OWN_FAILURE, reportError, usageExit } from './report.ts';
+import { type RunFlags, run } from './run.ts';
+
+const program = new Command('faultline')
+  .description('A real 64-bit Debian inside JavaScript, in memory that swaps. No KVM, no root.')
+  .version('0.1.0')
+  .showHelpAfterError('(faultline --help shows what there is)')
+  .enablePositionalOptions()
+  .exitOverride();
+
+program
+  .command('run')
+  .description('boot an image and run a command in it; without one, a shell on its console')
+  .argument('[image]', "'tiny', 'base', a name from `image list`, or an image's directory")
+  .argument('[command...]', 'after `--`: what to run, with its arguments')
+  .option('-i, --interactive', 'hand on standard input')
+  .option('-t, --tty', 'give the command a terminal')
+  .option('-m, --memory <size>', "guest RAM (default: the image's, 256M)")
+  .option('--memory-limit <size>', 'most of it that may be in frames at once; the rest swaps')
+  .option('--swap <spec>', 'none, zram[:SIZE] or file:PATH (default: zram when there is a limit)')
+  .option('--cpus <n>', 'harts; this version runs one', Number)
+  .option('--runners <n>', 'workers that run vCPUs; 0 runs all on one thread', Number)
+  .addOption(
+    new Option('--clock <kind>', 'real time, or the count of instructions').choices(['real', 'instret']),
+  )
+  .option('--seed <n>', "seed of the guest's random sources", Number)
+  .option('--append <text>', "added to the kernel's command line")
+  .option('--pristine', 'modules and command line as Debian ships them')
+  .option('--add <host:guest>', 'copy a file into the guest before it starts (repeatable)', collect, [])
+  .option('-e, --env <NAME=value>', "set in the command's environment (repeatable)", collect, [])
+  .option('-w, --workdir <path>', 'directory that the command starts in')
+  .option(
+    '--bare <file>',
+    'run an ELF in supervisor mode, with nothing but SBI; its store to `tohost` ends it',
+  )
+  .option('--stats <file>', 'write counters at exit, as JSON with vmstat names')
+  .option('--timeout <seconds>', 'give up after so long (exit code 124)', Number)
+  .option('--console', "show the guest's console on standard error")
+  .option('--blocked-one-in <n>', 'test: answer one page in so many `blocked` first', Number)
+  .option('-q, --quiet', 'no progress')
+  .passThroughOptions()
+  .addHelpText(
+    'after',
+    `
+Examples:
+  faultline run tiny -- uname -m
+  faultline run -it tiny
+  faultline run --memory 256M --memory-limit 64M tiny -- sh -c 'dd if=/dev/zero of=/tmp/x bs=1M count=100'
+  faultline run base -- perl -e 'print 6*7'
+
+The exit code is the command's; ${OWN_FAILURE} is a failure of ours, with a coded line on standard error.`,
+  )
+  .action(async (image: string | undefined, command: string[], flags: RunFlags) => {
+    process.exitCode = await run(image, command, flags);
+  });
+
+program.addCommand(imageCommand());
+
+program
+  .command('mem')
+  .description(
+    'the memory of running guests, live: resident, young, old, swapped, zero; faults and swaps a second',
+  )
+  .argument('[pid]', 'which, by its process (default: the only one)')
+  .option('--json', 'one line of JSON a second')
+  .option('--once', 'one look, then leave')
+  .action(async (pid: string | undefined, flags: { json?: boolean; once?: boolean }) => {
+    process.exitCode = await mem(pid, flags);
+  });
+
+program
+  .command('doctor')
+  .description('what this host can and cannot do, with reasons')
+  .option('--json', 'as JSON')
+  .action(async (flags: { json?: boolean }) => {
+    process.exitCode = await doctor(flags);
+  });
+
+function collect(value: string, before: string[]): string[] {
+  return [...before, value];
+}
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  const e = error as { code?: string; exitCode?: number };
+  if (e.code?.startsWith('commander.'))
+    process.exitCode = e.exitCode === 0 ? 0 : process.argv[2] === 'run' ? OWN_FAILURE : usageExit;
+  else process.exitCode = reportError(error);
+}

@@ -1,0 +1,242 @@
+import { readFileSync, writeFileSync } from 'node:fs';
+import { FaultlineError } from '../base/error.ts';
+import { publishStats } from '../host/node/stats-socket.ts';
+import type { AgentProcess } from '../sdk/agent-client.ts';
+import { runBare } from '../sdk/bare.ts';
+import type { SandboxOptions } from '../sdk/options.ts';
+import { Sandbox } from '../sdk/sandbox.ts';
+import { Progress } from './report.ts';
+import { attachTerminal } from './terminal.ts';
+
+export type RunFlags = {
+  interactive?: boolean;
+  tty?: boolean;
+  memory?: string;
+  memoryLimit?: string;
+  swap?: string;
+  cpus?: number;
+  runners?: number;
+  clock?: 'real' | 'instret';
+  seed?: number;
+  append?: string;
+  pristine?: boolean;
+  add: string[];
+  env: string[];
+  workdir?: string;
+  bare?: string;
+  stats?: string;
+  timeout?: number;
+  console?: boolean;
+  blockedOneIn?: number;
+  quiet?: boolean;
+};
+
+const TIMED_OUT = 124;
+const INTERRUPTED = 130;
+
+/** `faultline run`: boots, runs, ends; returns the exit code. */
+export async function run(image: string | undefined, command: string[], flags: RunFlags): Promise<number> {
+  if (flags.bare !== undefined) return bare(flags.bare, flags);
+  const argv = command[0] === '--' ? command.slice(1) : command;
+  const progress = new Progress(flags.quiet ?? false);
+  const vm = await Sandbox.launch(options(image, argv.length === 0, flags, progress));
+  const interrupt = new Interrupt();
+  const unpublish = publishStats(() => vm.memory.stat());
+  try {
+    const ended =
+      argv.length === 0 ? consoleSession(vm, progress) : commandSession(vm, argv, flags, progress, interrupt);
+    return await Promise.race([ended, interrupt.code, timeLimit(flags.timeout)]);
+  } finally {
+    progress.done();
+    unpublish();
+    interrupt.stop();
+    if (flags.stats !== undefined)
+      writeFileSync(flags.stats, `${JSON.stringify(vm.memory.counters(), null, 2)}\n`);
+    await vm.kill();
+  }
+}
+
+function options(
+  image: string | undefined,
+  shell: boolean,
+  flags: RunFlags,
+  progress: Progress,
+): SandboxOptions {
+  const { add: _add, env: _env, bare: _bare, ...rest } = flags;
+  const append = [flags.append, shell ? 'faultline.console=shell' : undefined].filter(Boolean).join(' ');
+  const show = shell ? process.stdout : flags.console ? process.stderr : undefined;
+  return {
+    ...rest,
+    image: image ?? 'tiny',
+    append,
+    onProgress: text => progress.update(text),
+    ...(show === undefined
+      ? {}
+      : {
+          onConsole(bytes: Uint8Array) {
+            progress.done();
+            show.write(bytes);
+          },
+        }),
+  };
+}
+
+/** No command: this terminal becomes the guest's console until it powers off. */
+async function consoleSession(vm: Sandbox, progress: Progress): Promise<number> {
+  progress.update('booting; the shell is on the console, `poweroff` or ctrl-] leaves');
+  const terminal = attachTerminal(bytes => vm.writeConsole(bytes));
+  try {
+    const end = await Promise.race([vm.ended, terminal.left.then(() => undefined)]);
+    if (end === undefined || end.kind === 'shutdown' || end.kind === 'stopped') return 0;
+    throw vm.failure(end);
+  } finally {
+    terminal.detach();
+  }
+}
+
+async function commandSession(
+  vm: Sandbox,
+  argv: string[],
+  flags: RunFlags,
+  progress: Progress,
+  interrupt: Interrupt,
+): Promise<number> {
+  progress.update('booting');
+  await vm.ready();
+  for (const pair of flags.add) await addFile(vm, pair);
+  progress.done();
+  const terminal = flags.tty
+    ? { rows: process.stdout.rows ?? 24, columns: process.stdout.columns ?? 80 }
+    : undefined;
+  const guest = vm.commands.start(
+    argv,
+    {
+      ...(flags.workdir === undefined ? {} : { cwd: flags.workdir }),
+      env: environment(flags.env),
+      ...(terminal === undefined ? {} : { terminal }),
+    },
+    bytes => process.stdout.write(bytes),
+    bytes => process.stderr.write(bytes),
+  );
+  interrupt.handOn(guest);
+  const detach = connectInput(guest, flags);
+  try {
+    const exit = await guest.exit;
+    if (guest.failure !== undefined)
+      process.stderr.write(`faultline: ${argv[0]}: ${guest.failure.what} (errno ${guest.failure.errno})\n`);
+    return exit.code;
+  } finally {
+    detach();
+  }
+}
+
+function connectInput(guest: AgentProcess, flags: RunFlags): () => void {
+  if (flags.tty) {
+    const terminal = attachTerminal(bytes => {
+      void guest.write(bytes);
+    });
+    const resize = () => guest.resize(process.stdout.rows ?? 24, process.stdout.columns ?? 80);
+    process.stdout.on('resize', resize);
+    return () => {
+      process.stdout.off('resize', resize);
+      terminal.detach();
+    };
+  }
+  if (!flags.interactive) {
+    guest.closeInput();
+    return () => {};
+  }
+  // The guest's window is the back-pressure: reading waits until it has taken what was read.
+  const onData = (bytes: Buffer) => {
+    process.stdin.pause();
+    void guest.write(bytes).then(() => process.stdin.resume());
+  };
+  const onEnd = () => guest.closeInput();
+  process.stdin.on('data', onData).on('end', onEnd);
+  return () => {
+    process.stdin.off('data', onData).off('end', onEnd).pause();
+  };
+}
+
+/** `host:guest`: the file arrives with its execute permission. */
+async function addFile(vm: Sandbox, pair: string): Promise<void> {
+  const colon = pair.lastIndexOf(':');
+  const [from, to] = [pair.slice(0, colon), pair.slice(colon + 1)];
+  if (colon <= 0 || !to.startsWith('/'))
+    throw new FaultlineError('E_USAGE', `--add ${pair}`, { hint: '--add ./program:/bin/program' });
+  let bytes: Uint8Array;
+  try {
+    bytes = readFileSync(from);
+  } catch (cause) {
+    throw new FaultlineError('E_USAGE', `--add: ${from} cannot be read`, {
+      cause,
+      hint: '--add ./program:/bin/program',
+    });
+  }
+  const done = await vm.commands.run(['/bin/sh', '-c', 'cat > "$0" && chmod 755 "$0"', to], { stdin: bytes });
+  if (done.exitCode !== 0)
+    throw new FaultlineError('E_AGENT', `--add: the guest could not write ${to}: ${done.stderr.trim()}`);
+}
+
+function environment(pairs: readonly string[]): Record<string, string> {
+  return Object.fromEntries(
+    pairs.map(pair => {
+      const equals = pair.indexOf('=');
+      return equals < 0 ? [pair, process.env[pair] ?? ''] : [pair.slice(0, equals), pair.slice(equals + 1)];
+    }),
+  );
+}
+
+function timeLimit(seconds: number | undefined): Promise<number> {
+  return new Promise(resolve => {
+    if (seconds === undefined) return;
+    setTimeout(() => {
+      process.stderr.write(
+        `faultline: error: still running after ${seconds} s   (code E_TIMEOUT)\n    try: a larger --timeout\n`,
+      );
+      resolve(TIMED_OUT);
+    }, seconds * 1000).unref();
+  });
+}
+
+/** Ctrl-C: first to the guest's command, the second time the plug. */
+class Interrupt {
+  readonly code: Promise<number>;
+  readonly #onSignal: () => void;
+  #guest: AgentProcess | undefined;
+  #count = 0;
+
+  constructor() {
+    let settle!: (code: number) => void;
+    this.code = new Promise(resolve => {
+      settle = resolve;
+    });
+    this.#onSignal = () => {
+      if (this.#guest === undefined || this.#count++ > 0) settle(INTERRUPTED);
+      else this.#guest.kill(2);
+    };
+    process.on('SIGINT', this.#onSignal);
+    process.on('SIGTERM', this.#onSignal);
+  }
+
+  handOn(guest: AgentProcess): void {
+    this.#guest = guest;
+  }
+
+  stop(): void {
+    process.off('SIGINT', this.#onSignal);
+    process.off('SIGTERM', this.#onSignal);
+  }
+}
+
+async function bare(file: string, flags: RunFlags): Promise<number> {
+  let elf: Uint8Array;
+  try {
+    elf = readFileSync(file);
+  } catch (cause) {
+    throw new FaultlineError('E_USAGE', `--bare: ${file} cannot be read`, { cause });
+  }
+  const { add: _add, env: _env, ...rest } = flags;
+  const running = runBare(elf, rest, bytes => process.stdout.write(bytes));
+  return Promise.race([running, timeLimit(flags.timeout)]);
+}

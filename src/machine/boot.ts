@@ -1,0 +1,90 @@
+import { FaultlineError } from '../base/error.ts';
+import { alignDown, alignUp, MIB } from '../base/units.ts';
+import type { GuestMemory } from '../devices/interface.ts';
+import { RAM_BASE } from './memory-map.ts';
+
+// Where a kernel, its initrd and its device tree go in guest RAM, and how they get there.
+
+export type BootFiles = { kernel: Uint8Array; initrd?: Uint8Array };
+export type Placement = {
+  kernel: number;
+  initrd: number;
+  initrdBytes: number;
+  deviceTree: number;
+  end: number;
+};
+
+/** The device tree has the last 2 MiB; the kernel maps it with one superpage. */
+const TREE_ROOM = 2 * MIB;
+/** Below this Debian's kernel panics: its mem_section array alone takes 32 MiB. */
+export const MEMORY_MIN = 88 * MIB;
+const IMAGE_MAGIC_AT = 0x38;
+const IMAGE_SIZE_AT = 0x10;
+
+/** Bytes that a RISC-V Image needs in RAM, from its header. Throws E_NOT_AN_IMAGE, E_KERNEL_TRUNCATED. */
+export function kernelBytes(image: Uint8Array): number {
+  const view = new DataView(image.buffer, image.byteOffset, image.byteLength);
+  if (image.length < 64 || view.getUint32(IMAGE_MAGIC_AT, true) !== 0x05435352) {
+    throw new FaultlineError('E_NOT_AN_IMAGE', 'the kernel is not a RISC-V Linux Image', {
+      hint: 'an uncompressed vmlinux Image, such as /boot/vmlinux-* of Debian riscv64',
+    });
+  }
+  const size = view.getUint32(IMAGE_SIZE_AT, true);
+  // image_size counts .bss too, so a whole file is somewhat shorter; a truncated one is much shorter.
+  if (image.length < size * 0.75) {
+    throw new FaultlineError('E_KERNEL_TRUNCATED', `the kernel has ${image.length} of about ${size} bytes`, {
+      hint: 'build the image again: faultline image build tiny --force',
+    });
+  }
+  return Math.max(size, image.length);
+}
+
+/** Throws E_MEMORY_TOO_SMALL when they don't fit. */
+export function place(files: BootFiles, memoryBytes: number): Placement {
+  const end = RAM_BASE + memoryBytes;
+  const deviceTree = alignDown(end - TREE_ROOM, TREE_ROOM);
+  const initrdBytes = files.initrd?.length ?? 0;
+  const initrd = alignDown(deviceTree - initrdBytes, 4096);
+  const kernelEnd = RAM_BASE + alignUp(kernelBytes(files.kernel), 2 * MIB);
+  if (memoryBytes < MEMORY_MIN || initrd < kernelEnd) {
+    throw new FaultlineError(
+      'E_MEMORY_TOO_SMALL',
+      `${Math.floor(memoryBytes / MIB)} MiB is too little to boot this kernel`,
+      {
+        hint: '--memory 256M (the least that boots is 88M)',
+      },
+    );
+  }
+  return { kernel: RAM_BASE, initrd, initrdBytes, deviceTree, end };
+}
+
+/** Copies bytes into guest RAM, a page at a time, so that it works under any memory limit. */
+export function load(memory: GuestMemory, gpa: number, bytes: Uint8Array): void {
+  const step = 4096;
+  for (let at = 0; at < bytes.length; ) {
+    const length = Math.min(step - ((gpa + at) % step), bytes.length - at);
+    const piece = bytes.subarray(at, at + length);
+    // A page of zeros is what untouched memory reads as already.
+    if (!isZero(piece)) loadPiece(memory, gpa + at, piece);
+    at += length;
+  }
+}
+
+function isZero(bytes: Uint8Array): boolean {
+  for (let i = 0; i < bytes.length; i++) if (bytes[i] !== 0) return false;
+  return true;
+}
+
+function loadPiece(memory: GuestMemory, gpa: number, piece: Uint8Array): void {
+  for (let tries = 0; tries < 1000; tries++) {
+    const pin = memory.pin(gpa, piece.length, 'write');
+    if (pin === 'blocked') continue;
+    if (pin === 'fault') break;
+    pin.pieces[0]!.set(piece);
+    memory.unpin(pin);
+    return;
+  }
+  throw new FaultlineError('E_OUT_OF_MEMORY', 'no memory for the kernel and its initrd', {
+    hint: 'a larger --memory-limit, or --swap zram',
+  });
+}

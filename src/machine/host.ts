@@ -1,0 +1,172 @@
+import { Errno } from '../base/errno.ts';
+import { MIB, PAGE_SIZE, pagesOf } from '../base/units.ts';
+import { Cpu } from '../cpu/cpu.ts';
+import type { VcpuPtr } from '../cpu/interface.ts';
+import { compileInterpreter } from '../cpu/interpreter.ts';
+import { AT, type CodePtr } from '../cpu/vcpu.ts';
+import type { BlockedSometimes, resolvePort } from '../kvm/guest-memory.ts';
+import { Kvm } from '../kvm/kvm.ts';
+import { Vms } from '../kvm/vm.ts';
+import { attachMm, initMm, type MmConfig, type MmCore } from '../mm/index.ts';
+import { Arena } from '../sync/arena.ts';
+import { ringWords } from '../sync/ring.ts';
+import type { Ptr } from '../sync/struct.ts';
+import { Sync } from '../sync/sync.ts';
+import { createPageOps } from '../wasm/page-ops.ts';
+import type { MachineClock } from './clock.ts';
+import { RAM_BASE } from './memory-map.ts';
+
+export type SwapSpec =
+  | { kind: 'none' }
+  | { kind: 'zram'; bytes: number }
+  | { kind: 'file'; path: string; fd: number; bytes: number };
+
+/** Everything a Host is made from; plain data. */
+export type HostConfig = {
+  /** Frames that guests and tables may use, zram's pool included. */
+  frames: number;
+  shared: boolean;
+  swap: SwapSpec;
+};
+
+/** What another thread needs to attach. */
+export type HostShare = {
+  memory: WebAssembly.Memory;
+  swap: SwapSpec;
+  interpreter: WebAssembly.Module;
+  housekeepWord: number;
+  codeAt: number;
+};
+
+/** A guest's pieces in the arena. */
+export type Guest = { vm: Ptr<'vm'>; mm: Ptr<'mm'>; vcpu: VcpuPtr; hva: number };
+
+/** Heap beside the frames: decode caches, vCPU records, reverse maps, swap tables. Untouched parts are free. */
+const HEAP_BYTES = 192 * MIB;
+
+/**
+ * One arena of frames with its mm, the hypervisor over it and the processor, as one thread sees them (design
+ * 2). The first thread creates, the others attach; all state is in the arena.
+ */
+export class Host {
+  readonly sync: Sync;
+  readonly words: Int32Array;
+  readonly mm: MmCore;
+  readonly kvm: Kvm;
+  readonly cpu: Cpu;
+  readonly vms: Vms;
+  readonly housekeepWord: number;
+  readonly #share: HostShare;
+  readonly #blocks = new Map<number, BlockedSometimes>();
+  #clock: MachineClock | undefined;
+
+  private constructor(share: HostShare, mm: MmCore, sync: Sync) {
+    this.sync = sync;
+    this.words = sync.words;
+    this.mm = mm;
+    this.#share = share;
+    this.housekeepWord = share.housekeepWord;
+    const vmOf = (vcpu: Ptr<'vcpu'>) => this.words[vcpu + AT.vm] as Ptr<'vm'>;
+    const resolve: ReturnType<typeof resolvePort> = (vcpu, gfn, access) =>
+      this.#resolve(vmOf(vcpu), vcpu, gfn, access);
+    this.cpu = new Cpu(
+      sync.arena,
+      { resolve, time: () => this.#clock?.ticks() ?? 0 },
+      { alloc: words => mm.heap.alloc(words), module: share.interpreter },
+    );
+    this.kvm = new Kvm(sync, mm, { dropCode: (code, pfn) => this.cpu.dropCode(code as CodePtr, pfn) });
+    this.vms = new Vms(this.kvm, mm.notifiers);
+  }
+
+  /** Makes the arena and everything in it. Throws ENOMEM. */
+  static create(config: HostConfig): Host {
+    const arena = Arena.create({ frames: config.frames, heapBytes: HEAP_BYTES, shared: config.shared });
+    const sync = new Sync(arena);
+    const mm = initMm(sync, mmConfig(arena, config.swap));
+    const share: HostShare = {
+      memory: arena.memory,
+      swap: config.swap,
+      interpreter: compileInterpreter(config.shared),
+      housekeepWord: mm.heap.alloc(16),
+      codeAt: 0,
+    };
+    return new Host(share, mm, sync);
+  }
+
+  static attach(share: HostShare): Host {
+    const arena = Arena.attach(share.memory);
+    const sync = new Sync(arena);
+    return new Host(share, attachMm(sync, mmConfig(arena, share.swap)), sync);
+  }
+
+  share(): HostShare {
+    return this.#share;
+  }
+
+  setClock(clock: MachineClock): void {
+    this.#clock = clock;
+  }
+
+  blockFor(vm: Ptr<'vm'>, blocks: BlockedSometimes | undefined): void {
+    if (blocks !== undefined) this.#blocks.set(vm, blocks);
+  }
+
+  #resolve(vm: Ptr<'vm'>, _vcpu: VcpuPtr, gfn: number, access: 0 | 1 | 2): number {
+    const blocks = this.#blocks.get(vm);
+    if (blocks?.()) return -2;
+    return this.kvm.fault.resolve(vm, 0, gfn, access);
+  }
+
+  /** An mm whose anonymous memory is the guest's RAM, memslot 0 over it, and a vCPU. */
+  createGuest(memoryBytes: number, limitBytes: number | undefined): Guest {
+    const mm = this.mm.createMm(limitBytes === undefined ? {} : { limitPages: pagesOf(limitBytes) });
+    const hva = this.mm.mmap.map(mm, memoryBytes);
+    const code = this.cpu.createCode();
+    const vm = this.vms.create({ mm, code });
+    this.kvm.memslots.set(vm, {
+      slot: 0,
+      guestAddress: RAM_BASE,
+      lengthBytes: memoryBytes,
+      hostAddress: hva,
+    });
+    const vcpu = this.cpu.createVcpu(code);
+    this.words[vcpu + AT.vm] = vm;
+    this.vms.addVcpu(vm, vcpu);
+    return { vm, mm, vcpu, hva };
+  }
+
+  destroyGuest(guest: Guest): void {
+    this.vms.destroy(guest.vm);
+    this.mm.exit(guest.mm);
+  }
+
+  /** A place for a byte ring of `bytes`. */
+  allocRing(bytes: number): number {
+    return this.mm.heap.alloc(ringWords(bytes));
+  }
+
+  /** One bounded step of background reclaim; true if it did something and there may be more. */
+  housekeep(): boolean {
+    return this.mm.vmscan.background();
+  }
+
+  /** Why the last memory fault on this thread could not be served. */
+  lastFailure(): string {
+    return this.kvm.fault.lastFailure;
+  }
+}
+
+function mmConfig(arena: Arena, swap: SwapSpec): MmConfig {
+  const pageOps = createPageOps(arena.memory, arena.shared);
+  return { pageOps, swap };
+}
+
+/** Frames for a guest of `memoryBytes` under a limit, with tables, the zram pool and some slack. */
+export function framesFor(memoryBytes: number, limitBytes: number | undefined, swap: SwapSpec): number {
+  const guest = pagesOf(Math.min(limitBytes ?? memoryBytes, memoryBytes));
+  const pool = swap.kind === 'zram' ? pagesOf(Math.min(swap.bytes, memoryBytes)) : 0;
+  const frames = guest + pool + Math.ceil(pagesOf(memoryBytes) / 128) + 4096;
+  if (frames * PAGE_SIZE + HEAP_BYTES > 4e9)
+    throw new Errno('ENOMEM', 'Host.create', 'more than 4 GiB of frames');
+  return frames;
+}

@@ -1,0 +1,215 @@
+import { assert } from '../base/assert.ts';
+import { FaultlineError } from '../base/error.ts';
+import { Random } from '../base/random.ts';
+import { PAGE_SIZE } from '../base/units.ts';
+import type { VcpuPtr } from '../cpu/interface.ts';
+import { AT, Interrupt } from '../cpu/vcpu.ts';
+import type { BlockBackend } from '../devices/interface.ts';
+import { Plic } from '../devices/plic.ts';
+import { VmMemory } from '../kvm/guest-memory.ts';
+import type { Ptr } from '../sync/struct.ts';
+import { Board, type Channel } from './board.ts';
+import { type BootFiles, load, place } from './boot.ts';
+import { instretClock, type MachineClock, realClock } from './clock.ts';
+import { buildDeviceTree } from './device-tree.ts';
+import { type BareProgram, loadElf } from './elf.ts';
+import type { Host } from './host.ts';
+import { RAM_BASE } from './memory-map.ts';
+import { HartState, type SbiPorts } from './sbi.ts';
+import { type Step, VcpuLoop } from './vcpu-loop.ts';
+
+/** What a machine is made of; plain data, so that it can be sent to a worker. */
+export type MachineConfig = {
+  memoryBytes: number;
+  /** Pages of the VM that may be in frames at once; unlimited when absent. */
+  memoryLimitBytes?: number;
+  commandLine: string;
+  clock: 'real' | 'instret';
+  /** Seeds the guest's random sources; the same seed, the same run. From the host when absent. */
+  seed?: number;
+  /** Test: one in so many page lookups is answered `blocked` though the page is there (design 6). */
+  blockedOneIn?: number;
+};
+
+export type MachinePorts = {
+  console(bytes: Uint8Array): void;
+  agent?(bytes: Uint8Array): void;
+  disks?: readonly BlockBackend[];
+  monotonicMs(): number;
+  epochSeconds: number;
+  random(into: Uint8Array): void;
+};
+
+/** A board with one VM and its vCPU, on one thread: load, then `step` until it says otherwise. */
+export class Machine {
+  readonly host: Host;
+  readonly vm: Ptr<'vm'>;
+  readonly mm: Ptr<'mm'>;
+  readonly vcpu: VcpuPtr;
+  readonly memory: VmMemory;
+  readonly board: Board;
+  readonly clock: MachineClock;
+  readonly #loop: VcpuLoop;
+  readonly #config: MachineConfig;
+  readonly #ports: MachinePorts;
+  readonly #random: (into: Uint8Array) => void;
+  readonly #ram: number;
+  #bare: BareProgram | undefined;
+
+  constructor(host: Host, config: MachineConfig, ports: MachinePorts) {
+    this.host = host;
+    this.#config = config;
+    this.#ports = ports;
+    this.#random = config.seed === undefined ? ports.random : seededBytes(config.seed);
+    const guest = host.createGuest(config.memoryBytes, config.memoryLimitBytes);
+    this.vm = guest.vm;
+    this.mm = guest.mm;
+    this.vcpu = guest.vcpu;
+    this.#ram = guest.hva;
+    this.memory = new VmMemory(host.kvm, this.vm, this.#blocks());
+    host.blockFor(this.vm, this.#blocks());
+    const { cpu } = host;
+    this.clock =
+      config.clock === 'instret'
+        ? instretClock(() => cpu.instret(this.vcpu))
+        : realClock(ports.monotonicMs, ports.epochSeconds);
+    host.setClock(this.clock);
+    this.board = this.#makeBoard();
+    this.#loop = new VcpuLoop({
+      cpu,
+      vcpu: this.vcpu,
+      board: this.board,
+      clock: this.clock,
+      sbi: this.#sbiPorts(),
+      words: host.words,
+    });
+  }
+
+  /** Host virtual address of guest RAM. */
+  get hva(): number {
+    return this.#ram;
+  }
+
+  /** Puts a kernel, its initrd and a device tree into RAM and the vCPU at the kernel's entry. */
+  boot(files: BootFiles): void {
+    const at = place(files, this.#config.memoryBytes);
+    load(this.memory, at.kernel, files.kernel);
+    if (files.initrd !== undefined) load(this.memory, at.initrd, files.initrd);
+    const seed = new Uint8Array(64);
+    this.#random(seed);
+    const tree = buildDeviceTree({
+      memoryBytes: this.#config.memoryBytes,
+      bootargs: this.#config.commandLine,
+      rngSeed: seed,
+      ...(at.initrdBytes > 0 ? { initrd: { start: at.initrd, end: at.initrd + at.initrdBytes } } : {}),
+    });
+    load(this.memory, at.deviceTree, tree);
+    this.host.cpu.reset(this.vcpu, { hartId: 0, pc: at.kernel, a1: at.deviceTree });
+  }
+
+  /** Loads an ELF and enters it in S-mode, satp 0, a0 = hart id, SBI answered. */
+  bootBare(file: Uint8Array): void {
+    this.#bare = loadElf(file, this.memory, { base: RAM_BASE, end: RAM_BASE + this.#config.memoryBytes });
+    this.host.cpu.reset(this.vcpu, { hartId: 0, pc: this.#bare.entry, a1: 0 });
+  }
+
+  step(): Step {
+    return this.#loop.step();
+  }
+
+  /** Milliseconds that an idle guest may sleep. */
+  sleepMs(): number {
+    return this.#loop.sleepMs();
+  }
+
+  /** True when a test has pages answered `blocked` though they are there. */
+  get blocksAtRandom(): boolean {
+    return this.#config.blockedOneIn !== undefined;
+  }
+
+  get runnable(): boolean {
+    return this.#loop.runnable;
+  }
+
+  /** Input for a channel; how much of it was taken. */
+  receive(channel: Channel, bytes: Uint8Array): number {
+    return this.board.receive(channel, bytes);
+  }
+
+  /** What a bare program wrote to `tohost`; undefined as long as that is 0. The exit code is it >> 1. */
+  tohost(): number | undefined {
+    const at = this.#bare?.tohost;
+    if (at === undefined) return undefined;
+    const pin = this.memory.pin(at, 8, 'read');
+    if (typeof pin === 'string') return undefined;
+    const bytes = Uint8Array.from(pin.pieces.flatMap(piece => [...piece]));
+    this.memory.unpin(pin);
+    const low = new DataView(bytes.buffer).getUint32(0, true);
+    return low === 0 ? undefined : low;
+  }
+
+  #makeBoard(): Board {
+    const { host } = this;
+    const irqchip = host.mm.heap.alloc(Plic.words(1));
+    const ports = this.#ports;
+    return new Board({
+      memory: this.memory,
+      clock: this.clock,
+      rng: this.#random,
+      console: { write: bytes => ports.console(bytes) },
+      ...(ports.agent === undefined ? {} : { agent: { write: (bytes: Uint8Array) => ports.agent!(bytes) } }),
+      disks: ports.disks ?? [],
+      irqchip: host.words.subarray(irqchip, irqchip + Plic.words(1)),
+      setExternal: (_hart, level) => {
+        const at = this.vcpu + AT.pending;
+        if (level) Atomics.or(host.words, at, Interrupt.External);
+        else Atomics.and(host.words, at, ~Interrupt.External);
+      },
+    });
+  }
+
+  #sbiPorts(): SbiPorts {
+    const { words } = this.host;
+    const { vcpu } = this;
+    return {
+      harts: 1,
+      memory: this.memory,
+      console: { write: bytes => this.#ports.console(bytes), read: () => new Uint8Array(0) },
+      setTimer(_hart, ticks) {
+        const never = ticks === Number.POSITIVE_INFINITY;
+        words[vcpu + AT.timecmp] = never ? -1 : ticks | 0;
+        words[vcpu + AT.timecmp + 1] = never ? -1 : Math.floor(ticks / 2 ** 32);
+        Atomics.and(words, vcpu + AT.pending, ~Interrupt.Timer);
+      },
+      sendIpi: () => void Atomics.or(words, vcpu + AT.pending, Interrupt.Software),
+      remoteFence: () => this.host.cpu.flushTlb(vcpu),
+      hartState: () => HartState.Started,
+      hartStart: () => assert(false, 'hart 0 is always started'),
+    };
+  }
+
+  #blocks(): (() => boolean) | undefined {
+    const { blockedOneIn, seed } = this.#config;
+    if (blockedOneIn === undefined) return undefined;
+    const random = new Random((seed ?? 1) + 17);
+    return () => random.oneIn(blockedOneIn);
+  }
+
+  destroy(): void {
+    this.host.destroyGuest({ vm: this.vm, mm: this.mm, vcpu: this.vcpu, hva: this.#ram });
+  }
+}
+
+function seededBytes(seed: number): (into: Uint8Array) => void {
+  const random = new Random(seed);
+  return into => {
+    for (let i = 0; i < into.length; i++) into[i] = random.below(256);
+  };
+}
+
+/** Throws E_MEMORY_TOO_SMALL unless guest RAM is whole pages and something remains of it. */
+export function checkMemory(bytes: number): void {
+  if (bytes % PAGE_SIZE !== 0 || bytes < 1 << 20) {
+    throw new FaultlineError('E_MEMORY_TOO_SMALL', `${bytes} bytes of RAM`, { hint: '--memory 256M' });
+  }
+}

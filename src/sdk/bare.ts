@@ -1,0 +1,41 @@
+import { MIB } from '../base/units.ts';
+import { framesFor } from '../machine/host.ts';
+import type { Launch } from './driver.ts';
+import { InlineDriver } from './inline-driver.ts';
+import { type SandboxOptions, sizesOf } from './options.ts';
+import { endError } from './sandbox.ts';
+import { WorkerDriver } from './worker-driver.ts';
+
+const DEFAULT_MEMORY = 128 * MIB;
+
+/** Runs one ELF in supervisor mode; resolves with the code it stored to `tohost`, or 0 if it powered off. */
+export async function runBare(
+  elf: Uint8Array,
+  options: SandboxOptions,
+  onConsole: (bytes: Uint8Array) => void,
+): Promise<number> {
+  const sizes = sizesOf(options, DEFAULT_MEMORY);
+  const launch: Launch = {
+    host: {
+      frames: framesFor(sizes.memoryBytes, sizes.limitBytes, sizes.swap),
+      shared: true,
+      swap: sizes.swap,
+    },
+    machine: {
+      memoryBytes: sizes.memoryBytes,
+      ...(sizes.limitBytes === undefined ? {} : { memoryLimitBytes: sizes.limitBytes }),
+      commandLine: '',
+      clock: options.clock ?? 'real',
+      seed: options.seed ?? 1,
+    },
+    files: { elf },
+    disks: [],
+    agent: false,
+  };
+  const events = { console: onConsole, agent: () => {} };
+  const driver = options.runners === 0 ? new InlineDriver(launch, events) : new WorkerDriver(launch, events);
+  const end = await driver.ended;
+  if (end.kind === 'exit') return end.code!;
+  if (end.kind === 'shutdown') return 0;
+  throw endError(end, '');
+}

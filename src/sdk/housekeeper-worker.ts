@@ -1,0 +1,17 @@
+import { workerData } from 'node:worker_threads';
+import { Host, type HostShare } from '../machine/host.ts';
+import { CONTROL } from './worker-driver.ts';
+
+// kswapd: keeps every VM a little below its limit, so that faults seldom reclaim for themselves.
+
+const { share, control } = workerData as { share: HostShare; control: number };
+const host = Host.attach(share);
+const BUSY_MS = 1;
+const QUIET_MS = 50;
+
+while (Atomics.load(host.words, control + CONTROL.stop) === 0) {
+  const worked = host.housekeep();
+  // Waits on a word of its own, which only the limit's crossing notifies.
+  Atomics.wait(host.words, host.housekeepWord, 0, worked ? BUSY_MS : QUIET_MS);
+  Atomics.store(host.words, host.housekeepWord, 0);
+}

@@ -1,0 +1,70 @@
+import type { Channel } from '../machine/board.ts';
+import { Host } from '../machine/host.ts';
+import type { MachineEnd } from '../machine/run-loop.ts';
+import { RunLoop } from '../machine/run-loop.ts';
+import { type Driver, type DriverEvents, type Launch, Queue } from './driver.ts';
+import { startMachine } from './start-machine.ts';
+
+/** How long the guest runs before the event loop gets a turn. */
+const TURN_MS = 10;
+
+/** One-worker mode: the machine, its devices and reclaim on this thread, over memory nobody shares. */
+export class InlineDriver implements Driver {
+  readonly host: Host;
+  readonly ended: Promise<MachineEnd>;
+  readonly #queue = new Queue();
+  readonly #loop: RunLoop;
+  #stopped = false;
+  #wake: (() => void) | undefined;
+
+  constructor(launch: Launch, events: DriverEvents) {
+    this.host = Host.create({ ...launch.host, shared: false });
+    const machine = startMachine(this.host, launch, events);
+    this.#loop = new RunLoop({
+      machine,
+      inlet: this.#queue,
+      channels: ['console', 'agent'],
+      housekeep: () => this.host.housekeep(),
+    });
+    this.ended = this.#run();
+  }
+
+  send(channel: Channel, bytes: Uint8Array): void {
+    this.#queue.push(channel, bytes);
+    this.#wake?.();
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    this.#wake?.();
+  }
+
+  async #run(): Promise<MachineEnd> {
+    await nextTurn();
+    while (!this.#stopped) {
+      const until = performance.now() + TURN_MS;
+      do {
+        const round = this.#loop.round();
+        if (round.kind === 'end') return round.end;
+        if (round.kind === 'sleep' && round.ms > 0) {
+          await this.#sleep(round.ms);
+          break;
+        }
+      } while (performance.now() < until);
+      await nextTurn();
+    }
+    return { kind: 'stopped' };
+  }
+
+  #sleep(ms: number): Promise<void> {
+    return new Promise(resolve => {
+      const timer = setTimeout(resolve, Math.min(ms, 2 ** 31 - 1));
+      this.#wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+}
+
+const nextTurn = (): Promise<void> => new Promise(resolve => setImmediate(resolve));

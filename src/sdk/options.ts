@@ -1,0 +1,104 @@
+import { FaultlineError } from '../base/error.ts';
+import { formatSize, parseSize } from '../base/size.ts';
+import { MIB, PAGE_SIZE } from '../base/units.ts';
+import { openSwapFile } from '../host/node/swap-file.ts';
+import type { SwapSpec } from '../machine/host.ts';
+
+/** Bytes, or text such as '256M'. */
+export type Size = number | string;
+
+export type SandboxOptions = {
+  /** 'tiny', 'base', a name from `faultline image ls`, or an image's directory. */
+  image?: string;
+  /** Guest RAM. */
+  memory?: Size;
+  /** Most of it that may be in frames at once; less than `memory` is overcommit. */
+  memoryLimit?: Size;
+  /** 'none', 'zram', 'zram:SIZE' or 'file:PATH'. */
+  swap?: string;
+  cpus?: number;
+  /** Workers that run vCPUs; 0 runs everything on this thread, over memory nobody shares. */
+  runners?: number;
+  clock?: 'real' | 'instret';
+  seed?: number;
+  /** Added to the kernel's command line. */
+  append?: string;
+  /** Modules and command line as Debian ships them. */
+  pristine?: boolean;
+  /** Give up after this long. */
+  timeoutMs?: number;
+  signal?: AbortSignal;
+  onConsole?(bytes: Uint8Array): void;
+  onProgress?(text: string): void;
+  /** Test: see MachineConfig. */
+  blockedOneIn?: number;
+};
+
+/** Below this a guest's kernel and a handful of device pages would chase each other out (O-2). */
+export const LIMIT_MIN = 8 * MIB;
+
+const bytes = (size: Size): number => (typeof size === 'number' ? size : parseSize(size));
+
+export type Sizes = { memoryBytes: number; limitBytes: number | undefined; swap: SwapSpec };
+
+/** Checks what was asked for before anything is made. Throws E_USAGE, E_MEMORY_TOO_SMALL, E_MEMORY_LIMIT, E_SWAP. */
+export function sizesOf(options: SandboxOptions, defaultMemory: number): Sizes {
+  const memoryBytes = bytes(options.memory ?? defaultMemory);
+  const limitBytes = options.memoryLimit === undefined ? undefined : bytes(options.memoryLimit);
+  if (memoryBytes % PAGE_SIZE !== 0) {
+    throw new FaultlineError('E_USAGE', `--memory ${memoryBytes} is not a whole number of pages`, {
+      hint: '--memory 256M',
+    });
+  }
+  if (memoryBytes > 15 * 1024 * MIB) {
+    throw new FaultlineError(
+      'E_USAGE',
+      `--memory ${formatSize(memoryBytes)} is more than the board has room for`,
+      { hint: '--memory 4G' },
+    );
+  }
+  if (limitBytes !== undefined && limitBytes < LIMIT_MIN) {
+    throw new FaultlineError(
+      'E_MEMORY_LIMIT',
+      `a limit of ${formatSize(limitBytes)} is below the working minimum of ${formatSize(LIMIT_MIN)}`,
+      {
+        hint: '--memory-limit 32M',
+      },
+    );
+  }
+  if ((options.cpus ?? 1) !== 1) {
+    throw new FaultlineError('E_USAGE', `--cpus ${options.cpus}: one hart is what this version runs`, {
+      hint: '--cpus 1',
+    });
+  }
+  return {
+    memoryBytes,
+    limitBytes,
+    swap: parseSwap(options.swap ?? defaultSwap(memoryBytes, limitBytes), memoryBytes),
+  };
+}
+
+/** A guest that may not have all its RAM needs somewhere to put the rest. */
+function defaultSwap(memoryBytes: number, limitBytes: number | undefined): string {
+  return limitBytes !== undefined && limitBytes < memoryBytes ? 'zram' : 'none';
+}
+
+function parseSwap(text: string, memoryBytes: number): SwapSpec {
+  const [kind, rest] = splitOnce(text);
+  if (kind === 'none' && rest === undefined) return { kind: 'none' };
+  if (kind === 'zram') return { kind: 'zram', bytes: rest === undefined ? memoryBytes : parseSize(rest) };
+  if (kind === 'file' && rest) return swapFile(rest, memoryBytes);
+  throw new FaultlineError('E_USAGE', `--swap ${text} is not known`, {
+    hint: '--swap none, zram, zram:256M or file:PATH',
+  });
+}
+
+function splitOnce(text: string): [string, string | undefined] {
+  const colon = text.indexOf(':');
+  return colon < 0 ? [text, undefined] : [text.slice(0, colon), text.slice(colon + 1)];
+}
+
+function swapFile(path: string, memoryBytes: number): SwapSpec {
+  const file = openSwapFile(path, memoryBytes);
+  return { kind: 'file', path, fd: file.fd, bytes: memoryBytes };
+}

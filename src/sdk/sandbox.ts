@@ -1,0 +1,224 @@
+import { FaultlineError } from '../base/error.ts';
+import { MIB } from '../base/units.ts';
+import { ensureImage, type OpenImage } from '../image/images.ts';
+import { framesFor } from '../machine/host.ts';
+import type { MachineEnd } from '../machine/run-loop.ts';
+import { AgentClient } from './agent-client.ts';
+import { Commands } from './commands.ts';
+import type { Driver, DriverEvents, Launch } from './driver.ts';
+import { InlineDriver } from './inline-driver.ts';
+import { Memory } from './memory.ts';
+import { type SandboxOptions, sizesOf } from './options.ts';
+import { WorkerDriver } from './worker-driver.ts';
+
+/** Bytes of console kept to explain a guest that died. */
+const CONSOLE_TAIL = 4096;
+const DEFAULT_MEMORY = 256 * MIB;
+
+/**
+ * A running Linux. `create` boots an image and resolves when commands can run; `kill` ends it.
+ *
+ *     const vm = await Sandbox.create('tiny', { memory: '256M', memoryLimit: '64M' });
+ *     console.log((await vm.commands.run('uname -m')).stdout);
+ *     await vm.kill();
+ */
+export class Sandbox implements AsyncDisposable {
+  readonly commands: Commands;
+  readonly memory: Memory;
+  readonly #driver: Driver;
+  readonly #agent: AgentClient;
+  readonly #console: ConsoleTail;
+  #ended = false;
+
+  private constructor(driver: Driver, agent: AgentClient, tail: ConsoleTail) {
+    this.#driver = driver;
+    this.#agent = agent;
+    this.#console = tail;
+    this.commands = new Commands(agent);
+    this.memory = new Memory(driver.host);
+    const over = (error: FaultlineError) => {
+      this.#ended = true;
+      agent.close(error);
+    };
+    driver.ended.then(
+      end => over(endError(end, tail.text())),
+      (error: unknown) => over(asFaultline(error)),
+    );
+  }
+
+  /** Boots an image, building it first if it is known and missing. Throws FaultlineError. */
+  static async create(image?: string | SandboxOptions, options: SandboxOptions = {}): Promise<Sandbox> {
+    const o = typeof image === 'string' ? { ...options, image } : { ...image, ...options };
+    const vm = await Sandbox.launch(o);
+    try {
+      await vm.ready(o);
+    } catch (error) {
+      await vm.kill();
+      throw error;
+    }
+    return vm;
+  }
+
+  /** Starts the machine and returns at once: what the command line uses for consoles. */
+  static async launch(options: SandboxOptions): Promise<Sandbox> {
+    const progress = options.onProgress === undefined ? {} : { onProgress: options.onProgress };
+    const image = await ensureImage(options.image ?? 'tiny', {
+      ...progress,
+      pristine: options.pristine ?? false,
+    });
+    try {
+      return Sandbox.#start(image, options);
+    } finally {
+      image.close();
+    }
+  }
+
+  static #start(image: OpenImage, options: SandboxOptions): Sandbox {
+    const sizes = sizesOf(options, image.manifest.defaultMemory ?? DEFAULT_MEMORY);
+    const launch: Launch = {
+      host: {
+        frames: framesFor(sizes.memoryBytes, sizes.limitBytes, sizes.swap),
+        shared: true,
+        swap: sizes.swap,
+      },
+      machine: {
+        memoryBytes: sizes.memoryBytes,
+        ...(sizes.limitBytes === undefined ? {} : { memoryLimitBytes: sizes.limitBytes }),
+        commandLine: [image.commandLine, options.append].filter(Boolean).join(' '),
+        clock: options.clock ?? 'real',
+        ...(options.seed === undefined && options.clock !== 'instret' ? {} : { seed: options.seed ?? 1 }),
+        ...(options.blockedOneIn === undefined ? {} : { blockedOneIn: options.blockedOneIn }),
+      },
+      files: { kernel: image.kernel(), initrd: image.initramfs() },
+      disks: image.manifest.disk === undefined ? [] : [`${image.directory}/${image.manifest.disk.file}`],
+      agent: true,
+    };
+    return Sandbox.fromLaunch(launch, options);
+  }
+
+  /** Runs what a Launch describes. */
+  static fromLaunch(launch: Launch, options: SandboxOptions): Sandbox {
+    const tail = new ConsoleTail();
+    let driver: Driver | undefined;
+    const agent = new AgentClient(bytes => driver?.send('agent', bytes));
+    const events: DriverEvents = {
+      console(bytes) {
+        tail.push(bytes);
+        options.onConsole?.(bytes);
+      },
+      agent: bytes => agent.receive(bytes),
+    };
+    driver = options.runners === 0 ? new InlineDriver(launch, events) : new WorkerDriver(launch, events);
+    return new Sandbox(driver, agent, tail);
+  }
+
+  /** Resolves when the guest serves commands. Throws E_TIMEOUT, E_GUEST_PANIC and what else ends a boot. */
+  async ready(options: { timeoutMs?: number; signal?: AbortSignal } = {}): Promise<void> {
+    await Promise.race(
+      [this.#agent.ready, timeout(options.timeoutMs), aborted(options.signal)].filter(p => p !== undefined),
+    );
+  }
+
+  /** Resolves with how the machine ended; rejects if our own code failed. */
+  get ended(): Promise<MachineEnd> {
+    return this.#driver.ended;
+  }
+
+  /** How an end reads to people. */
+  failure(end: MachineEnd): FaultlineError {
+    return endError(end, this.#console.text());
+  }
+
+  /** What the guest last wrote to its console. */
+  get consoleTail(): string {
+    return this.#console.text();
+  }
+
+  /** Types on the guest's console. */
+  writeConsole(bytes: Uint8Array): void {
+    this.#driver.send('console', bytes);
+  }
+
+  /** Asks the guest to power off, and pulls the plug if it has not after `graceMs`. */
+  async shutdown(graceMs = 5000): Promise<void> {
+    if (!this.#ended) this.#agent.powerOff();
+    await Promise.race([this.#driver.ended.catch(() => {}), sleep(graceMs)]);
+    await this.kill();
+  }
+
+  /** Pulls the plug. */
+  async kill(): Promise<void> {
+    this.#driver.stop();
+    await this.#driver.ended.catch(() => {});
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.kill();
+  }
+}
+
+/** The last of what a console printed. */
+class ConsoleTail {
+  #text = '';
+  readonly #decoder = new TextDecoder();
+
+  push(bytes: Uint8Array): void {
+    this.#text = (this.#text + this.#decoder.decode(bytes, { stream: true })).slice(-CONSOLE_TAIL);
+  }
+
+  text(): string {
+    return this.#text;
+  }
+}
+
+/** Why commands can't run any more, as an error for people. */
+export function endError(end: MachineEnd, consoleTail: string): FaultlineError {
+  const panic = /Kernel panic[^\r\n]*/.exec(consoleTail)?.[0];
+  if (end.kind === 'out-of-memory') {
+    return new FaultlineError('E_OUT_OF_MEMORY', end.detail ?? 'no memory is left for the guest', {
+      hint: 'a larger --memory-limit, or --swap zram:SIZE, or --swap file:PATH',
+    });
+  }
+  if (panic !== undefined)
+    return new FaultlineError('E_GUEST_PANIC', `the guest panicked: ${panic}`, {
+      hint: '--console shows what it printed',
+    });
+  if (end.kind === 'guest-failed' || end.kind === 'reboot') {
+    return new FaultlineError('E_GUEST_PANIC', 'the guest gave up', {
+      hint: '--console shows what it printed',
+    });
+  }
+  return new FaultlineError('E_AGENT', 'the guest has powered off');
+}
+
+export function asFaultline(error: unknown): FaultlineError {
+  if (error instanceof FaultlineError) return error;
+  const e = error as { code?: FaultlineError['code']; message?: string; hint?: string };
+  const options = { cause: error, ...(e.hint === undefined ? {} : { hint: e.hint }) };
+  return new FaultlineError(
+    e.code?.startsWith('E_') ? e.code : 'E_INTERNAL',
+    e.message ?? String(error),
+    options,
+  );
+}
+
+const sleep = (ms: number): Promise<void> =>
+  new Promise(resolve => {
+    setTimeout(resolve, ms).unref();
+  });
+
+function timeout(ms: number | undefined): Promise<never> | undefined {
+  if (ms === undefined) return undefined;
+  return sleep(ms).then(() => {
+    throw new FaultlineError('E_TIMEOUT', `the guest did not come up within ${ms} ms`, {
+      hint: '--console shows how far it came',
+    });
+  });
+}
+
+function aborted(signal: AbortSignal | undefined): Promise<never> | undefined {
+  if (signal === undefined) return undefined;
+  return new Promise((_, reject) => {
+    signal.addEventListener('abort', () => reject(signal.reason), { once: true });
+  });
+}
