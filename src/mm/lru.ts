@@ -15,6 +15,9 @@ export type LruDeps = {
   readonly reclaim: ReclaimLayout;
   readonly pages: Pick<PagesPort, 'at' | 'tryGet'>;
   readonly heap: WordsPort;
+  readonly vmstat?: {
+    add(name: 'workingset_refault_anon' | 'workingset_activate_anon' | 'pgactivate', by: number): void;
+  };
 };
 
 const ON_LRU = PageFlag.Lru | PageFlag.LruPending;
@@ -49,7 +52,7 @@ export class Lru {
   }
 
   /** Once per arena, before the first instance. */
-  static init(deps: Omit<LruDeps, 'pages'>): void {
+  static init(deps: Omit<LruDeps, 'pages' | 'vmstat'>): void {
     const { lru, pagevec } = deps.reclaim;
     const at = deps.heap.alloc(lru.words) as Ptr<'lru'>;
     lru.root.set(at, deps.heap.alloc(deps.layout.lruvec.words) as Lruvec);
@@ -264,6 +267,7 @@ export class Lru {
   /** A page moves up to the active list: the clock ticks (workingset_activation). */
   activated(lruvec: Lruvec): void {
     this.#deps.layout.lruvec.age.add(lruvec, 1);
+    this.#deps.vmstat?.add('pgactivate', 1);
   }
 
   /** Notes an eviction and returns the clock's reading for the page's slot. Linux: workingset_eviction. */
@@ -280,7 +284,9 @@ export class Lru {
     const p = this.#deps.pages.at(pfn);
     const lruvec = this.#lruvecOfPage(p);
     const distance = (l.age.load(lruvec) - age) & 0x3fffffff;
+    this.#deps.vmstat?.add('workingset_refault_anon', 1);
     if (distance > l.activeCount.load(lruvec)) return;
+    this.#deps.vmstat?.add('workingset_activate_anon', 1);
     page.flags.or(p, PageFlag.Active | PageFlag.Workingset);
   }
 

@@ -2,16 +2,17 @@ import type { Pfn } from '../base/units.ts';
 import { Arena, PAGE_STRUCT_WORDS } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
 import { Sync } from '../sync/sync.ts';
+import { type MmBreaks, NO_MM_BREAKS } from './breaks.ts';
 import { mmLayout, PageFlag } from './layout.ts';
-import { Lru } from './lru.ts';
-import { Memcontrol } from './memcontrol.ts';
+import type { Lru } from './lru.ts';
+import type { Memcontrol } from './memcontrol.ts';
+import { createReclaim, initReclaim } from './reclaim.ts';
 import { reclaimLayout } from './reclaim-layout.ts';
 import type { PagesPort, RmapPort, UnmapBatchPort } from './reclaim-ports.ts';
-import { NO_RECLAIM_BREAKS, type ReclaimBreaks } from './shrink-list.ts';
-import { Swap } from './swap.ts';
+import type { Swap } from './swap.ts';
 import type { SwapBackend, SwapRead, SwapWrite } from './swap-backend.ts';
 import type { Slot } from './swap-slots.ts';
-import { Vmscan } from './vmscan.ts';
+import type { Vmscan } from './vmscan.ts';
 
 /** A swap device that keeps its pages in a Map, and fails when told. */
 export class MapDevice implements SwapBackend {
@@ -19,17 +20,20 @@ export class MapDevice implements SwapBackend {
   readonly slots: number;
   readonly kept = new Map<number, Int32Array>();
   readonly #words: Int32Array;
+  readonly #log: string[];
   answer: SwapWrite = 'ok';
   reading: SwapRead = 'ok';
   writes = 0;
 
-  constructor(words: Int32Array, slots: number) {
+  constructor(words: Int32Array, slots: number, log: string[] = []) {
     this.#words = words;
+    this.#log = log;
     this.slots = slots;
   }
 
   writePage(slot: number, pfn: Pfn): SwapWrite {
     this.writes++;
+    this.#log.push('write');
     this.kept.delete(slot);
     if (this.answer === 'ok') this.kept.set(slot, this.#words.slice(pfn * 1024, pfn * 1024 + 1024));
     return this.answer;
@@ -89,7 +93,7 @@ export class ReclaimRig {
   #next: Pfn;
   #heap: number;
 
-  constructor(options: { slots?: number; breaks?: Partial<ReclaimBreaks>; frames?: number } = {}) {
+  constructor(options: { slots?: number; breaks?: Partial<MmBreaks>; frames?: number } = {}) {
     this.arena = Arena.create({ frames: options.frames ?? 512, heapBytes: 1 << 18, shared: true });
     this.sync = new Sync(this.arena, { lockdep: true });
     this.layout = mmLayout(this.arena.words);
@@ -98,23 +102,19 @@ export class ReclaimRig {
     this.#heap = this.arena.heap;
     const heap = { alloc: (words: number) => (this.#heap += Math.ceil(words / 16) * 16) - words };
     this.pages = this.#pagesPort();
-    const { sync, layout, reclaim, pages } = this;
-    Swap.init({ sync, layout, reclaim, heap });
-    Lru.init({ sync, layout, reclaim, heap });
-    this.lru = new Lru({ sync, layout, reclaim, heap, pages });
+    const { sync, layout, pages } = this;
+    initReclaim({ sync, layout, heap });
     const vmstat = { add: (name: string, by: number) => this.#count(name, by) };
-    const refaulted = (pfn: Pfn, age: number) => this.lru.refaulted(pfn, age);
-    this.swap = new Swap({ sync, layout, reclaim, heap, pages, vmstat, refaulted });
-    this.device = new MapDevice(this.arena.words, options.slots ?? 256);
+    const core = createReclaim({ sync, layout, heap, pages, vmstat });
+    this.lru = core.lru;
+    this.swap = core.swap;
+    this.memcontrol = core.memcontrol;
+    this.device = new MapDevice(this.arena.words, options.slots ?? 256, this.log);
     if (this.device.slots > 0) this.swap.swapon(this.device);
-    const direct = (memcg: Ptr<'memcg'>, n: number) => this.vmscan.reclaim(memcg, n);
-    const createLruvec = () => this.lru.createLruvec();
-    this.memcontrol = new Memcontrol({ sync, layout, heap, reclaim: direct, createLruvec });
-    this.vmscan = new Vmscan({
-      ...{ sync, layout, pages, vmstat, lru: this.lru, swap: this.swap, memcontrol: this.memcontrol },
+    this.vmscan = core.connect({
       rmap: this.#rmapPort(),
       batch: new LogBatch(this.log),
-      breaks: { ...NO_RECLAIM_BREAKS, ...options.breaks },
+      breaks: { ...NO_MM_BREAKS, ...options.breaks },
       passEnd: () => ++this.passes > 0,
     });
   }

@@ -1,6 +1,7 @@
 import { assert } from '../base/assert.ts';
 import type { Pfn } from '../base/units.ts';
 import type { Sync } from '../sync/sync.ts';
+import type { MmBreaks } from './breaks.ts';
 import { type MmLayout, PageFlag } from './layout.ts';
 import type { Lru } from './lru.ts';
 import type { PagesPort, RmapPort, UnmapBatchPort } from './reclaim-ports.ts';
@@ -8,24 +9,6 @@ import type { Swap } from './swap.ts';
 
 /** Pages that go through one flush (design 11). Linux: SWAP_CLUSTER_MAX. */
 export const RECLAIM_BATCH = 32;
-
-/** Rules that a test may switch off, to prove that it would notice. All false in production. */
-export type ReclaimBreaks = {
-  /** J-9: frames are written and freed while a vCPU may still use what it cached. */
-  reclaimWithoutFlush: boolean;
-  /** T-FIP-08: the page is written to swap before the flush is acknowledged. */
-  writeBeforeFlush: boolean;
-  /** M-35: pages that somebody holds a reference to are freed all the same. */
-  ignorePinned: boolean;
-  /** A page whose swap copy is older than its content counts as clean. */
-  forgetDirty: boolean;
-};
-export const NO_RECLAIM_BREAKS: ReclaimBreaks = {
-  reclaimWithoutFlush: false,
-  writeBeforeFlush: false,
-  ignorePinned: false,
-  forgetDirty: false,
-};
 
 export type ShrinkListDeps<B extends UnmapBatchPort> = {
   readonly sync: Sync;
@@ -35,7 +18,7 @@ export type ShrinkListDeps<B extends UnmapBatchPort> = {
   readonly swap: Swap;
   readonly rmap: RmapPort<B>;
   readonly batch: B;
-  readonly breaks: ReclaimBreaks;
+  readonly breaks: MmBreaks;
 };
 
 /** What became of a page of the batch. */

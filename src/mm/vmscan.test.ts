@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest';
+import type { MmBreaks } from './breaks.ts';
 import { PageFlag } from './layout.ts';
 import { ReclaimRig } from './reclaim-testing.ts';
 
@@ -13,7 +14,7 @@ test('a batch is unmapped, flushed once, ended once, and only then written and f
   const rig = new ReclaimRig();
   const pfns = fill(rig, NONE, 4);
   expect(rig.vmscan.reclaim(NONE, 4)).toBe(4);
-  expect(rig.log).toEqual(['flush 4', 'end 4']);
+  expect(rig.log).toEqual(['flush 4', 'end 4', 'write', 'write', 'write', 'write']);
   expect([...rig.freed].sort()).toEqual([...pfns].sort());
   expect([...rig.device.kept.values()].map(page => page[0])).toEqual([1, 2, 3, 4]);
   expect(rig.swap.slots.cached).toBe(0);
@@ -112,10 +113,11 @@ test('background reclaim works down to `high` and no further', () => {
   const memcg = rig.memcontrol.create({ max: 256, high: 100 });
   for (let i = 0; i < 200; i++) rig.page(memcg, i);
   expect(rig.vmscan.needsBackground()).toBe(true);
-  while (rig.vmscan.needsBackground()) expect(rig.vmscan.background(32)).toBeGreaterThan(0);
+  expect(rig.vmscan.background(32)).toBe(true);
+  while (rig.vmscan.background(32));
   expect(rig.layout.memcg.usage.load(memcg)).toBeLessThanOrEqual(100);
   expect(rig.layout.memcg.usage.load(memcg)).toBeGreaterThan(100 - 64);
-  expect(rig.vmscan.background(32)).toBe(0);
+  expect(rig.vmscan.background(32)).toBe(false);
 });
 
 test('reclaim of everything visits every group', () => {
@@ -133,4 +135,20 @@ test('MADV_PAGEOUT takes the given pages, used or not', () => {
   const pfns = Int32Array.from([a, b].filter(pfn => rig.lru.isolatePage(pfn)));
   expect(rig.vmscan.reclaimPages(pfns, pfns.length)).toBe(2);
   expect([...rig.freed].sort()).toEqual([a, b].sort());
+});
+
+test('each rule that may be broken shows when it is', () => {
+  const log = (breaks: Partial<MmBreaks>, pinned: boolean) => {
+    const rig = new ReclaimRig({ breaks });
+    const [pfn] = fill(rig, NONE, 1) as [number];
+    if (pinned) rig.pages.get(pfn);
+    rig.vmscan.reclaim(NONE, 1);
+    return [...rig.log, rig.has(pfn, PageFlag.SwapCache) ? 'kept' : 'taken'].join(' ');
+  };
+  expect(log({}, false)).toBe('flush 1 end 1 write taken');
+  expect(log({ writeBeforeFlush: true }, false)).toBe('write flush 1 end 1 taken');
+  expect(log({ reclaimWithoutFlush: true }, false)).toBe('end 1 write taken');
+  expect(log({ forgetDirty: true }, false)).toBe('flush 1 end 1 taken');
+  expect(log({}, true)).toBe('flush 1 end 1 kept');
+  expect(log({ ignorePinned: true }, true)).toBe('flush 1 end 1 write taken');
 });

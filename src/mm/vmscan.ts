@@ -10,6 +10,8 @@ type Lruvec = Ptr<'lruvec'>;
 
 /** Of a list's pages, 2^-priority are looked at in a round. Linux: DEF_PRIORITY. */
 const FIRST_PRIORITY = 12;
+/** Pages of a background step: some 100 us without compression, 1 ms with. */
+const BACKGROUND_BUDGET = 128;
 
 export type VmscanDeps<B extends UnmapBatchPort> = ShrinkListDeps<B> & {
   readonly memcontrol: Memcontrol;
@@ -17,10 +19,10 @@ export type VmscanDeps<B extends UnmapBatchPort> = ShrinkListDeps<B> & {
    * Tells the secondaries of every mm of a group (all of them when 0) that an ageing pass is over. False
    * when that can't be done now, because of a lock: it is tried again. Absent, passes end silently.
    */
-  readonly passEnd?: (memcg: Memcg) => boolean;
+  readonly passEnd?: ((memcg: Memcg) => boolean) | undefined;
   /** The zone is short of frames: every group gives some back in the background. */
-  readonly zoneIsLow?: () => boolean;
-  readonly vmstat?: { add(name: 'pgscan' | 'pgsteal' | 'pgactivate' | 'pgdeactivate', by: number): void };
+  readonly zoneIsLow?: (() => boolean) | undefined;
+  readonly vmstat?: { add(name: 'pgscan' | 'pgsteal' | 'pgdeactivate' | 'allocstall', by: number): void };
 };
 
 /**
@@ -210,9 +212,9 @@ export class Vmscan<B extends UnmapBatchPort> {
 
   /**
    * One bounded step of kswapd: groups above their `high`, or all when frames run short, give back up to
-   * `budget` pages in total. Returns how many were freed. Requires: no lock held.
+   * about `budget` pages in total. True if it did something and there is more to do. Requires: no lock held.
    */
-  background(budget: number): number {
+  background(budget = BACKGROUND_BUDGET): boolean {
     const { memcontrol, layout } = this.#deps;
     let freed = 0;
     for (let m = memcontrol.first(); m !== 0 && freed < budget; m = layout.memcg.next.load(m)) {
@@ -221,7 +223,7 @@ export class Vmscan<B extends UnmapBatchPort> {
       freed += this.reclaim(m, Math.min(Math.max(over, RECLAIM_BATCH), budget - freed));
     }
     if (freed < budget && this.#deps.zoneIsLow?.()) freed += this.reclaim(0 as Memcg, budget - freed);
-    return freed;
+    return freed > 0 && this.needsBackground();
   }
 }
 
