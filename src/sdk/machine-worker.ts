@@ -2,7 +2,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { FaultlineError } from '../base/error.ts';
 import type { Channel } from '../machine/board.ts';
 import { Host } from '../machine/host.ts';
-import { type Inlet, RunLoop } from '../machine/run-loop.ts';
+import { type Inlet, type Round, RunLoop } from '../machine/run-loop.ts';
 import { Ring } from '../sync/ring.ts';
 import { startMachine } from './start-machine.ts';
 import {
@@ -35,10 +35,12 @@ function run(): void {
   const { words } = host;
   for (;;) {
     const seen = Atomics.load(words, control + CONTROL.wake);
-    if (Atomics.load(words, control + CONTROL.stop) !== 0)
-      return post({ kind: 'end', end: { kind: 'stopped' } });
-    const round = loop.round();
-    if (round.kind === 'end') return post({ kind: 'end', end: round.end });
+    const stop = Atomics.load(words, control + CONTROL.stop) !== 0;
+    const round: Round = stop ? { kind: 'end', end: { kind: 'stopped' } } : loop.round();
+    if (round.kind === 'end') {
+      post({ kind: 'end', end: round.end });
+      return;
+    }
     if (round.kind === 'sleep' && round.ms > 0) Atomics.wait(words, control + CONTROL.wake, seen, round.ms);
   }
 }
