@@ -7,6 +7,9 @@ export type ElfSection = {
   readonly offset: number;
   readonly size: number;
   readonly alignment: number;
+  /** `sh_link`, `sh_info`: numbers of other sections, by type. */
+  readonly link: number;
+  readonly info: number;
   /** File offset of its 64-byte header. */
   readonly headerAt: number;
 };
@@ -47,6 +50,8 @@ function readHeader(view: DataView, at: number): RawSection {
     offset: read64(view, at + 24),
     size: read64(view, at + 32),
     alignment: read64(view, at + 48),
+    link: view.getUint32(at + 40, true),
+    info: view.getUint32(at + 44, true),
     headerAt: at,
   };
 }
@@ -65,34 +70,41 @@ function stringAt(bytes: Uint8Array, at: number): string {
   return new TextDecoder().decode(bytes.subarray(at, end < 0 ? bytes.length : end));
 }
 
+/** What a section becomes: other bytes, and where it has a count in `sh_info`, another count. */
+export type NewContents = { readonly bytes: Uint8Array; readonly info?: number };
+
 /**
- * The same file with the sections that `drop` chooses emptied, and the rest moved together: headers
- * first, then each section's bytes at its alignment. Numbers of sections stay, so links and symbols hold.
- * For relocatable files, whose offsets nothing else names.
+ * The same file with the contents of some sections replaced, and all moved together: headers first,
+ * then each section's bytes at its alignment. Numbers of sections stay, so links and symbols hold. For
+ * relocatable files, whose offsets nothing else names.
  */
-export function dropSections(file: Uint8Array, drop: (name: string) => boolean): Uint8Array<ArrayBuffer> {
-  const sections = readSections(file);
+export function replaceSections(
+  file: Uint8Array,
+  sections: readonly ElfSection[],
+  replacement: ReadonlyMap<number, NewContents>,
+): Uint8Array<ArrayBuffer> {
   const table = ELF_HEADER;
-  const placed: { section: ElfSection; offset: number; size: number }[] = [];
-  let at = table + sections.length * SECTION_HEADER;
-  for (const section of sections) {
-    const size = drop(section.name) ? 0 : section.size;
+  let end = table + sections.length * SECTION_HEADER;
+  const placed = sections.map((section, i) => {
+    const bytes = replacement.get(i)?.bytes ?? sectionBytes(file, section);
     const alignment = Math.min(Math.max(section.alignment, 1), 4096);
-    at = Math.ceil(at / alignment) * alignment;
-    placed.push({ section, offset: at, size });
-    if (section.type !== SHT_NOBITS) at += size;
-  }
-  const out = new Uint8Array(at);
+    const offset = Math.ceil(end / alignment) * alignment;
+    end = offset + bytes.length;
+    return { section, bytes, offset };
+  });
+  const out = new Uint8Array(end);
   const view = new DataView(out.buffer);
   out.set(file.subarray(0, ELF_HEADER));
   write64(view, 0x28, table);
-  placed.forEach(({ section, offset, size }, i) => {
+  placed.forEach(({ section, bytes, offset }, i) => {
     const header = table + i * SECTION_HEADER;
     out.set(file.subarray(section.headerAt, section.headerAt + SECTION_HEADER), header);
     if (section.type === 0) return; // the null section: its fields are not an offset and a size
+    const info = replacement.get(i)?.info;
     write64(view, header + 24, offset);
-    write64(view, header + 32, size);
-    if (size > 0) out.set(sectionBytes(file, section), offset);
+    if (section.type !== SHT_NOBITS) write64(view, header + 32, bytes.length);
+    if (info !== undefined) view.setUint32(header + 44, info, true);
+    out.set(bytes, offset);
   });
   return out;
 }

@@ -1,4 +1,5 @@
-import { dropSections, readSections, sectionBytes } from './elf-sections.ts';
+import { readSections, replaceSections, sectionBytes } from './elf-sections.ts';
+import { pruneSymbols } from './elf-symbols.ts';
 
 /** What a kernel module says of itself in its `.modinfo` section. */
 export type ModuleInfo = {
@@ -61,8 +62,18 @@ export function withoutSignature(file: Uint8Array): Uint8Array {
 
 /**
  * What the guest loads: no signature (checking it costs a thousand million instructions), no type
- * information, no debug sections. The kernel then taints itself, and says so.
+ * information, no debug sections, no labels that nothing refers to. The kernel then taints itself, and
+ * says so.
  */
 export function stripModule(file: Uint8Array): Uint8Array<ArrayBuffer> {
-  return dropSections(withoutSignature(file), name => /^(\.rela)?\.(BTF|debug_|comment)/.test(name));
+  const bare = withoutSignature(file);
+  const sections = readSections(bare);
+  const replacement = pruneSymbols(bare, sections);
+  sections.forEach((section, i) => {
+    if (isUnneeded(section.name)) replacement.set(i, { bytes: new Uint8Array(0) });
+  });
+  return replaceSections(bare, sections, replacement);
 }
+
+/** Sections that the module loader does not look at. */
+export const isUnneeded = (name: string): boolean => /^(\.rela)?\.(BTF|debug_|comment)/.test(name);
