@@ -1,9 +1,10 @@
 import { parseArgs } from 'node:util';
 import { allCases } from './cases/index.ts';
+import { litmusMain } from './litmus.ts';
 import { runAll, runOne } from './run.ts';
 
 const USAGE = `npm run explore -- [--list] [--case NAME] [--profile NAME] [--preemptions N] [--random N] [--seed N]
-                   [--mutant NAME] [--schedule 'actor*n actor …'] [--jobs N] [--litmus [SECONDS]]`;
+                   [--mutant NAME] [--schedule 'actor*n actor …'] [--litmus [--iterations N]]`;
 
 async function main(): Promise<number> {
   const { values } = parseArgs({
@@ -17,13 +18,15 @@ async function main(): Promise<number> {
       seed: { type: 'string', default: '1' },
       mutant: { type: 'string' },
       schedule: { type: 'string' },
-      jobs: { type: 'string', default: '2' },
+      litmus: { type: 'boolean' },
+      iterations: { type: 'string', default: '10000000' },
     },
   });
   if (values.help) {
     console.log(USAGE);
     return 0;
   }
+  if (values.litmus) return litmusMain(Number(values.iterations));
   const options = {
     preemptions: Number(values.preemptions),
     random: Number(values.random),

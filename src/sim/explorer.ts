@@ -165,9 +165,8 @@ export class Session {
 
   #sleepers(): string {
     const { control } = this.#pool;
-    return this.#names
-      .map((name, i) => ` ${name}@${control.words[control.actorWord(i, Actor.waitAt)]}`)
-      .join('');
+    const waits = this.#names.map((_, i) => control.words[control.actorWord(i, Actor.waitAt)] as number);
+    return this.#names.map((name, i) => (waits[i] === 0 ? '' : ` ${name}@${waits[i]}`)).join('');
   }
 
   failureOf(wrong: string, decisions: readonly Decision[], trace: readonly Event[]): Failure {

@@ -49,6 +49,7 @@ export class Turnstile implements Waiter {
     this.#decide('sleep', false);
     const woken = this.#words[this.#control.actorWord(this.#self, Actor.state)] === ActorState.Ready;
     this.#set(Actor.state, ActorState.Ready);
+    this.#set(Actor.waitAt, 0);
     return woken ? 'ok' : 'timed-out';
   }
 

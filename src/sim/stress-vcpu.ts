@@ -1,0 +1,232 @@
+import { Random } from '../base/random.ts';
+import { PAGE_WORDS } from '../base/units.ts';
+import { Access, Miss, Mode, Request } from '../cpu/interface.ts';
+import type { Kvm } from '../kvm/kvm.ts';
+import type { Ptr } from '../sync/struct.ts';
+import { COUNTERS, counterWord, FIRST_GFN, type StressLayout, type StressShape } from './stress-layout.ts';
+
+const TLB_ENTRIES = 128;
+/** Accesses between two stop-points. */
+const SLICE = 64;
+/** Pages in use at a time; one is exchanged every `BURST` accesses. */
+const RECENT = 24;
+const BURST = 48;
+
+export type StressVcpuOptions = {
+  kvm: Kvm;
+  vm: Ptr<'vm'>;
+  vcpu: Ptr<'vcpu'>;
+  index: number;
+  shape: StressShape;
+  layout: StressLayout;
+  control: Ptr<'stressControl'>;
+  report: Ptr<'stressReport'>;
+  /** A broken variant: the address found by a miss is used though a flush was asked for meanwhile. */
+  noRetranslate: boolean;
+};
+
+/**
+ * A vCPU reduced to what the mm sees of one: a software TLB over the secondary MMU, kept by the protocol of
+ * J-7, and a program that adds one to counters of its own and knows what it wrote last.
+ */
+export class StressVcpu {
+  readonly #o: StressVcpuOptions;
+  readonly #words: Int32Array;
+  readonly #random: Random;
+  readonly #mode: number;
+  readonly #requests: number;
+  readonly #tlbRead = new Int32Array(TLB_ENTRIES * 2);
+  readonly #tlbWrite = new Int32Array(TLB_ENTRIES * 2);
+  readonly #expected: Int32Array;
+  readonly #recent = new Int32Array(RECENT);
+  readonly #epochs: Int32Array;
+  readonly #scratch: Int32Array;
+  /** Scratch pages whose content can't be told, as an unmap ran beside the last access. */
+  readonly #unknown: Uint8Array;
+  readonly #epochsAt: number;
+  #stopped = false;
+
+  constructor(options: StressVcpuOptions) {
+    const { kvm, vcpu, shape, layout, control } = options;
+    this.#o = options;
+    this.#words = kvm.words;
+    this.#random = new Random(shape.seed * 31 + options.index + 1);
+    this.#mode = vcpu + kvm.vcpuFields.mode;
+    this.#requests = vcpu + kvm.vcpuFields.requests;
+    this.#expected = new Int32Array(shape.pages * COUNTERS);
+    this.#epochs = new Int32Array(shape.scratch);
+    this.#scratch = new Int32Array(shape.scratch);
+    this.#unknown = new Uint8Array(shape.scratch).fill(1);
+    this.#epochsAt = layout.control.epochs.load(control);
+    for (let i = 0; i < RECENT; i++) this.#recent[i] = this.#random.below(shape.pages);
+    this.#flush();
+  }
+
+  get stopped(): boolean {
+    return this.#stopped;
+  }
+
+  /** A round: some slices of counting, a visit to a scratch page. Outside guest mode before and after. */
+  round(): void {
+    if (!this.#enter()) return;
+    let checked = 0;
+    for (let slice = 0; slice < 16 && !this.#stopped; slice++) {
+      for (let i = 0; i < SLICE && !this.#stopped; i++) this.#step(i);
+      checked += SLICE;
+      this.#stopPoint();
+    }
+    if (!this.#stopped) this.#visitScratch();
+    this.#leave();
+    this.#o.layout.report.checked.add(this.#o.report, checked);
+  }
+
+  /** Reads every counter once more. */
+  sweep(): void {
+    if (!this.#enter()) return;
+    for (let page = 0; page < this.#o.shape.pages && !this.#stopped; page++) {
+      for (let c = 0; c < COUNTERS; c++) this.#check(page, c, Access.Read);
+      this.#stopPoint();
+    }
+    this.#leave();
+    this.#o.layout.report.checked.add(this.#o.report, this.#o.shape.pages * COUNTERS);
+  }
+
+  #step(i: number): void {
+    const random = this.#random;
+    if (i % BURST === 0) this.#recent[random.below(RECENT)] = random.below(this.#o.shape.pages);
+    const r = random.u32();
+    const page = this.#recent[r % RECENT] as number;
+    const counter = (r >>> 8) & (COUNTERS - 1);
+    if ((r & 0x7000) === 0) this.#check(page, counter, Access.Read);
+    else this.#increment(page, counter);
+  }
+
+  #check(page: number, counter: number, access: 0 | 1): number {
+    const base = this.#translate(FIRST_GFN + page, access);
+    if (base === 0) return 0;
+    const at = base + counterWord(this.#o.index, counter);
+    const wanted = this.#expected[page * COUNTERS + counter] as number;
+    const got = this.#words[at] as number;
+    if (got !== wanted) this.#lostWrite(page, counter, wanted, got);
+    return at;
+  }
+
+  #increment(page: number, counter: number): void {
+    const at = this.#check(page, counter, Access.Write);
+    if (at === 0) return;
+    const next = ((this.#expected[page * COUNTERS + counter] as number) + 1) | 0;
+    this.#words[at] = next;
+    this.#expected[page * COUNTERS + counter] = next;
+  }
+
+  /** Reported once, then what is there is taken for right, so that one loss counts once. */
+  #lostWrite(page: number, counter: number, wanted: number, got: number): void {
+    const { report } = this.#o.layout;
+    if (report.lost.add(this.#o.report, 1) === 0) {
+      report.gfn.store(this.#o.report, FIRST_GFN + page);
+      report.wanted.store(this.#o.report, wanted);
+      report.got.store(this.#o.report, got);
+    }
+    this.#expected[page * COUNTERS + counter] = got;
+  }
+
+  /**
+   * A scratch page of its own is zero after an unmap, else as it was left. The epoch tells which, unless it
+   * moved during the access.
+   */
+  #visitScratch(): void {
+    const { shape, index, layout, report } = this.#o;
+    const mine = Math.floor(shape.scratch / shape.vcpus);
+    const n = index * mine + this.#random.below(mine);
+    const before = Atomics.load(this.#words, this.#epochsAt + n);
+    const base = this.#translate(FIRST_GFN + shape.pages + n, Access.Write);
+    if (base === 0) return;
+    const at = base + counterWord(index, 0);
+    const got = this.#words[at] as number;
+    const settled = (before & 1) === 0 && Atomics.load(this.#words, this.#epochsAt + n) === before;
+    if (settled && this.#unknown[n] === 0) {
+      const wanted = this.#epochs[n] === before ? (this.#scratch[n] as number) : 0;
+      if (got !== wanted) layout.report.stale.add(this.#o.report, 1);
+      layout.report.scratchChecked.add(report, 1);
+    }
+    this.#words[at] = got + 1;
+    this.#scratch[n] = got + 1;
+    const after = Atomics.load(this.#words, this.#epochsAt + n);
+    this.#unknown[n] = settled && after === before ? 0 : 1;
+    this.#epochs[n] = after;
+  }
+
+  /** Word index of the frame behind a guest frame; 0 when there is none, or the test is over. */
+  #translate(gfn: number, access: 0 | 1): number {
+    const tlb = access === Access.Write ? this.#tlbWrite : this.#tlbRead;
+    const entry = (gfn % TLB_ENTRIES) * 2;
+    if (tlb[entry] === gfn) return tlb[entry + 1] as number;
+    const base = this.#miss(gfn, access);
+    if (base === 0) return 0;
+    tlb[entry] = gfn;
+    tlb[entry + 1] = base;
+    return base;
+  }
+
+  #miss(gfn: number, access: 0 | 1): number {
+    const { kvm, vm, layout, report, noRetranslate } = this.#o;
+    layout.report.misses.add(report, 1);
+    for (;;) {
+      this.#leave();
+      const pfn = kvm.fault.resolve(vm, 0, gfn, access);
+      if (pfn < 0 && pfn !== Miss.Again) {
+        layout.report.failed.add(report, 1);
+        this.#stopped = true;
+        return 0;
+      }
+      Atomics.store(this.#words, this.#mode, Mode.InGuest);
+      const asked = Atomics.load(this.#words, this.#requests);
+      if (asked === 0 && pfn >= 0) return pfn * PAGE_WORDS;
+      // What was found may be stale by now: serve, and translate again (J-7).
+      this.#leave();
+      this.#serve();
+      if (this.#stopped) return 0;
+      if (noRetranslate && pfn >= 0) {
+        Atomics.store(this.#words, this.#mode, Mode.InGuest);
+        return pfn * PAGE_WORDS;
+      }
+    }
+  }
+
+  /** Into guest mode with no request pending; false when the test is over. */
+  #enter(): boolean {
+    for (;;) {
+      Atomics.store(this.#words, this.#mode, Mode.InGuest);
+      if (Atomics.load(this.#words, this.#requests) === 0) return true;
+      this.#leave();
+      this.#serve();
+      if (this.#stopped) return false;
+    }
+  }
+
+  #leave(): void {
+    Atomics.store(this.#words, this.#mode, Mode.Outside);
+    this.#o.kvm.sync.waiter.notify(this.#requests, Number.POSITIVE_INFINITY);
+  }
+
+  #stopPoint(): void {
+    if (Atomics.load(this.#words, this.#requests) === 0) return;
+    this.#leave();
+    this.#serve();
+    if (!this.#stopped) this.#enter();
+  }
+
+  /** Outside guest mode. The bit is the acknowledgement, so it goes last. */
+  #serve(): void {
+    const asked = Atomics.load(this.#words, this.#requests);
+    if ((asked & Request.Stop) !== 0) this.#stopped = true;
+    if ((asked & Request.FlushTlb) !== 0) this.#flush();
+    Atomics.and(this.#words, this.#requests, ~asked);
+    this.#o.kvm.sync.waiter.notify(this.#requests, Number.POSITIVE_INFINITY);
+  }
+
+  #flush(): void {
+    this.#tlbRead.fill(-1);
+    this.#tlbWrite.fill(-1);
+  }
+}
