@@ -25,7 +25,8 @@ export class TestMemory implements GuestMemory {
 
   constructor(pages: number) {
     this.length = pages * PAGE;
-    this.#bytes = new Uint8Array(this.length);
+    // Shared, as the arena is: what refuses shared memory fails here first.
+    this.#bytes = new Uint8Array(new SharedArrayBuffer(this.length));
     this.#view = new DataView(this.#bytes.buffer);
   }
 

@@ -216,8 +216,9 @@ export class Board {
     }
   }
 
+  /** Power-on. The PLIC comes last, when the devices have let go of their lines. */
   reset(): void {
-    for (const device of this.#devices) device.reset();
+    for (const device of this.#devices.toReversed()) device.reset();
   }
 
   /** The PLIC is first in and last loaded: it knows the levels of its lines itself. */

@@ -288,6 +288,8 @@ function dbcn(call: SbiCall, ports: SbiPorts): SbiOutcome {
 function pinArgument(call: SbiCall, ports: SbiPorts, access: 'read' | 'write') {
   const length = Math.min(wide(call, 0), CONSOLE_BYTES_MAX);
   const gpa = wide(call, 1);
+  // a2 is the address above XLEN bits, so nothing but 0 is memory here.
+  if (wide(call, 2) !== 0) return 'fault';
   return gpa + length > Number.MAX_SAFE_INTEGER ? 'fault' : ports.memory.pin(gpa, length, access);
 }
 
@@ -299,7 +301,7 @@ function consoleWrite(call: SbiCall, ports: SbiPorts): SbiOutcome {
   let written = 0;
   for (const piece of pin.pieces) {
     // A copy: the bytes behind a pin are shared, and few consumers take shared memory.
-    ports.console.write(Uint8Array.from(piece));
+    ports.console.write(piece.slice());
     written += piece.length;
   }
   ports.memory.unpin(pin);
