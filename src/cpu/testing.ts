@@ -1,7 +1,8 @@
 import { Arena } from '../sync/arena.ts';
+import { assemble } from './assemble.ts';
 import { type Cpu, type CpuOptions, createCpu } from './cpu.ts';
-import { type CpuPorts, Miss, type VcpuPtr } from './interface.ts';
-import type { CodePtr } from './vcpu.ts';
+import { type CpuPorts, type Exit, Miss, type VcpuPtr } from './interface.ts';
+import { ARCH_WORDS, type CodePtr } from './vcpu.ts';
 
 /** Where flat memory begins, as RAM does on the board. */
 export const RAM_BASE = 0x80000000;
@@ -67,6 +68,46 @@ export class FlatMachine {
     this.arena.words.set(Int32Array.from(words), this.byte(gpa) / 4);
   }
 
+  /** A program at RAM_BASE, and pc there. */
+  program(source: string): this {
+    this.poke(RAM_BASE, assemble(source, RAM_BASE));
+    this.cpu.dropCode(this.code, this.arena.firstFrame);
+    this.cpu.setPc(this.vcpu, RAM_BASE);
+    return this;
+  }
+
+  /** Runs until an exit that is not Budget, at most `limit` instructions. */
+  run(limit = 10_000): Exit {
+    return this.cpu.run(this.vcpu, limit);
+  }
+
+  /** A 64-bit field of the record. */
+  field(at: number): bigint {
+    const words = this.arena.words;
+    return (BigInt(words[this.vcpu + at + 1]! >>> 0) << 32n) | BigInt(words[this.vcpu + at]! >>> 0);
+  }
+
+  setField(at: number, value: bigint): void {
+    this.arena.words[this.vcpu + at] = Number(BigInt.asIntN(32, value));
+    this.arena.words[this.vcpu + at + 1] = Number(BigInt.asIntN(32, value >> 32n));
+  }
+
+  /** A 64-bit word of memory. */
+  peek(gpa: number): bigint {
+    const at = this.byte(gpa) / 4;
+    return (BigInt(this.arena.words[at + 1]! >>> 0) << 32n) | BigInt(this.arena.words[at]! >>> 0);
+  }
+
+  /** The guest's whole state, for comparing machines. */
+  state(): { record: string; memory: string } {
+    const { words, bytes } = this.arena;
+    const record = Array.from(words.subarray(this.vcpu, this.vcpu + ARCH_WORDS), w => (w >>> 0).toString(16));
+    const from = this.byte(RAM_BASE);
+    let hash = 0;
+    for (let i = from; i < from + this.pages * 4096; i++) hash = (Math.imul(hash, 31) + bytes[i]!) | 0;
+    return { record: record.join(' '), memory: hash.toString(16) };
+  }
+
   x(n: number): bigint {
     const lo = BigInt(this.cpu.xLo(this.vcpu, n) >>> 0);
     return (BigInt(this.cpu.xHi(this.vcpu, n) >>> 0) << 32n) | lo;
@@ -74,5 +115,53 @@ export class FlatMachine {
 
   setX(n: number, value: bigint): void {
     this.cpu.setX(this.vcpu, n, Number(BigInt.asIntN(32, value)), Number(BigInt.asIntN(32, value >> 32n)));
+  }
+}
+
+/** Bits of a page-table entry. */
+export const PTE = { V: 1, R: 2, W: 4, X: 8, U: 16, G: 32, A: 64, D: 128 } as const;
+
+/** Sv39 tables in the last pages of a flat machine's RAM. */
+export class TestTables {
+  readonly #m: FlatMachine;
+  readonly root: number;
+  #next: number;
+
+  constructor(m: FlatMachine) {
+    this.#m = m;
+    this.#next = RAM_BASE + m.pages * 4096;
+    this.root = this.#table();
+  }
+
+  #table(): number {
+    this.#next -= 4096;
+    this.#m.poke(this.#next, new Uint32Array(1024));
+    return this.#next;
+  }
+
+  /** What to write to satp. */
+  get satp(): bigint {
+    return (8n << 60n) | BigInt(this.root / 4096);
+  }
+
+  /** Guest physical address of the entry that maps `va` at `level`, making tables on the way. */
+  entry(va: bigint, level = 0): number {
+    let table = this.root;
+    for (let at = 2; ; at--) {
+      const entry = table + 8 * Number((va >> BigInt(12 + 9 * at)) & 511n);
+      if (at === level) return entry;
+      const low = this.#m.arena.words[this.#m.byte(entry) / 4]!;
+      if ((low & PTE.V) === 0) this.write(entry, this.#table(), PTE.V);
+      table = (this.#m.arena.words[this.#m.byte(entry) / 4]! >>> 10) * 4096;
+    }
+  }
+
+  write(entry: number, gpa: number, flags: number, high = 0): void {
+    const ppn = gpa / 4096;
+    this.#m.poke(entry, [((ppn & 0x3fffff) << 10) | flags, Math.floor(ppn / 0x400000) | high]);
+  }
+
+  map(va: bigint, gpa: number, flags: number, level = 0): void {
+    this.write(this.entry(va, level), gpa, flags);
   }
 }
