@@ -1,25 +1,36 @@
-/**
- * Rules that a test may switch off, to prove that it would notice (T.1: "each protocol test has a mutant").
- * All false in production; read once, when the core is built.
- */
+/** Rules that a test may switch off, to prove that it would notice. All false in production. */
 export type MmBreaks = {
-  /**
-   * mm-figures B.3: a swap-in is guarded by the comparison of the pte alone, not by the swap cache and the
-   * page lock: the slot can be freed and handed out again in between.
-   */
-  swapinPteSame: boolean;
-  /** J-9: frames are written and freed while a vCPU may still use what it cached. */
+  /** A swap-in goes by the pte alone, and never asks the swap cache whose slot it is (mm-figures B.3). */
+  swapInByPteAlone: boolean;
+  /** The reverse map takes a pte away without telling the secondaries. */
+  unmapWithoutNotify: boolean;
+  /** A page written through its pte counts as clean when it is unmapped. */
+  unmapForgetsDirty: boolean;
+  /** COW shows the new page before the secondaries have dropped the old one (M-31). */
+  cowWithoutNotify: boolean;
+  /** fork leaves the parent's ptes writable. */
+  forkKeepsWritable: boolean;
+  /** Ageing asks the secondaries only when the pte was old (N-3, M-34). */
+  ageShortCircuit: boolean;
+  /** A fault's recheck of the pte under its lock is skipped. */
+  faultWithoutRecheck: boolean;
+  /** J-9: reclaim writes and frees frames while a vCPU may still use what it cached. */
   reclaimWithoutFlush: boolean;
-  /** T-FIP-08: the page is written to swap before the flush is acknowledged. */
+  /** T-FIP-08: reclaim writes the page to swap before the flush is acknowledged. */
   writeBeforeFlush: boolean;
-  /** M-35: pages that somebody holds a reference to are freed all the same. */
+  /** M-35: reclaim frees pages that somebody holds a reference to all the same. */
   ignorePinned: boolean;
-  /** A page whose swap copy is older than its content counts as clean. */
+  /** Reclaim takes a page whose swap copy is older than its content for a clean one. */
   forgetDirty: boolean;
 };
-
 export const NO_MM_BREAKS: MmBreaks = {
-  swapinPteSame: false,
+  swapInByPteAlone: false,
+  unmapWithoutNotify: false,
+  unmapForgetsDirty: false,
+  cowWithoutNotify: false,
+  forkKeepsWritable: false,
+  ageShortCircuit: false,
+  faultWithoutRecheck: false,
   reclaimWithoutFlush: false,
   writeBeforeFlush: false,
   ignorePinned: false,

@@ -19,7 +19,9 @@ export type ShrinkListDeps<B extends UnmapBatchPort> = {
   readonly rmap: RmapPort<B>;
   readonly batch: B;
   readonly breaks: MmBreaks;
+  readonly vmstat?: { add(name: ReclaimEvent, by: number): void } | undefined;
 };
+type ReclaimEvent = 'pgscan' | 'pgsteal' | 'pgdeactivate' | 'pglazyfreed';
 
 /** What became of a page of the batch. */
 const Fate = { Keep: 0, Activate: 1, Unmapped: 2, Freed: 3 } as const;
@@ -81,12 +83,13 @@ export class ShrinkList<B extends UnmapBatchPort> {
     const p = pages.at(pfn);
     const flags = layout.page.flags.load(p);
     if ((flags & (PageFlag.Mlocked | PageFlag.HwPoison | PageFlag.Ksm)) !== 0) return Fate.Activate;
-    if ((flags & PageFlag.SwapCache) === 0 && (swap.isFull() || layout.page.mapcount.load(p) === 0)) {
-      return Fate.Activate;
-    }
+    const cached = (flags & PageFlag.SwapCache) !== 0;
+    const lazy = !cached && (flags & PageFlag.LazyFree) !== 0;
+    if (!cached && layout.page.mapcount.load(p) === 0) return Fate.Activate;
+    if (!cached && !lazy && swap.isFull()) return Fate.Activate;
     const used = ignoreReferences ? Fate.Unmapped : this.#referenced(pfn);
     if (used !== Fate.Unmapped) return used;
-    if ((flags & PageFlag.SwapCache) === 0 && !swap.addPage(pfn)) return Fate.Activate;
+    if (!cached && !lazy && !swap.addPage(pfn)) return Fate.Activate;
     if (layout.page.mapcount.load(p) === 0) return Fate.Unmapped;
     return rmap.tryToUnmap(pfn, batch) === 'unmapped' ? Fate.Unmapped : Fate.Activate;
   }
@@ -109,6 +112,8 @@ export class ShrinkList<B extends UnmapBatchPort> {
     const { layout, pages, swap, lru, breaks } = this.#deps;
     const p = pages.at(pfn);
     const { refcount, flags, memcg } = layout.page;
+    // MADV_FREE and clean: rmap left holes, there is nothing to keep (M-32).
+    if ((flags.load(p) & PageFlag.SwapCache) === 0) return this.#lazyFreed();
     // M-35: the cache's reference and ours, else the page is pinned or was found again.
     if (refcount.load(p) !== 2 && !breaks.ignorePinned) return Fate.Activate;
     if ((flags.load(p) & PageFlag.Dirty) !== 0) {
@@ -119,6 +124,11 @@ export class ShrinkList<B extends UnmapBatchPort> {
     const lruvec = lru.lruvecOf(memcg.load(p));
     if (breaks.ignorePinned) swap.removeFromCache(pfn);
     else if (!swap.removeEvicted(pfn, lru.evicted(lruvec))) return Fate.Activate;
+    return Fate.Freed;
+  }
+
+  #lazyFreed(): number {
+    this.#deps.vmstat?.add('pglazyfreed', 1);
     return Fate.Freed;
   }
 

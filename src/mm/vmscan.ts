@@ -22,7 +22,6 @@ export type VmscanDeps<B extends UnmapBatchPort> = ShrinkListDeps<B> & {
   readonly passEnd?: ((memcg: Memcg) => boolean) | undefined;
   /** The zone is short of frames: every group gives some back in the background. */
   readonly zoneIsLow?: (() => boolean) | undefined;
-  readonly vmstat?: { add(name: 'pgscan' | 'pgsteal' | 'pgdeactivate' | 'allocstall', by: number): void };
 };
 
 /**
