@@ -23,7 +23,8 @@ export class VirtioBlk implements VirtioModel {
   readonly deviceId = 2;
   readonly classCode = 0x018000;
   readonly features: number;
-  readonly queueSizes = [256];
+  /** 2 more than the segments of a request, for a driver without indirect tables. */
+  readonly queueSizes = [128];
   readonly #backend: BlockBackend;
   readonly #serial: string;
   readonly #header = new Uint8Array(HEADER_BYTES);

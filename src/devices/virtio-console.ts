@@ -23,7 +23,8 @@ export class VirtioConsole implements VirtioModel {
   readonly deviceId = 3;
   readonly classCode = 0x078000;
   readonly features = VIRTIO_CONSOLE_F_SIZE;
-  readonly queueSizes = [256, 256];
+  /** Linux fills the first with a page a descriptor. */
+  readonly queueSizes = [32, 32];
   readonly #ports: VirtioConsolePorts;
   readonly #rx = new ByteQueue(RX_CAPACITY);
   #transport: VirtioTransport | undefined;

@@ -13,7 +13,7 @@ export class VirtioRng implements VirtioModel {
   readonly deviceId = 4;
   readonly classCode = 0x00ff00;
   readonly features = 0;
-  readonly queueSizes = [64];
+  readonly queueSizes = [8];
   readonly #fill: (into: Uint8Array) => void;
 
   constructor(fill: (into: Uint8Array) => void) {
