@@ -66,7 +66,13 @@ function checkSizes(path: string, text: string): void {
     complaints.push(`${path}: ${lines} lines; what does not fit is usually a table in disguise`);
   const source = ts.createSourceFile(path, text, ts.ScriptTarget.Latest, true);
   const visit = (node: ts.Node): void => {
-    if (ts.isFunctionLike(node) && 'body' in node && node.body !== undefined && !holdsFunctions(node)) {
+    if (
+      ts.isFunctionLike(node) &&
+      'body' in node &&
+      node.body !== undefined &&
+      !holdsFunctions(node) &&
+      !isTable(node)
+    ) {
       const start = source.getLineAndCharacterOfPosition(node.getStart()).line;
       const end = source.getLineAndCharacterOfPosition(node.end).line;
       if (end - start + 1 > FUNCTION_LINES_MAX)
@@ -75,6 +81,13 @@ function checkSizes(path: string, text: string): void {
     ts.forEachChild(node, visit);
   };
   if (!isTest(path)) visit(source);
+}
+
+/** A function that does nothing but return one literal is a table. */
+function isTable(node: ts.Node): boolean {
+  if (!('body' in node) || !ts.isBlock(node.body as ts.Node)) return false;
+  const statements = (node.body as ts.Block).statements;
+  return statements.length === 1 && ts.isReturnStatement(statements[0] as ts.Node);
 }
 
 /** A factory that only declares functions is as long as they are together; they are measured one by one. */
