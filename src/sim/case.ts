@@ -23,10 +23,10 @@ export type Case<C, S, B> = {
   setup(core: C, profile: string): S;
   actors: Readonly<Record<string, (core: C, setup: S) => void>>;
   /**
-   * Schedules that must occur, each a list of chains over the first occurrences of labels:
-   * `F.p < S.l, S.u < F.c < E.l`. `vcpu1:F.p` means that actor's.
+   * Schedules that must occur, by the row that names them. Each is a list of chains over the first
+   * occurrences of labels: `F.p < S.l, S.u < F.c < E.l`. `vcpu1:F.p` means that actor's.
    */
-  reach: readonly string[];
+  reach: Schedules | ((profile: string) => Schedules);
   /** Throws when the end state, or what happened on the way, breaks a rule. */
   oracle(core: C, setup: S, trace: readonly Event[]): void;
   /** Rules switched off one at a time; each must make some schedule fail. */
@@ -38,6 +38,8 @@ export type Case<C, S, B> = {
   fair?: number;
 };
 
+export type Schedules = Readonly<Record<string, string>>;
+
 export type Mutant<B> = {
   name: string;
   breaks: Partial<B>;
@@ -47,6 +49,10 @@ export type Mutant<B> = {
 
 // biome-ignore lint/suspicious/noExplicitAny: a registry holds cases over different cores
 export type AnyCase = Case<any, any, any>;
+
+export function schedulesOf(test: AnyCase, profile: string): Schedules {
+  return typeof test.reach === 'function' ? test.reach(profile) : test.reach;
+}
 
 /** True if the first occurrences of the labels stand in the order that the constraint asks for. */
 export function satisfies(trace: readonly Event[], constraint: string): boolean {

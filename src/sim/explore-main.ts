@@ -4,7 +4,7 @@ import { litmusMain } from './litmus.ts';
 import { runAll, runOne } from './run.ts';
 
 const USAGE = `npm run explore -- [--list] [--case NAME] [--profile NAME] [--preemptions N] [--random N] [--seed N]
-                   [--mutant NAME] [--schedule 'actor*n actor …'] [--litmus [--iterations N]]`;
+                   [--mutant NAME] [--schedule 'actor*n actor …'] [--jobs N] [--litmus [--iterations N]]`;
 
 async function main(): Promise<number> {
   const { values } = parseArgs({
@@ -18,6 +18,7 @@ async function main(): Promise<number> {
       seed: { type: 'string', default: '1' },
       mutant: { type: 'string' },
       schedule: { type: 'string' },
+      jobs: { type: 'string', default: '2' },
       litmus: { type: 'boolean' },
       iterations: { type: 'string', default: '10000000' },
     },
@@ -41,7 +42,7 @@ async function main(): Promise<number> {
   if (values.schedule !== undefined) {
     return runOne(wanted[0]!, values.profile, values.mutant, values.schedule);
   }
-  return runAll(wanted, values.profile, options);
+  return runAll(wanted, values.profile, options, Number(values.jobs));
 }
 
 process.exitCode = await main();

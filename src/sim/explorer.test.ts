@@ -23,13 +23,13 @@ async function session(name: string, mutant?: string): Promise<Session> {
 }
 
 test('the mutex excludes and loses no wake-up in any schedule of one preemption', async () => {
-  const found = explore(await session('mutex'), [], OPTIONS);
+  const found = explore(await session('mutex'), {}, OPTIONS);
   expect(found.failure).toBeUndefined();
   expect(found.complete).toBe(true);
 });
 
 test('a wake-up left out is reported as a deadlock, with the schedule that leads there', async () => {
-  const found = explore(await session('mutex', 'no notify'), [], OPTIONS);
+  const found = explore(await session('mutex', 'no notify'), {}, OPTIONS);
   expect(found.failure?.reason).toMatch(/^deadlock: everybody sleeps c@\d+/);
   const s = await session('mutex', 'no notify');
   const again = s.run(parsePlan(found.failure!.schedule, s.actors));
@@ -38,7 +38,7 @@ test('a wake-up left out is reported as a deadlock, with the schedule that leads
 
 test('a reader without the recheck is seen to read half of a write', async () => {
   const s = await session('seqcount', 'no retry');
-  expect(explore(s, [], OPTIONS).failure?.reason).toContain('half of a write');
+  expect(explore(s, {}, OPTIONS).failure?.reason).toContain('half of a write');
 });
 
 test('the same schedule and the same seed give the same trace every time', async () => {

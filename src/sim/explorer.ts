@@ -2,7 +2,7 @@ import { AssertionError } from '../base/assert.ts';
 import type { Arena } from '../sync/arena.ts';
 import { Sync } from '../sync/sync.ts';
 import type { Waiter } from '../sync/waiter.ts';
-import { type AnyCase, type Event, satisfies } from './case.ts';
+import { type AnyCase, type Event, type Schedules, satisfies } from './case.ts';
 import {
   ACTOR_WORDS,
   Actor,
@@ -190,9 +190,9 @@ function shortest(decisions: readonly Decision[]): number[] {
 }
 
 /** All schedules up to the bound, then seeded ones; stops at the first that fails. */
-export function explore(session: Session, reach: readonly string[], options: Options): Exploration {
+export function explore(session: Session, reach: Schedules, options: Options): Exploration {
   const search = new DepthFirst(options.preemptions);
-  const unreached = new Set(reach);
+  const unreached = new Map(Object.entries(reach));
   const result: Exploration = {
     schedules: 0,
     pruned: 0,
@@ -205,7 +205,7 @@ export function explore(session: Session, reach: readonly string[], options: Opt
     const { decisions, trace, wrong } = session.run(plan, seed);
     result.schedules++;
     for (const e of trace) result.points.add(e.label);
-    for (const constraint of unreached) if (satisfies(trace, constraint)) unreached.delete(constraint);
+    for (const [row, order] of unreached) if (satisfies(trace, order)) unreached.delete(row);
     if (wrong !== undefined) result.failure = session.failureOf(wrong, decisions, trace);
     if (seed === 0) search.ran(plan, decisions);
     return wrong === undefined && result.schedules < options.maxSchedules;
@@ -217,6 +217,6 @@ export function explore(session: Session, reach: readonly string[], options: Opt
   result.complete = going;
   for (let i = 0; going && i < options.random; i++) going = step([], (options.seed + i * 7919) | 1);
   result.pruned = search.pruned;
-  result.unreached = [...unreached];
+  result.unreached = [...unreached].map(([row, order]) => `${row}: ${order}`);
   return result;
 }

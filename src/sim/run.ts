@@ -1,7 +1,9 @@
-import type { AnyCase } from './case.ts';
+import { type AnyCase, schedulesOf } from './case.ts';
 import { type Exploration, explore, type Failure, type Options, Session } from './explorer.ts';
+import type { JobTask } from './job-worker.ts';
 import { Pool } from './pool.ts';
 import { parsePlan } from './schedule.ts';
+import { nextMessage, spawnModule } from './spawn.ts';
 
 /** What came of one case under one profile. Plain data, so that a thread can send it. */
 export type Report = {
@@ -60,7 +62,7 @@ async function exploreWith(
 ): Promise<Exploration> {
   const session = new Session(pool, test, profile, breaks);
   await session.load();
-  return explore(session, test.reach, options);
+  return explore(session, schedulesOf(test, profile), options);
 }
 
 function problemsOf(found: Exploration, test: AnyCase, profile: string): string[] {
@@ -121,20 +123,37 @@ export async function runAll(
   cases: readonly AnyCase[],
   profile: string | undefined,
   options: Options,
+  jobs: number,
 ): Promise<number> {
   const started = performance.now();
-  const pool = new Pool();
-  const reports: Report[] = [];
+  const queue: JobTask[] = [];
   for (const test of cases) {
     for (const p of test.profiles) {
-      if (profile !== undefined && p !== profile) continue;
-      const report = await runCase(pool, test, p, options);
-      reports.push(report);
-      print(report);
+      if (profile === undefined || p === profile) queue.push({ name: test.name, profile: p, options });
     }
   }
-  await pool.close();
+  const reports: Report[] = [];
+  await Promise.all(
+    Array.from({ length: Math.min(jobs, queue.length) }, async () => {
+      for await (const report of reportsOf(queue)) {
+        reports.push(report);
+        print(report);
+      }
+    }),
+  );
   return total(reports, performance.now() - started);
+}
+
+/** One thread that takes cases from the queue until it is empty. */
+async function* reportsOf(queue: JobTask[]): AsyncGenerator<Report> {
+  const worker = spawnModule(new URL('./job-worker.ts', import.meta.url), {});
+  await nextMessage(worker);
+  for (let task = queue.shift(); task !== undefined; task = queue.shift()) {
+    const done = nextMessage(worker);
+    worker.postMessage(task);
+    yield (await done) as Report;
+  }
+  await worker.terminate();
 }
 
 function print(report: Report): void {

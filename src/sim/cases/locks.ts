@@ -105,7 +105,7 @@ const mutex: Case<Core, null, Breaks> = {
   name: 'mutex',
   title: 'three threads add to a counter under a mutex',
   actors: { a: lockedCount, b: lockedCount, c: lockedCount },
-  reach: ['a:sleep, b:sleep', 'b:sleep, c:sleep'],
+  reach: { 'two sleep': 'a:sleep, b:sleep', 'others sleep': 'b:sleep, c:sleep' },
   oracle({ sync, at }) {
     assert(sync.words[at + 10] === 3, 'mutual exclusion: an increment is lost');
     assert(sync.words[at] === 0, 'the mutex is free at the end');
@@ -142,7 +142,7 @@ const rwlock: Case<Core, null, Breaks> = {
   name: 'rwlock',
   title: 'two readers and a writer',
   actors: { reader: read, other: read, writer: write },
-  reach: ['writer:sleep', 'reader:sleep'],
+  reach: { 'the writer sleeps': 'writer:sleep', 'a reader sleeps': 'reader:sleep' },
   oracle: rwOracle,
   mutants: [
     { name: 'no notify', breaks: { noNotify: true } },
@@ -155,7 +155,7 @@ const rwlockWriters: Case<Core, null, Breaks> = {
   name: 'rwlock-writers',
   title: 'two writers and a reader',
   actors: { reader: read, writer: write, other: write },
-  reach: ['other:sleep', 'reader:sleep'],
+  reach: { 'a writer sleeps': 'other:sleep', 'the reader sleeps': 'reader:sleep' },
   oracle: rwOracle,
   mutants: [{ name: 'no notify', breaks: { noNotify: true } }],
 };
@@ -193,7 +193,7 @@ const seqcount: Case<Core, null, Breaks> = {
   name: 'seqcount',
   title: 'a reader of a pair against two writers',
   actors: { reader: readPair, writer: writePair, other: writePair },
-  reach: ['reader:sleep'],
+  reach: { 'the reader sleeps': 'reader:sleep' },
   oracle({ sync, at }) {
     assert(sync.words[at] === 4, 'the sequence is even and counts both writers');
     assert(sync.words[at + 10] === 2 && sync.words[at + 11] === 2, 'both writers wrote');
@@ -234,7 +234,7 @@ const srcu: Case<Core, null, Breaks> = {
   name: 'srcu',
   title: 'two readers of a published value, which an updater replaces twice',
   actors: { reader: srcuRead, other: srcuRead, updater: srcuUpdate },
-  reach: ['updater:sleep'],
+  reach: { 'the updater sleeps': 'updater:sleep' },
   oracle({ sync, at }) {
     assert(sync.words[at + 1] === 0 && sync.words[at + 2] === 0, 'all readers have left');
   },

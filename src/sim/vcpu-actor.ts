@@ -1,0 +1,127 @@
+import { assert } from '../base/assert.ts';
+import type { Gfn, Pfn } from '../base/units.ts';
+import { Access, Miss, Mode, Request } from '../cpu/interface.ts';
+import type { Kvm } from '../kvm/kvm.ts';
+import { frameWord } from '../sync/arena.ts';
+import type { Ptr } from '../sync/struct.ts';
+
+type Entry = { pfn: Pfn; access: Access };
+
+/** What a vCPU does wrong, for mutants. */
+export type VcpuBreaks = {
+  /** A translation found by a miss is used though a flush was asked for meanwhile (mm-figures B.1). */
+  useStaleMiss: boolean;
+};
+
+/** Says whether a frame may be accessed now: the canary of J-9. */
+export type Canary = (pfn: Pfn) => void;
+
+/**
+ * A vCPU reduced to what memory sees of it: a software TLB over the secondary MMU and the protocol of J-7,
+ * loads and stores of a page's first words. Throws when the memory fails.
+ */
+export class VcpuActor {
+  readonly #kvm: Kvm;
+  readonly #vm: Ptr<'vm'>;
+  readonly #space: number;
+  readonly #mode: number;
+  readonly #requests: number;
+  readonly #canary: Canary;
+  readonly #breaks: Partial<VcpuBreaks>;
+  readonly #tlb = new Map<Gfn, Entry>();
+
+  constructor(
+    kvm: Kvm,
+    vm: Ptr<'vm'>,
+    vcpu: Ptr<'vcpu'>,
+    options: { space?: number; canary: Canary; breaks?: Partial<VcpuBreaks> },
+  ) {
+    this.#kvm = kvm;
+    this.#vm = vm;
+    this.#space = options.space ?? 0;
+    this.#mode = vcpu + kvm.vcpuFields.mode;
+    this.#requests = vcpu + kvm.vcpuFields.requests;
+    this.#canary = options.canary;
+    this.#breaks = options.breaks ?? {};
+  }
+
+  /** Runs guest code. Requests are served before and after, and at every miss. */
+  run(code: (vcpu: VcpuActor) => void): void {
+    this.#enter();
+    code(this);
+    this.stopPoint();
+    this.#leave();
+  }
+
+  load(gfn: Gfn, word = 0): number {
+    const pfn = this.#translate(gfn, Access.Read);
+    this.#canary(pfn);
+    const value = Atomics.load(this.#kvm.words, frameWord(pfn) + word);
+    this.#kvm.sync.y('F.a');
+    return value;
+  }
+
+  store(gfn: Gfn, value: number, word = 0): void {
+    const pfn = this.#translate(gfn, Access.Write);
+    this.#canary(pfn);
+    Atomics.store(this.#kvm.words, frameWord(pfn) + word, value);
+    this.#kvm.sync.y('F.a');
+  }
+
+  /** Adds to a word by two accesses that one translation serves, as a block of guest code does. */
+  increment(gfn: Gfn, word = 0): void {
+    const pfn = this.#translate(gfn, Access.Write);
+    this.#canary(pfn);
+    const value = Atomics.load(this.#kvm.words, frameWord(pfn) + word);
+    this.#kvm.sync.y('F.m');
+    this.#canary(pfn);
+    Atomics.store(this.#kvm.words, frameWord(pfn) + word, value + 1);
+    this.#kvm.sync.y('F.a');
+  }
+
+  /** Between two blocks: what was asked for is done (J-7). */
+  stopPoint(): void {
+    if (Atomics.load(this.#kvm.words, this.#requests) !== 0) this.#serve();
+  }
+
+  #translate(gfn: Gfn, access: Access): Pfn {
+    for (;;) {
+      const cached = this.#tlb.get(gfn);
+      if (cached !== undefined && cached.access >= access) return cached.pfn;
+      const pfn = this.#miss(gfn, access);
+      if (pfn < 0) continue;
+      this.#tlb.set(gfn, { pfn, access });
+      this.#kvm.sync.y('F.t');
+      return pfn;
+    }
+  }
+
+  /** Outside guest mode: a frame, or a negative number when it must be looked up again. */
+  #miss(gfn: Gfn, access: Access): number {
+    this.#leave();
+    const pfn = this.#kvm.fault.resolve(this.#vm, this.#space, gfn, access);
+    assert(pfn !== Miss.Fault, 'vcpu: the memory behind the slot is gone');
+    assert(pfn !== Miss.Mmio, 'vcpu: no memory there');
+    Atomics.store(this.#kvm.words, this.#mode, Mode.InGuest);
+    const asked = Atomics.load(this.#kvm.words, this.#requests) & Request.FlushTlb;
+    if (asked !== 0) this.#serve();
+    return asked !== 0 && !this.#breaks.useStaleMiss ? Miss.Again : pfn;
+  }
+
+  #enter(): void {
+    Atomics.store(this.#kvm.words, this.#mode, Mode.InGuest);
+    this.stopPoint();
+  }
+
+  #leave(): void {
+    Atomics.store(this.#kvm.words, this.#mode, Mode.Outside);
+  }
+
+  /** The bits are cleared after the TLB is empty: that is the acknowledgement. */
+  #serve(): void {
+    this.#tlb.clear();
+    Atomics.and(this.#kvm.words, this.#requests, 0);
+    this.#kvm.sync.waiter.notify(this.#requests, Number.POSITIVE_INFINITY);
+    this.#kvm.sync.y('F.f');
+  }
+}
