@@ -39,11 +39,34 @@ const exponentOf = (letter: Letter, r: Random, near: number): number => {
   return Math.max(0, Math.min(max, Math.floor(e)));
 };
 
+/** Zero, the subnormals' and normals' ends, one, small integers and the integer types' ends. */
+const landmarks = (letter: Letter): bigint[] => {
+  const { fraction, exponent, bias } = SHAPE[letter];
+  const power = (e: number, f = 0n) => (BigInt(bias + e) << fraction) | f;
+  const half = 1n << (fraction - 1n);
+  const infinity = ones(exponent) << fraction;
+  const integers = [7, 8, 15, 16, 31, 32, 52, 63, 64].map(e => power(e));
+  return [
+    0n,
+    1n << fraction,
+    infinity,
+    power(0),
+    power(-1),
+    power(1, half),
+    power(2, half >> 1n),
+    ...integers,
+  ];
+};
+
 /** An unboxed image. `near` is an image to be related to. */
 export const floatBits = (letter: Letter, r: Random, near = 0n): bigint => {
   const { fraction, exponent } = SHAPE[letter];
   const width = fraction + exponent + 1n;
   if (r.oneIn(8)) return BigInt.asUintN(Number(width), near + BigInt(r.below(5) - 2));
+  if (r.oneIn(8)) {
+    const beside = r.pick(landmarks(letter)) + BigInt(r.below(5) - 2);
+    return BigInt.asUintN(Number(width), beside ^ (BigInt(r.below(2)) << (width - 1n)));
+  }
   if (r.oneIn(8)) return ((near ^ (1n << (width - 1n))) + BigInt(r.below(3) - 1)) & ones(width);
   const nearExponent = Number((near >> fraction) & ones(exponent));
   const significand = r.oneIn(2) ? random64(r) & ones(fraction) : runs(r, fraction);
