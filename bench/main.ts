@@ -3,16 +3,34 @@
 
 import { loadavg } from 'node:os';
 
-type Bench = { question: string; load: () => Promise<{ run(args: string[]): Promise<boolean | undefined> | boolean | undefined }> };
+type Bench = {
+  question: string;
+  load: () => Promise<{ run(args: string[]): unknown }>;
+};
 
 const BENCHES: Record<string, Bench> = {
-  faults: { question: 'what does a minor fault cost, against the kernel?', load: () => import('./faults.ts') },
-  pageops: { question: 'what do zero, copy, compare, hash and LZ4 of a page cost?', load: () => import('./pageops.ts') },
-  interp: { question: 'how many instructions a second does the interpreter retire?', load: () => import('./interp.ts') },
-  boot: { question: 'how long from process start to the prompt, against QEMU?', load: () => import('./boot.ts') },
+  faults: {
+    question: 'what does a minor fault cost, against the kernel?',
+    load: () => import('./faults.ts'),
+  },
+  pageops: {
+    question: 'what do zero, copy, compare, hash and LZ4 of a page cost?',
+    load: () => import('./pageops.ts'),
+  },
+  interp: {
+    question: 'how many instructions a second does the interpreter retire?',
+    load: () => import('./interp.ts'),
+  },
+  boot: {
+    question: 'how long from process start to the prompt, against QEMU?',
+    load: () => import('./boot.ts'),
+  },
   cpu: { question: 'how fast are programs in the guest, against QEMU?', load: () => import('./cpu.ts') },
   ageing: { question: 'does the TLB generation bump save refaults?', load: () => import('./ageing.ts') },
-  swap: { question: 'does a squeezed guest keep every byte, and at what rate?', load: () => import('./swap.ts') },
+  swap: {
+    question: 'does a squeezed guest keep every byte, and at what rate?',
+    load: () => import('./swap.ts'),
+  },
 };
 
 const [name, ...args] = process.argv.slice(2);
@@ -21,7 +39,11 @@ if (bench === undefined) {
   for (const [key, { question }] of Object.entries(BENCHES)) console.log(`  ${key.padEnd(9)} ${question}`);
   process.exitCode = name === undefined ? 0 : 2;
 } else {
-  console.log(`${name}: ${bench.question}   load average ${loadavg().map(l => l.toFixed(2)).join(' ')}`);
+  console.log(
+    `${name}: ${bench.question}   load average ${loadavg()
+      .map(l => l.toFixed(2))
+      .join(' ')}`,
+  );
   const met = await (await bench.load()).run(args);
   if (met === false) process.exitCode = 1;
 }

@@ -1,16 +1,12 @@
 import type { Gfn, Pfn } from '../base/units.ts';
 import { Access, Miss } from '../cpu/interface.ts';
+import { GUP_BLOCKED, GUP_NOMEM, GUP_PFN_MASK, GUP_WRITABLE } from '../mm/fault-codes.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Kvm } from './kvm.ts';
 import { Protocol, SlotFlag, Spte, sptePfn } from './layout.ts';
 
 type Vm = Ptr<'vm'>;
 type Slot = Ptr<'slot'>;
-
-// Result codes of mm/gup.
-export const GUP_WRITABLE = 1 << 24;
-const GUP_PFN = GUP_WRITABLE - 1;
-const GUP_BLOCKED = -3;
 
 /** Internal: the fault must begin again. Distinct from every Miss and every pfn. */
 const RETRY = -100;
@@ -19,6 +15,8 @@ const RETRY = -100;
 export class KvmFault {
   readonly #kvm: Kvm;
   readonly #words: Int32Array;
+  /** The GUP_ code behind this thread's last Miss.Fault, for the exit's message. */
+  lastGup = 0;
 
   constructor(kvm: Kvm) {
     this.#kvm = kvm;
@@ -88,9 +86,15 @@ export class KvmFault {
       access === Access.Write,
     );
     sync.y('F.p');
-    if (found < 0) return found === GUP_BLOCKED ? Miss.Blocked : Miss.Fault;
+    if (found < 0) return this.#missed(found);
     if (breaks.sampleAfterGup) seen = this.#sample(vm);
     return this.#commit(vm, slot, space, gfn, access, found, seen);
+  }
+
+  #missed(code: number): number {
+    if (code === GUP_BLOCKED) return Miss.Blocked;
+    this.lastGup = code;
+    return Miss.Fault;
   }
 
   /** Under mmu_lock: is what GUP said still so? Then install (K-24 (6)-(10)). */
@@ -105,10 +109,10 @@ export class KvmFault {
   ): Pfn | number {
     const { vm: v } = this.#kvm.layout;
     const { sync, mmu, breaks, mm } = this.#kvm;
-    const pfn = found & GUP_PFN;
+    const pfn = found & GUP_PFN_MASK;
     if (!this.#lockStocked(vm)) {
       mm.pages.put(pfn);
-      return Miss.Fault;
+      return this.#missed(GUP_NOMEM);
     }
     sync.y('F.L');
     const stale = !breaks.installThenCheck && this.#changed(vm, gfn, seen);

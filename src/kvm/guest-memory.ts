@@ -1,16 +1,14 @@
 import { PAGE_SIZE, type Pfn, pageNumber } from '../base/units.ts';
 import { type Access, Miss, Request } from '../cpu/interface.ts';
+import { GUP_BLOCKED, GUP_PFN_MASK } from '../mm/fault-codes.ts';
 import { frameByte } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
-import { GUP_WRITABLE } from './fault.ts';
 import type { Kvm } from './kvm.ts';
 import { SlotFlag } from './layout.ts';
 
 type Vm = Ptr<'vm'>;
 type PinMiss = 'blocked' | 'fault';
 type Pin = { readonly pieces: readonly Uint8Array[]; readonly pfns: readonly Pfn[] };
-
-const GUP_BLOCKED = -3;
 
 /** Decides, per page, whether a pin is answered `blocked` though the page is there: for tests (design 6). */
 export type BlockedSometimes = () => boolean;
@@ -71,7 +69,7 @@ export class VmMemory {
         write,
       );
       if (result < 0) result = result === GUP_BLOCKED ? Miss.Blocked : Miss.Fault;
-      else result &= GUP_WRITABLE - 1;
+      else result &= GUP_PFN_MASK;
     }
     srcu.readUnlock(this.#vm + layout.vm.srcuIndex.at, token);
     return result;

@@ -7,8 +7,9 @@ import { AT, type CodePtr } from '../cpu/vcpu.ts';
 import type { BlockedSometimes, resolvePort } from '../kvm/guest-memory.ts';
 import { Kvm } from '../kvm/kvm.ts';
 import { Vms } from '../kvm/vm.ts';
+import { GUP_HWPOISON, GUP_NOMEM } from '../mm/fault-codes.ts';
 import { attachMm, initMm, type MmConfig, type MmCore } from '../mm/index.ts';
-import { Arena } from '../sync/arena.ts';
+import { Arena, Root } from '../sync/arena.ts';
 import { ringWords } from '../sync/ring.ts';
 import type { Ptr } from '../sync/struct.ts';
 import { Sync } from '../sync/sync.ts';
@@ -150,9 +151,41 @@ export class Host {
     return this.mm.vmscan.background();
   }
 
-  /** Why the last memory fault on this thread could not be served. */
+  /** Why the last memory fault on this thread could not be served, for people. */
   lastFailure(): string {
-    return this.kvm.fault.lastFailure;
+    switch (this.kvm.fault.lastGup) {
+      case GUP_NOMEM:
+        return this.#share.swap.kind === 'none'
+          ? 'the guest needs more memory than its limit, and there is no swap'
+          : 'the guest needs more memory than its limit, and swap has no room left';
+      case GUP_HWPOISON:
+        return 'a page of the guest could not be read back from swap';
+      default:
+        return 'the memory behind the guest cannot be reached';
+    }
+  }
+
+  /** KVM's statistics by its names, summed over the VMs, and zram's when there is one. */
+  counters(): Record<string, unknown> {
+    const { vm: v } = this.kvm.layout;
+    const sums = {
+      pf_taken: 0,
+      pf_fixed: 0,
+      pf_retried: 0,
+      mmu_shadow_zapped: 0,
+      remote_tlb_flush: 0,
+      pages_4k: 0,
+    };
+    for (let vm = this.sync.arena.root(Root.vmList) as Ptr<'vm'>; vm !== 0; vm = v.next.get(vm)) {
+      sums.pf_taken += v.pfTaken.load(vm);
+      sums.pf_fixed += v.pfFixed.load(vm);
+      sums.pf_retried += v.pfRetried.load(vm);
+      sums.mmu_shadow_zapped += v.mmuShadowZapped.load(vm);
+      sums.remote_tlb_flush += v.remoteTlbFlush.load(vm);
+      sums.pages_4k += v.pages4k.load(vm);
+    }
+    const zram = this.mm.zramStats();
+    return { ...sums, ...(zram === undefined ? {} : { zram_mm_stat: zram }) };
   }
 }
 

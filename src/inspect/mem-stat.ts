@@ -1,0 +1,81 @@
+import { PAGE_SIZE } from '../base/units.ts';
+import type { MmCore } from '../mm/index.ts';
+import { isSwap, Pte, pteIsPresent, ptePfn } from '../mm/layout.ts';
+import { Root } from '../sync/arena.ts';
+import type { Ptr } from '../sync/struct.ts';
+
+/** What a guest's memory is made of now, in bytes, and what has happened to it since it started. */
+export type MemoryStat = {
+  /** In frames and charged. */
+  residentBytes: number;
+  limitBytes: number | undefined;
+  /** Of the resident: used since the last look of reclaim, or on the active list; and the rest. */
+  youngBytes: number;
+  oldBytes: number;
+  /** In swap. */
+  swappedBytes: number;
+  /** Reads as zero and costs nothing: the shared zero page. */
+  zeroBytes: number;
+  peakBytes: number;
+  pgfault: number;
+  pgmajfault: number;
+  pswpin: number;
+  pswpout: number;
+  /** When this was taken; a monotonic clock. */
+  atMs: number;
+};
+
+const UNLIMITED = 0x7fffffff;
+
+/** Looks at every pte of every mm, without a lock: each figure is right to within what changes meanwhile. */
+export function memoryStat(mm: MmCore, words: Int32Array, atMs: number): MemoryStat {
+  const { layout, vmstat } = mm;
+  const pages = { resident: 0, young: 0, swapped: 0, zero: 0 };
+  for (let m = mm.arena.root(Root.mmList) as Ptr<'mm'>; m !== 0; m = layout.mm.next.load(m))
+    scan(mm, words, m, pages);
+  const memcg = firstMemcg(mm);
+  const max = memcg === 0 ? UNLIMITED : layout.memcg.max.load(memcg);
+  return {
+    residentBytes: pages.resident * PAGE_SIZE,
+    limitBytes: max === UNLIMITED ? undefined : max * PAGE_SIZE,
+    youngBytes: pages.young * PAGE_SIZE,
+    oldBytes: (pages.resident - pages.young) * PAGE_SIZE,
+    swappedBytes: pages.swapped * PAGE_SIZE,
+    zeroBytes: pages.zero * PAGE_SIZE,
+    peakBytes: (memcg === 0 ? 0 : layout.memcg.peak.load(memcg)) * PAGE_SIZE,
+    pgfault: vmstat.read('pgfault'),
+    pgmajfault: vmstat.read('pgmajfault'),
+    pswpin: vmstat.read('pswpin'),
+    pswpout: vmstat.read('pswpout'),
+    atMs,
+  };
+}
+
+const firstMemcg = (mm: MmCore): Ptr<'memcg'> => mm.arena.root(Root.memcgList) as Ptr<'memcg'>;
+
+type Counts = { resident: number; young: number; swapped: number; zero: number };
+
+function scan(core: MmCore, words: Int32Array, mm: Ptr<'mm'>, counts: Counts): void {
+  const top = core.layout.mm.pgd.get(mm) * 1024;
+  for (let i = 0; i < 512; i++) {
+    const middle = words[top + i] as number;
+    if (middle === 0) continue;
+    for (let j = 0; j < 512; j++) {
+      const table = words[ptePfn(middle) * 1024 + j] as number;
+      if (table !== 0) scanTable(core, words, ptePfn(table) * 1024, counts);
+    }
+  }
+}
+
+function scanTable(core: MmCore, words: Int32Array, table: number, counts: Counts): void {
+  for (let i = 0; i < 512; i++) {
+    const entry = words[table + i] as number;
+    if (isSwap(entry)) counts.swapped++;
+    else if (!pteIsPresent(entry)) continue;
+    else if ((entry & Pte.Zero) !== 0) counts.zero++;
+    else {
+      counts.resident++;
+      if ((entry & Pte.Young) !== 0 || core.pages.isActive(ptePfn(entry))) counts.young++;
+    }
+  }
+}

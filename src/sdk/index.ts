@@ -1,0 +1,7 @@
+/** `faultline`: a Linux in one object. */
+export { FaultlineError } from '../base/error.ts';
+export type { AgentProcess } from './agent-client.ts';
+export { type CommandResult, Commands, type RunOptions } from './commands.ts';
+export { Memory, type MemoryStat } from './memory.ts';
+export type { SandboxOptions, Size } from './options.ts';
+export { Sandbox } from './sandbox.ts';
