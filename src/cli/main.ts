@@ -30,6 +30,7 @@ program
   )
   .option('--seed <n>', "seed of the guest's random sources", Number)
   .option('--append <text>', "added to the kernel's command line")
+  .option('--cmdline <text>', "instead of the image's command line")
   .option('--pristine', 'modules and command line as Debian ships them')
   .option('--add <host:guest>', 'copy a file into the guest before it starts (repeatable)', collect, [])
   .option('-e, --env <NAME=value>', "set in the command's environment (repeatable)", collect, [])
@@ -42,6 +43,12 @@ program
   .option('--timeout <seconds>', 'give up after so long (exit code 124)', Number)
   .option('--console', "show the guest's console on standard error")
   .option('--blocked-one-in <n>', 'test: answer one page in so many `blocked` first', Number)
+  .addOption(
+    new Option('--break <rule>', 'test: switch a rule of the memory core off')
+      .argParser(collect)
+      .default([])
+      .hideHelp(),
+  )
   .option('-q, --quiet', 'no progress')
   .passThroughOptions()
   .addHelpText(

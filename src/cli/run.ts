@@ -19,6 +19,7 @@ export type RunFlags = {
   clock?: 'real' | 'instret';
   seed?: number;
   append?: string;
+  cmdline?: string;
   pristine?: boolean;
   add: string[];
   env: string[];
@@ -28,6 +29,7 @@ export type RunFlags = {
   timeout?: number;
   console?: boolean;
   blockedOneIn?: number;
+  break: string[];
   quiet?: boolean;
 };
 
@@ -62,11 +64,12 @@ function options(
   flags: RunFlags,
   progress: Progress,
 ): SandboxOptions {
-  const { add: _add, env: _env, bare: _bare, ...rest } = flags;
+  const { add: _add, env: _env, bare: _bare, break: breaks, ...rest } = flags;
   const append = [flags.append, shell ? 'faultline.console=shell' : undefined].filter(Boolean).join(' ');
   const show = shell ? process.stdout : flags.console ? process.stderr : undefined;
   return {
     ...rest,
+    breaks,
     image: image ?? 'tiny',
     append,
     onProgress: text => progress.update(text),

@@ -45,6 +45,8 @@ export type KvmBreaks = {
   deleteKeepsLeaves: boolean;
   /** The dirty bit of a zapped leaf is dropped (T-FIP-08, K-7). */
   dropDirty: boolean;
+  /** design 11: an ageing pass ends without a TLB generation bump. */
+  noAgeingBump: boolean;
 };
 
 export const NO_BREAKS: KvmBreaks = {
@@ -69,4 +71,5 @@ export const NO_BREAKS: KvmBreaks = {
   publishAtOnce: false,
   deleteKeepsLeaves: false,
   dropDirty: false,
+  noAgeingBump: false,
 };

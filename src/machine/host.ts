@@ -28,6 +28,8 @@ export type HostConfig = {
   frames: number;
   shared: boolean;
   swap: SwapSpec;
+  /** Test: rules to switch off, by name. */
+  breaks: readonly string[];
 };
 
 /** What another thread needs to attach. */

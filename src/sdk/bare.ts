@@ -20,6 +20,7 @@ export async function runBare(
       frames: framesFor(sizes.memoryBytes, sizes.limitBytes, sizes.swap),
       shared: true,
       swap: sizes.swap,
+      breaks: [],
     },
     machine: {
       memoryBytes: sizes.memoryBytes,

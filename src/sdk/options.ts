@@ -30,6 +30,10 @@ export type SandboxOptions = {
   signal?: AbortSignal;
   onConsole?(bytes: Uint8Array): void;
   onProgress?(text: string): void;
+  /** Instead of the image's own command line. */
+  cmdline?: string;
+  /** Test: rules of the memory core to switch off, by their names in mm/breaks.ts and kvm/breaks.ts. */
+  breaks?: readonly string[];
   /** Test: see MachineConfig. */
   blockedOneIn?: number;
 };

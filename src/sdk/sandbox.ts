@@ -80,11 +80,12 @@ export class Sandbox implements AsyncDisposable {
         frames: framesFor(sizes.memoryBytes, sizes.limitBytes, sizes.swap),
         shared: true,
         swap: sizes.swap,
+        breaks: options.breaks ?? [],
       },
       machine: {
         memoryBytes: sizes.memoryBytes,
         ...(sizes.limitBytes === undefined ? {} : { memoryLimitBytes: sizes.limitBytes }),
-        commandLine: [image.commandLine, options.append].filter(Boolean).join(' '),
+        commandLine: [options.cmdline ?? image.commandLine, options.append].filter(Boolean).join(' '),
         clock: options.clock ?? 'real',
         ...(options.seed === undefined && options.clock !== 'instret' ? {} : { seed: options.seed ?? 1 }),
         ...(options.blockedOneIn === undefined ? {} : { blockedOneIn: options.blockedOneIn }),
