@@ -21,7 +21,7 @@ export type ShrinkListDeps<B extends UnmapBatchPort> = {
   readonly breaks: MmBreaks;
   readonly vmstat?: { add(name: ReclaimEvent, by: number): void } | undefined;
 };
-type ReclaimEvent = 'pgscan' | 'pgsteal' | 'pgdeactivate' | 'pglazyfreed';
+type ReclaimEvent = 'pgscan' | 'pgsteal' | 'pgdeactivate';
 
 /** What became of a page of the batch. */
 const Fate = { Keep: 0, Activate: 1, Unmapped: 2, Freed: 3 } as const;
@@ -113,7 +113,7 @@ export class ShrinkList<B extends UnmapBatchPort> {
     const p = pages.at(pfn);
     const { refcount, flags, memcg } = layout.page;
     // MADV_FREE and clean: rmap left holes, there is nothing to keep (M-32).
-    if ((flags.load(p) & PageFlag.SwapCache) === 0) return this.#lazyFreed();
+    if ((flags.load(p) & PageFlag.SwapCache) === 0) return Fate.Freed;
     // M-35: the cache's reference and ours, else the page is pinned or was found again.
     if (refcount.load(p) !== 2 && !breaks.ignorePinned) return Fate.Activate;
     if ((flags.load(p) & PageFlag.Dirty) !== 0) {
@@ -124,11 +124,6 @@ export class ShrinkList<B extends UnmapBatchPort> {
     const lruvec = lru.lruvecOf(memcg.load(p));
     if (breaks.ignorePinned) swap.removeFromCache(pfn);
     else if (!swap.removeEvicted(pfn, lru.evicted(lruvec))) return Fate.Activate;
-    return Fate.Freed;
-  }
-
-  #lazyFreed(): number {
-    this.#deps.vmstat?.add('pglazyfreed', 1);
     return Fate.Freed;
   }
 
