@@ -4,14 +4,13 @@ import type { Arena } from '../sync/arena.ts';
 import { SlowAccess } from './access.ts';
 import { CodeCache } from './code-cache.ts';
 import { Csrs, instret } from './csr.ts';
-import { RECORD } from './decoded.ts';
 import { Decoder } from './decoder.ts';
 import { Extend } from './instruction.ts';
 import { type CpuPorts, type Exit, Mode, type VcpuPtr } from './interface.ts';
 import { type Callbacks, compileInterpreter } from './interpreter.ts';
 import { Mmu } from './mmu.ts';
 import { SlowInstructions } from './slow.ts';
-import { type Fill, Tlb } from './tlb.ts';
+import { type DropMatching, type Fill, Tlb } from './tlb.ts';
 import { TLB_BYTES } from './tlb-layout.ts';
 import { Traps } from './trap.ts';
 import { AT, type CodePtr, Privilege, VCPU_WORDS, type Vcpu, vcpuStruct } from './vcpu.ts';
@@ -35,6 +34,8 @@ export type ResetState = {
   /** The device tree's physical address. */
   a1: number;
 };
+
+type Exports = { run: (cpu: number) => void; fill: Fill; dropMatching: DropMatching };
 
 /** Decoded pages of 32 KiB each that a VM may have at once. */
 const CODE_SLOTS = 1024;
@@ -62,7 +63,8 @@ export class Cpu {
     this.#words = words;
     this.#alloc = options.alloc;
     const fill: Fill = (at, value, bytes) => exports.fill(at, value, bytes);
-    this.#tlb = new Tlb(words, fill);
+    const dropMatching: DropMatching = (first, end, mask, sum) => exports.dropMatching(first, end, mask, sum);
+    this.#tlb = new Tlb(words, fill, dropMatching);
     this.#traps = new Traps(words, this.#tlb);
     this.#mmu = new Mmu(words, ports, this.#tlb, this.#traps);
     this.#cache = new CodeCache(arena, fill);
@@ -73,10 +75,7 @@ export class Cpu {
     const slow = new SlowInstructions({ ...parts, csrs, access: this.#access });
     const module = options.module ?? compileInterpreter(arena.shared);
     const env = { memory: arena.memory, ...this.#callbacks(decoder, slow) };
-    const exports = new WebAssembly.Instance(module, { env }).exports as {
-      run: (cpu: number) => void;
-      fill: Fill;
-    };
+    const exports = new WebAssembly.Instance(module, { env }).exports as Exports;
     this.#enter = exports.run;
   }
 
@@ -90,7 +89,7 @@ export class Cpu {
       load: (cpu, bytes) => access.load(at(cpu), bytes),
       store: (cpu, bytes) => access.store(at(cpu), bytes),
       amo: (cpu, bytes, kind) => access.atomic(at(cpu), bytes, kind as 0 | 1),
-      slow: (cpu, dp) => slow.execute(at(cpu), words[(dp + RECORD.raw) >>> 2]!),
+      slow: (cpu, dp) => slow.execute(at(cpu), dp),
       decode: (cpu, dp) => decoder.decodeAt(words[(cpu >>> 2) + AT.code] as CodePtr, dp),
       cross: cpu => access.cross(at(cpu)),
     };

@@ -24,11 +24,11 @@ export const Csr = {
 } as const;
 
 const KNOWN: ReadonlySet<number> = new Set(Object.values(Csr));
-const STATUS_WRITABLE = Status.SIE | Status.SPIE | Status.SPP | Status.FS | Status.SUM | Status.MXR;
+export const STATUS_WRITABLE = Status.SIE | Status.SPIE | Status.SPP | Status.FS | Status.SUM | Status.MXR;
 const INTERRUPTS = Interrupt.Software | Interrupt.Timer | Interrupt.External;
 /** sstatus.UXL = 64, read-only; in the high word. */
-const UXL = 2;
-const SD = 1 << 31;
+export const UXL = 2;
+export const SD = 1 << 31;
 const SATP_BARE = 0;
 const SATP_SV39 = 8;
 const ASID = 0x0ffff000;
@@ -193,6 +193,15 @@ export class Csrs {
   asid(vcpu: VcpuPtr): number {
     return (this.#words[vcpu + AT.satp + 1]! & ASID) >>> 12;
   }
+}
+
+/**
+ * The `imm` of a decoded record for a CSR that generated code may access as storage (see Emit.csrStorage);
+ * -1 for others.
+ */
+export function storageImm(csr: number): number {
+  const stored = csr === Csr.sscratch || csr === Csr.sepc || csr === Csr.scause || csr === Csr.stval;
+  return stored ? wide(csr) * 4 + (csr === Csr.sepc ? 1 : 0) : -1;
 }
 
 /** Where a 64-bit CSR that is plain storage has its words. */

@@ -1,5 +1,6 @@
 import { type Arena, frameByte } from '../sync/arena.ts';
 import type { CodeCache } from './code-cache.ts';
+import { Csr, storageImm } from './csr.ts';
 import { immediateOf, isLong, NO_ROW, rdOf, rowOf, rs1Of, rs2Of, rs3Of, wordOf } from './decode.ts';
 import { IMM_SCALE, Op, opOf, PAGE_RECORDS, RECORD_BYTES, RS3_SHIFT } from './decoded.ts';
 import { Extend, type Instruction, type RegisterFile } from './instruction.ts';
@@ -64,6 +65,7 @@ export class Decoder {
     const row = rowOf(word);
     this.#words[at + 3] = raw;
     if (row === NO_ROW) {
+      this.#words[at + 2] = NO_ROW;
       this.#words[at] = Op.Slow;
       return 0;
     }
@@ -83,19 +85,31 @@ export class Decoder {
       row = orders(imm) ? FENCE : FENCE_LIGHT;
     } else if (format.rs3 !== undefined) {
       imm |= registerByte(format.rs3, rs3Of(word)) << RS3_SHIFT;
+    } else if (format.imm === 'csr' || format.imm === 'csri') {
+      row = fastCsr(row, imm);
+      imm = storageImm(imm);
     }
+    // Slow instructions find their row here.
+    if (opOf(row, length, far) === Op.Slow) imm = row;
     const rd = rdOf(word);
     const rdByte = format.rd !== 'f' && rd === 0 ? AT.dummy * 4 : registerByte(format.rd, rd);
-    this.#words[at + 1] =
-      registerByte(format.rs1, rs1Of(word)) | (registerByte(format.rs2, rs2Of(word)) << 16);
+    const rs1 = format.imm === 'csri' ? rs1Of(word) : registerByte(format.rs1, rs1Of(word));
+    this.#words[at + 1] = rs1 | (registerByte(format.rs2, rs2Of(word)) << 16);
     this.#words[at + 2] = imm;
     // The op last: another vCPU that sees it sees the rest.
     this.#words[at] = opOf(row, length, far) | (rdByte << 16);
   }
 }
 
-/** Whether a fence keeps an earlier write from a later read. */
-const orders = (fence: number): boolean => (fence & 0x10) !== 0 && (fence & 0x2) !== 0 && fence >>> 8 === 0;
+/** The row that does the same to a frequent CSR without leaving generated code, or the row itself. */
+function fastCsr(row: number, csr: number): number {
+  const name = (INSTRUCTIONS[row] as Instruction).name;
+  if (csr === Csr.sstatus) return numberOf(`${name}.status`);
+  return storageImm(csr) < 0 ? row : numberOf(`${name}.storage`);
+}
+
+/** Whether a fence keeps an earlier write from a later read; FENCE.TSO (fm 8) does not. */
+const orders = (fence: number): boolean => (fence & 0x10) !== 0 && (fence & 0x2) !== 0 && fence >>> 8 !== 8;
 
 /** How the instruction whose word this is extends what it loads. */
 export function extendOf(raw: number): Extend {

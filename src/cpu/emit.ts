@@ -3,6 +3,9 @@ import type { Code, MemoryOp, PlainOp } from '../wasm/code.ts';
 /** Functions of the generated module that semantics call. */
 export type Helper = 'mulhu' | 'mulh' | 'mulhsu';
 
+/** How a CSR instruction combines its source with what is there. */
+export type CsrHow = 'write' | 'set' | 'clear';
+
 /** Bytes of a memory access. */
 export type Bytes = 1 | 2 | 4 | 8;
 
@@ -45,6 +48,13 @@ export interface Emit {
   requireFp(dirties: boolean): void;
   /** Makes sstatus.FS Dirty; once nothing can trap any more. */
   dirtyFp(): void;
+  /**
+   * On a 64-bit CSR that is nothing but storage, from supervisor mode: `imm` is its byte offset in the
+   * record, and bit 0 of it a bit that stays clear. The source is rs1, or that field's number itself.
+   */
+  csrStorage(how: CsrHow, immediate: boolean): void;
+  /** On sstatus, from supervisor mode, when it changes no translation and lets no interrupt in. */
+  csrStatus(how: CsrHow, immediate: boolean): void;
   /** Calls a function of cpu/float with cpu, what `operands` pushes, and the rounding mode if it has one. */
   float(name: string, operands: () => void, rounds: boolean): void;
 }

@@ -3,7 +3,7 @@ import { RV64A } from './rv-a.ts';
 import { RV64FD } from './rv-fd.ts';
 import { FENCE_LIGHT, RV64I } from './rv-i.ts';
 import { RV64M } from './rv-m.ts';
-import { SYSTEM } from './rv-system.ts';
+import { FAST_CSR, SYSTEM } from './rv-system.ts';
 
 /** The instruction set. A row's place here is its number everywhere else. */
 export const INSTRUCTIONS: readonly Instruction[] = [
@@ -13,6 +13,7 @@ export const INSTRUCTIONS: readonly Instruction[] = [
   ...RV64FD,
   ...SYSTEM,
   FENCE_LIGHT,
+  ...FAST_CSR,
 ];
 
 const NUMBER = new Map(INSTRUCTIONS.map((row, number) => [row.name, number]));

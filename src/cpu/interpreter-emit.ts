@@ -1,10 +1,11 @@
 import type { Code, MemoryOp, PlainOp } from '../wasm/code.ts';
 import { I32 } from '../wasm/encoder.ts';
+import { SD, STATUS_WRITABLE, UXL } from './csr.ts';
 import { IMM_SCALE, RECORD, RS3_SHIFT } from './decoded.ts';
-import type { Bytes, Emit, Helper } from './emit.ts';
+import type { Bytes, CsrHow, Emit, Helper } from './emit.ts';
 import { Access } from './interface.ts';
 import { CPU, type Internals, type Locals, type Places } from './interpreter-locals.ts';
-import { INDEX_MASK, KIND_BYTES } from './tlb-layout.ts';
+import { INDEX_MASK, KIND_BYTES, SET_BYTES } from './tlb-layout.ts';
 import { AT, Status } from './vcpu.ts';
 
 const WRITE = Access.Write * KIND_BYTES;
@@ -367,6 +368,103 @@ export class InterpreterEmit implements Emit {
     c.get(this.#l.rm);
   }
 
+  /** Pushes what a CSR instruction's rs1 field means. */
+  #csrSource(immediate: boolean): void {
+    if (immediate) this.c.get(this.#l.dp).mem('i64_load16_u', RECORD.rs1);
+    else this.rs1();
+  }
+
+  #requireSupervisor(): void {
+    this.c
+      .get(CPU)
+      .mem('i32_load', AT.privilege * 4)
+      .op('i32_eqz')
+      .brIf(this.#at.slow, false);
+  }
+
+  csrStorage(how: CsrHow, immediate: boolean): void {
+    const { c } = this;
+    const { host, a, b } = this.#l;
+    this.#requireSupervisor();
+    this.#imm32();
+    c.i32(-2).op('i32_and').get(CPU).op('i32_add').tee(host).mem('i64_load').set(a);
+    this.#csrSource(immediate);
+    c.set(b).get(host);
+    combine(c, how, 'i64', a, b);
+    this.imm();
+    c.i64(1).op('i64_and').i64(-1).op('i64_xor', 'i64_and').mem('i64_store');
+    this.rd(() => void c.get(a));
+  }
+
+  csrStatus(how: CsrHow, immediate: boolean): void {
+    const { c } = this;
+    const { a32, b32 } = this.#l;
+    this.#requireSupervisor();
+    c.get(CPU)
+      .mem('i32_load', AT.sstatus * 4)
+      .set(a32);
+    this.#csrSource(immediate);
+    c.op('i32_wrap_i64').set(b32);
+    combine(c, how, 'i32', a32, b32);
+    c.i32(STATUS_WRITABLE).op('i32_and').set(b32);
+    c.get(a32).get(b32).op('i32_xor').i32(Status.MXR).op('i32_and').brIf(this.#at.slow, false);
+    this.#slowIfInterrupted(b32);
+    c.get(a32)
+      .get(b32)
+      .op('i32_xor')
+      .i32(Status.SUM)
+      .op('i32_and')
+      .if(() => this.#selectSum(b32));
+    c.get(CPU)
+      .get(b32)
+      .mem('i32_store', AT.sstatus * 4);
+    this.rd(() => this.#wholeStatus(a32));
+  }
+
+  #slowIfInterrupted(status: number): void {
+    const { c } = this;
+    c.get(status)
+      .i32(Status.SIE)
+      .op('i32_and')
+      .if(() => {
+        c.get(CPU)
+          .mem('i32_atomic_load', AT.pending * 4)
+          .get(CPU)
+          .mem('i32_load', AT.sie * 4);
+        c.op('i32_and').brIf(this.#at.slow, false);
+      });
+  }
+
+  /** What Tlb.select does for a supervisor whose SUM changed to that of `status`. */
+  #selectSum(status: number): void {
+    const { c } = this;
+    const { tlb, host } = this.#l;
+    c.i32(SET_BYTES).i32(0).get(status).i32(Status.SUM).op('i32_and', 'select').set(host);
+    c.get(tlb)
+      .get(CPU)
+      .mem('i32_load', AT.tlbBorrow * 4)
+      .op('i32_sub')
+      .get(host)
+      .op('i32_add')
+      .set(tlb);
+    c.get(CPU)
+      .get(host)
+      .mem('i32_store', AT.tlbBorrow * 4);
+    c.get(CPU)
+      .get(tlb)
+      .mem('i32_store', AT.tlbBase * 4);
+  }
+
+  /** Pushes sstatus with the fields that are made on reading. */
+  #wholeStatus(low: number): void {
+    const { c } = this;
+    c.get(low)
+      .op('i64_extend_i32_u')
+      .i64w(0, UXL | SD)
+      .i64w(0, UXL);
+    c.get(low).i32(Status.FS).op('i32_and').i32(Status.FS).op('i32_eq', 'select', 'i64_or');
+  }
+
   float(name: string, operands: () => void, rounds: boolean): void {
     const index = this.#f.float[name];
     if (index === undefined) throw new Error(`cpu/float has no ${name}`);
@@ -374,5 +472,19 @@ export class InterpreterEmit implements Emit {
     operands();
     if (rounds) this.#roundingMode();
     this.c.call(index);
+  }
+}
+
+/** Pushes what an instruction makes of `old` and `source`. */
+function combine(c: Code, how: CsrHow, type: 'i32' | 'i64', old: number, source: number): void {
+  if (how === 'write') {
+    c.get(source);
+  } else if (how === 'set') {
+    c.get(old).get(source).op(`${type}_or`);
+  } else {
+    c.get(old).get(source);
+    if (type === 'i32') c.i32(-1);
+    else c.i64(-1);
+    c.op(`${type}_xor`, `${type}_and`);
   }
 }

@@ -2,6 +2,7 @@ import { assert } from '../base/assert.ts';
 import type { SlowAccess } from './access.ts';
 import type { Csrs } from './csr.ts';
 import { NO_ROW, rdOf, rowOf, rs1Of, rs2Of, wordOf } from './decode.ts';
+import { Op, RECORD } from './decoded.ts';
 import { INSTRUCTIONS } from './instructions.ts';
 import { Exit, type VcpuPtr } from './interface.ts';
 import type { Mmu } from './mmu.ts';
@@ -50,10 +51,12 @@ export class SlowInstructions {
     });
   }
 
-  /** Executes the instruction at pc, `raw` as it stands in memory. */
-  execute(vcpu: VcpuPtr, raw: number): void {
+  /** Executes the instruction at pc, whose decoded record is at byte address `dp`. */
+  execute(vcpu: VcpuPtr, dp: number): void {
+    const raw = this.#words[(dp + RECORD.raw) >>> 2]!;
     const word = wordOf(raw);
-    const row = rowOf(word);
+    const isSlow = (this.#words[dp >>> 2]! & 0xffff) === Op.Slow;
+    const row = isSlow ? this.#words[(dp + RECORD.imm) >>> 2]! : rowOf(word);
     if (row === NO_ROW) {
       this.#illegal(vcpu, raw);
       return;

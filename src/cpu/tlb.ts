@@ -1,33 +1,30 @@
 import type { Pfn } from '../base/units.ts';
 import { Access, type VcpuPtr } from './interface.ts';
-import {
-  ENTRY_BYTES,
-  INDEX_MASK,
-  KIND_BYTES,
-  SET_BYTES,
-  TLB_BYTES,
-  TLB_ENTRIES,
-  TLB_SETS,
-  TlbSet,
-} from './tlb-layout.ts';
+import { INDEX_MASK, KIND_BYTES, SET_BYTES, TLB_BYTES, TLB_SETS, TlbSet } from './tlb-layout.ts';
 import { AT, CROSS_ENTRIES, CROSS_WORDS, Privilege, Status } from './vcpu.ts';
 
-const ENTRY_WORDS = ENTRY_BYTES / 4;
 const KIND_WORDS = KIND_BYTES / 4;
-const SET_WORDS = SET_BYTES / 4;
 const SUPERPAGE_BITS = 64 * 32;
 
 /** Fills bytes of the arena; wasm's memory.fill. */
 export type Fill = (byteAddress: number, value: number, bytes: number) => void;
 
+/**
+ * Empties the entries from byte address `first` up to `end` of which the sum of the tag's low word, as far
+ * as `mask` lets it through, and the second word is `sum`.
+ */
+export type DropMatching = (first: number, end: number, mask: number, sum: number) => void;
+
 /** Writes and drops the entries of the vCPUs' TLBs; generated code reads them. */
 export class Tlb {
   readonly #words: Int32Array;
   readonly #fill: Fill;
+  readonly #dropMatching: DropMatching;
 
-  constructor(words: Int32Array, fill: Fill) {
+  constructor(words: Int32Array, fill: Fill, dropMatching: DropMatching) {
     this.#words = words;
     this.#fill = fill;
+    this.#dropMatching = dropMatching;
   }
 
   /** Points the vCPU at the set that its privilege and SUM ask for. After any change of either. */
@@ -145,25 +142,20 @@ export class Tlb {
 
   /** Exec entries that lead to a decoded page. */
   dropSlot(vcpu: VcpuPtr, slotByte: number): void {
-    const w = this.#words;
-    for (let set = 0; set < TLB_SETS; set++) {
-      const first = w[vcpu + AT.tlb]! + set * SET_WORDS + Access.Exec * KIND_WORDS;
-      for (let at = first; at < first + TLB_ENTRIES * ENTRY_WORDS; at += ENTRY_WORDS) {
-        if (w[at + 2] === slotByte) w.fill(-1, at, at + 3);
-      }
-    }
+    this.#dropKind(vcpu, Access.Exec, 0, slotByte);
     this.dropCrossing(vcpu);
   }
 
   /** Write entries through which a frame can be changed. */
   dropWrites(vcpu: VcpuPtr, pfn: Pfn): void {
-    const w = this.#words;
-    const page = pfn << 12;
+    this.#dropKind(vcpu, Access.Write, -1, pfn << 12);
+  }
+
+  #dropKind(vcpu: VcpuPtr, access: Access, mask: number, sum: number): void {
+    const tlb = this.#words[vcpu + AT.tlb]! * 4 + access * KIND_BYTES;
     for (let set = 0; set < TLB_SETS; set++) {
-      const first = w[vcpu + AT.tlb]! + set * SET_WORDS + Access.Write * KIND_WORDS;
-      for (let at = first; at < first + TLB_ENTRIES * ENTRY_WORDS; at += ENTRY_WORDS) {
-        if (((w[at]! + w[at + 2]!) | 0) === page) w.fill(-1, at, at + 3);
-      }
+      const first = tlb + set * SET_BYTES;
+      this.#dropMatching(first, first + KIND_BYTES, mask, sum);
     }
   }
 }

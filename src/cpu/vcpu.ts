@@ -98,8 +98,8 @@ export type Vcpu = Struct<'vcpu', typeof FIELDS>;
 export type CodePtr = Ptr<'code'>;
 
 const LAYOUT = struct(new Int32Array(0), 'vcpu', FIELDS);
-/** Word offsets of the fields, for generated code and hot paths. */
-export const AT = LAYOUT.offsets;
+/** Word offsets of the fields, for generated code and hot paths; frozen, so that they fold as constants. */
+export const AT: typeof LAYOUT.offsets = Object.freeze({ ...LAYOUT.offsets });
 /** Words of a record; a multiple of 16, and records are to be 64-byte aligned. */
 export const VCPU_WORDS = Math.ceil(LAYOUT.words / 16) * 16;
 /** The words from the record's start that the guest's state consists of. */
