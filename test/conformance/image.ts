@@ -1,3 +1,4 @@
+import { Assembler } from './assembler.ts';
 import { assemble, bytesOfBlock, type Item } from './block.ts';
 import { elf, type Segment } from './elf.ts';
 import { encode } from './encode.ts';
@@ -58,39 +59,6 @@ export type Image = {
   driverInstructions: number;
   blockAddresses: readonly number[];
 };
-
-class Assembler {
-  readonly words: number[] = [];
-  #address: number;
-
-  constructor(address: number) {
-    this.#address = address;
-  }
-
-  get here(): number {
-    return this.#address + this.words.length * 4;
-  }
-
-  op(name: string, fields: Parameters<typeof encode>[1]): this {
-    this.words.push(encode(name, fields));
-    return this;
-  }
-
-  /** An address within 2 GiB of here. */
-  la(rd: number, address: number): this {
-    const by = address - this.here;
-    const low = (by << 20) >> 20;
-    this.op('auipc', { rd, imm: (by - low) >> 12 });
-    return this.op('addi', { rd, rs1: rd, imm: low });
-  }
-
-  /** Any number below 2^31. */
-  li(rd: number, value: number): this {
-    const low = (value << 20) >> 20;
-    this.op('lui', { rd, imm: (value - low) >> 12 });
-    return this.op('addi', { rd, rs1: rd, imm: low });
-  }
-}
 
 /** Two registers other than the frame's. */
 const scratchOf = (frame: Frame): number => [5, 6, 7].find(r => r !== frame.base && r !== frame.link)!;

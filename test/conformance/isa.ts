@@ -85,7 +85,9 @@ export const addressAlone = (frame: Frame, c: Case): number => {
 };
 
 const show = async (comparison: Comparison, frame: Frame, c: Case, o: IsaOptions): Promise<void> => {
-  const small = await shrink(comparison, frame, c);
+  const differ = async (cases: readonly Case[]) =>
+    (await comparison.run(frame, cases)).verdicts.map(verdict => !verdict.equal);
+  const small = await shrink(differ, c);
   o.print(`differs, ${small.items.length} of ${c.items.length} items left (base x${frame.base}):`);
   for (const line of listing(small.items, addressAlone(frame, small))) o.print(line);
   const { verdicts } = await comparison.run(frame, [small]);

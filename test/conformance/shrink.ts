@@ -1,36 +1,26 @@
 import type { Item } from './block.ts';
-import type { Case, Frame } from './image.ts';
-import type { Comparison } from './isa.ts';
 
-/** Which of the candidates differ, by one run of all of them. */
-const differing = async (
-  comparison: Comparison,
-  frame: Frame,
-  c: Case,
-  candidates: readonly (readonly Item[])[],
-): Promise<(readonly Item[])[]> => {
-  const { verdicts } = await comparison.run(
-    frame,
-    candidates.map(items => ({ items, states: c.states })),
-  );
-  return candidates.filter((_, i) => !verdicts[i]!.equal);
-};
+/** Runs cases of one state each on both sides; true where they differ. */
+export type Differ<C> = (cases: readonly C[]) => Promise<readonly boolean[]>;
 
 /**
  * A case with fewer items that still differs: first the shortest beginning that does, then without
- * ever smaller runs of items. `c` has one state.
+ * ever smaller runs of items.
  */
-export const shrink = async (comparison: Comparison, frame: Frame, c: Case): Promise<Case> => {
-  const beginnings = c.items.map((_, i) => c.items.slice(0, i + 1));
-  let items: readonly Item[] = (await differing(comparison, frame, c, beginnings))[0] ?? c.items;
+export const shrink = async <C extends { items: readonly Item[] }>(differ: Differ<C>, c: C): Promise<C> => {
+  const differing = async (candidates: readonly (readonly Item[])[]) => {
+    const verdicts = await differ(candidates.map(items => ({ ...c, items })));
+    return candidates.find((_, i) => verdicts[i]!);
+  };
+  let items = (await differing(c.items.map((_, i) => c.items.slice(0, i + 1)))) ?? c.items;
   for (let size = items.length >> 1; size >= 1; ) {
     const without: Item[][] = [];
     for (let at = 0; at < items.length; at += size) {
       without.push([...items.slice(0, at), ...items.slice(at + size)]);
     }
-    const smaller = await differing(comparison, frame, c, without);
-    if (smaller[0] === undefined) size >>= 1;
-    else items = smaller[0];
+    const smaller = await differing(without);
+    if (smaller === undefined) size >>= 1;
+    else items = smaller;
   }
-  return { items, states: c.states };
+  return { ...c, items };
 };
