@@ -29,6 +29,8 @@ export const PageFlag = {
   Free: 1 << 17,
   /** In some thread's pagevec, on its way to the LRU; turns into Lru under 'lru'. */
   LruPending: 1 << 18,
+  /** MADV_FREE: while clean it may be dropped instead of swapped (M-32). */
+  LazyFree: 1 << 19,
 } as const;
 
 /** One-word primary page-table entry. Present: pfn in bits 12..31. */
@@ -69,6 +71,9 @@ export const isSwap = (e: number): boolean => swpType(e) === SwpType.Swap;
 export const swpOffset = (e: number): number => e >>> Swp.OffsetShift;
 export const mkSwap = (slot: number, bits: number): number =>
   (slot << Swp.OffsetShift) | (SwpType.Swap << Swp.TypeShift) | bits;
+
+/** In `mm.ranges`: a subscriber registers, or the mm exits; waits until the count is zero (N-17). */
+export const RANGES_CLOSED = 1 << 30;
 
 // A table of any level is one frame: 512 one-word entries, then these words.
 /** Word offsets within a page-table frame. */
@@ -152,6 +157,8 @@ export function mmLayout(words: Int32Array) {
       owner: i32, //       host-assigned id
       next: ptr('mm'), //  list of all, under mmList
       hiwaterRss: i32, //  atomic
+      /** Invalidations of reclaim that have no mmap lock, RANGES_CLOSED while none may begin; atomic. */
+      ranges: i32,
     }),
     /** Linux: struct vm_area_struct. Under the mm's mmap lock. */
     vma: struct(words, 'vma', {

@@ -1,0 +1,200 @@
+import type { Ptr } from '../sync/struct.ts';
+import type { Sync } from '../sync/sync.ts';
+import type { PageOps } from '../wasm/page-ops.ts';
+import { Access } from './access.ts';
+import { AnonVmas } from './anon-vma.ts';
+import { type MmBreaks, NO_MM_BREAKS } from './breaks.ts';
+import { Fork } from './fork.ts';
+import { Gup } from './gup.ts';
+import { Heap } from './heap.ts';
+import { type MmLayout, mmLayout } from './layout.ts';
+import type { Lru } from './lru.ts';
+import { Madvise } from './madvise.ts';
+import type { Memcontrol } from './memcontrol.ts';
+import { Memory, type MemoryDeps } from './memory.ts';
+import { Mmap } from './mmap.ts';
+import { type MmOptions, Mms } from './mms.ts';
+import { MmuNotifiers } from './mmu-notifier.ts';
+import { Pages } from './page.ts';
+import { PageAlloc } from './page-alloc.ts';
+import { PageTable } from './page-table.ts';
+import { createReclaim, initReclaim } from './reclaim.ts';
+import { Rmap } from './rmap.ts';
+import { Slabs } from './slab.ts';
+import type { Swap } from './swap.ts';
+import type { SwapBackend } from './swap-backend.ts';
+import { openSwap, type SwapConfig } from './swap-config.ts';
+import type { SwapFilePort } from './swap-file.ts';
+import { SwapIn } from './swap-in.ts';
+import { UnmapBatch } from './unmap-batch.ts';
+import { Vmas } from './vma.ts';
+import { VmaEdit } from './vma-edit.ts';
+import type { Vmscan } from './vmscan.ts';
+import { Vmstat } from './vmstat.ts';
+import { Zap } from './zap.ts';
+import { Zram, type ZramStats } from './zram.ts';
+
+type Mm = Ptr<'mm'>;
+
+export type MmConfig = {
+  readonly pageOps: PageOps;
+  /** By default there is none, and anonymous memory is never taken away. */
+  readonly swap?: SwapConfig;
+  /** This thread's port to the swap file. */
+  readonly swapFile?: SwapFilePort;
+  /** Fills freed frames with FRAME_POISON, so that a use after free shows (J-9). */
+  readonly poison?: boolean;
+  /** For tests. */
+  readonly breaks?: Partial<MmBreaks>;
+};
+
+/**
+ * One thread's mm over an arena: the tables' classes, pointer first, wired together. It holds no shared
+ * state; several of them over one arena are several threads of one mm.
+ */
+export class MmCore {
+  readonly sync: Sync;
+  readonly pageOps: PageOps;
+  readonly breaks: MmBreaks;
+  readonly layout: MmLayout;
+  readonly heap: Heap;
+  readonly vmstat: Vmstat;
+  readonly pageAlloc: PageAlloc;
+  readonly pages: Pages;
+  readonly slabs: Slabs;
+  readonly vmas: Vmas;
+  readonly anonVmas: AnonVmas;
+  readonly pageTable: PageTable;
+  readonly notifiers: MmuNotifiers;
+  readonly lru: Lru;
+  readonly swap: Swap;
+  /** The device that this thread swaps to. */
+  readonly swapDevice: SwapBackend | undefined;
+  readonly rmap: Rmap;
+  readonly memcontrol: Memcontrol;
+  readonly vmscan: Vmscan<UnmapBatch>;
+  readonly memory: Memory;
+  readonly gup: Gup;
+  readonly zap: Zap;
+  readonly mmap: Mmap;
+  readonly mms: Mms;
+  readonly madvise: Madvise;
+  readonly access: Access;
+  readonly #fork: Fork;
+
+  /** Use `initMm` or `attachMm`. */
+  constructor(sync: Sync, config: MmConfig) {
+    this.sync = sync;
+    this.pageOps = config.pageOps;
+    this.breaks = { ...NO_MM_BREAKS, ...config.breaks };
+    this.layout = mmLayout(sync.words);
+    const { layout, pageOps, breaks } = this;
+    this.heap = new Heap(sync);
+    this.vmstat = new Vmstat(sync);
+    this.pageAlloc = new PageAlloc(sync, layout, { poison: config.poison ? pageOps : undefined });
+    this.pages = new Pages(sync, layout, this.pageAlloc);
+    this.slabs = new Slabs(sync, layout, this.pageAlloc);
+    this.vmas = new Vmas(sync, layout);
+    this.anonVmas = new AnonVmas(sync, layout, this.slabs);
+    this.pageTable = new PageTable(this);
+    this.notifiers = new MmuNotifiers({
+      ...{ sync, layout, slabs: this.slabs, dropMm: mm => this.mms.drop(mm) },
+      ...Mms.shared(sync),
+    });
+    const reclaim = createReclaim(this);
+    this.lru = reclaim.lru;
+    this.swap = reclaim.swap;
+    this.memcontrol = reclaim.memcontrol;
+    this.swapDevice = openSwap(
+      { ...this.#swapDeps(), swapFile: config.swapFile },
+      config.swap ?? { kind: 'none' },
+    );
+    this.rmap = new Rmap(this);
+    this.vmscan = reclaim.connect({
+      ...{ rmap: this.rmap, breaks, batch: new UnmapBatch(this.notifiers, breaks) },
+      passEnd: memcg => this.mms.tryForEach(memcg, mm => this.notifiers.ageingPassEnd(mm)),
+      zoneIsLow: () => this.pageAlloc.isLow(),
+    });
+    this.pages.wire({
+      lruRemove: pfn => this.lru.remove(pfn),
+      putAnonVma: anonVma => this.anonVmas.put(anonVma),
+      uncharge: (memcg, pages) => this.memcontrol.uncharge(memcg, pages),
+    });
+    const memoryDeps = this.#memoryDeps();
+    this.memory = new Memory(memoryDeps);
+    this.memory.wire(new SwapIn(memoryDeps, this.memory));
+    this.gup = new Gup(this);
+    const edit = new VmaEdit(this);
+    this.zap = new Zap({ ...memoryDeps, rmap: this.rmap });
+    this.mmap = new Mmap({ ...memoryDeps, sync, edit, zap: this.zap });
+    this.mms = new Mms(this);
+    const reclaimPages = (pfns: Int32Array, count: number): number => this.vmscan.reclaimPages(pfns, count);
+    this.madvise = new Madvise({ ...memoryDeps, sync, edit, zap: this.zap, gup: this.gup, reclaimPages });
+    this.access = new Access({ arena: sync.arena, gup: this.gup, pages: this.pages });
+    this.#fork = new Fork({
+      ...memoryDeps,
+      ...{ sync, edit, pageOps, breaks, memory: this.memory },
+      createLike: mm => this.mms.createLike(mm),
+      exit: mm => this.mms.exit(mm),
+    });
+  }
+
+  #swapDeps() {
+    const { sync, heap, pages, pageOps, pageAlloc, swap } = this;
+    return { sync, heap, pages, pageOps, pageAlloc, swap };
+  }
+
+  #memoryDeps(): MemoryDeps {
+    const { layout, pageOps, pages, pageAlloc, pageTable, vmas, anonVmas, rmap, notifiers } = this;
+    const { memcontrol, lru, swap, vmstat, breaks } = this;
+    return {
+      ...{ layout, pageOps, pages, pageAlloc, pageTable, vmas, anonVmas, rmap, notifiers },
+      ...{ memcontrol, lru, swap, vmstat, breaks, y: this.sync.y },
+      reclaim: pages => this.vmscan.reclaim(0 as Ptr<'memcg'>, pages),
+    };
+  }
+
+  /** An empty address space. Throws ENOMEM, and EINVAL for a limit that can't work. */
+  createMm(options: MmOptions = {}): Mm {
+    return this.mms.create(options);
+  }
+
+  /** A copy that shares every page until one side writes. Throws ENOMEM. */
+  fork(mm: Mm): Mm {
+    return this.#fork.fork(mm);
+  }
+
+  /** A user of the address space goes; with the last, everything it maps is freed. */
+  exit(mm: Mm): void {
+    this.mms.exit(mm);
+  }
+
+  /** Figures of the compressed pool, counted apart from what is charged; none without zram. */
+  zramStats(): ZramStats | undefined {
+    return this.swapDevice instanceof Zram ? this.swapDevice.stats() : undefined;
+  }
+
+  /** This thread leaves the mm: what it has collected goes back. The instance is dead. */
+  close(): void {
+    this.lru.close();
+  }
+}
+
+/** Makes the mm of a new arena, on the first thread. Throws ENOMEM when the arena is too small. */
+export function initMm(sync: Sync, config: MmConfig): MmCore {
+  const layout = mmLayout(sync.words);
+  Heap.init(sync);
+  const heap = new Heap(sync);
+  Vmstat.init(sync, heap);
+  PageAlloc.init(sync, heap);
+  Pages.init(sync, layout, new PageAlloc(sync, layout), config.pageOps);
+  Slabs.init(sync, heap);
+  Mms.init(sync, heap);
+  initReclaim({ sync, layout, heap });
+  return new MmCore(sync, config);
+}
+
+/** Another thread's mm over an arena that `initMm` has made; `config` says what that thread brings. */
+export function attachMm(sync: Sync, config: MmConfig): MmCore {
+  return new MmCore(sync, config);
+}

@@ -1,0 +1,219 @@
+import { Errno } from '../base/errno.ts';
+import type { Pfn, Vpn } from '../base/units.ts';
+import { frameByte } from '../sync/arena.ts';
+import type { Ptr } from '../sync/struct.ts';
+import type { Sync } from '../sync/sync.ts';
+import type { PageOps } from '../wasm/page-ops.ts';
+import type { AnonVmas } from './anon-vma.ts';
+import type { MmBreaks } from './breaks.ts';
+import {
+  isSwap,
+  type MmLayout,
+  mkPte,
+  PageFlag,
+  Pte,
+  pteIsPresent,
+  ptePfn,
+  Swp,
+  swpOffset,
+  VmFlag,
+} from './layout.ts';
+import type { Lru } from './lru.ts';
+import type { Memory } from './memory.ts';
+import type { MmuNotifiers } from './mmu-notifier.ts';
+import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
+import type { Pages } from './page.ts';
+import { nextTable, type PageTable, type PteAt } from './page-table.ts';
+import type { Rmap } from './rmap.ts';
+import type { Swap } from './swap.ts';
+import type { Vmas } from './vma.ts';
+import type { VmaEdit } from './vma-edit.ts';
+import type { Vmstat } from './vmstat.ts';
+
+type Mm = Ptr<'mm'>;
+type Vma = Ptr<'vma'>;
+
+export type ForkDeps = {
+  readonly sync: Sync;
+  readonly layout: MmLayout;
+  readonly pageOps: PageOps;
+  readonly pages: Pages;
+  readonly pageTable: PageTable;
+  readonly vmas: Vmas;
+  readonly edit: VmaEdit;
+  readonly anonVmas: AnonVmas;
+  readonly rmap: Rmap;
+  readonly memory: Memory;
+  readonly notifiers: MmuNotifiers;
+  readonly swap: Swap;
+  readonly lru: Lru;
+  readonly vmstat: Vmstat;
+  readonly breaks: MmBreaks;
+  /** An empty mm that charges to the same group; throws ENOMEM. */
+  readonly createLike: (mm: Mm) => Mm;
+  readonly exit: (mm: Mm) => void;
+};
+
+const DONE = -1;
+
+/**
+ * A copy of an address space that shares every page until one side writes. Linux: dup_mmap,
+ * copy_page_range. Costs one entry a mapped page; tables are not shared yet (design 9).
+ */
+export class Fork {
+  readonly #deps: ForkDeps;
+
+  constructor(deps: ForkDeps) {
+    this.#deps = deps;
+  }
+
+  /** Throws ENOMEM, with the parent as it was but for write protection. */
+  fork(parent: Mm): Mm {
+    const { sync, layout, createLike, exit, vmstat } = this.#deps;
+    const child = createLike(parent);
+    let copied = false;
+    sync.writeLock('mmap', parent + layout.mm.mmapLock.at);
+    try {
+      if (layout.mm.users.load(parent) === 0)
+        throw new Errno('ESRCH', 'fork', 'the address space has exited');
+      this.#copyVmas(parent, child);
+      copied = true;
+    } finally {
+      sync.writeUnlock('mmap', parent + layout.mm.mmapLock.at);
+      if (!copied) exit(child);
+    }
+    vmstat.add('fork', 1);
+    return child;
+  }
+
+  #copyVmas(parent: Mm, child: Mm): void {
+    const { vmas, layout, edit, anonVmas } = this.#deps;
+    for (let i = 0; i < vmas.count(parent); i++) {
+      const from = vmas.at(parent, i);
+      if ((layout.vma.flags.get(from) & VmFlag.DontCopy) !== 0) continue;
+      const to = edit.copy(child, from, 'fork');
+      vmas.insert(child, vmas.count(child), to);
+      if (!anonVmas.fork(to, from)) throw new Errno('ENOMEM', 'fork', 'no memory for the reverse map');
+      // Without an anon_vma nothing but the zero page can be mapped: the child faults that in again.
+      if (layout.vma.anonVma.load(from) !== 0) this.#copyPtes(parent, child, from, to);
+    }
+  }
+
+  /** Brackets the write protection; lockless lookups keep out of it (N-25). */
+  #copyPtes(parent: Mm, child: Mm, from: Vma, to: Vma): void {
+    const { layout, notifiers } = this.#deps;
+    const start = layout.vma.start.get(from);
+    const end = layout.vma.end.get(from);
+    const event = NotifyEvent.ProtectionPage;
+    notifiers.start(parent, start, end, event, NotifyFlag.Blockable);
+    layout.mm.wpSeq.add(parent, 1);
+    notifiers.unpinRange(parent, start, end, event);
+    try {
+      for (let vpn = start; vpn < end; vpn = nextTable(vpn)) {
+        this.#copyTable(parent, child, to, vpn, Math.min(end, nextTable(vpn)));
+      }
+    } finally {
+      layout.mm.wpSeq.add(parent, 1);
+      notifiers.end(parent, start, end, event);
+    }
+  }
+
+  #copyTable(parent: Mm, child: Mm, to: Vma, start: Vpn, end: Vpn): void {
+    const { pageTable } = this.#deps;
+    const from = pageTable.walk(parent, start);
+    if (from === 0) return;
+    let into = 0;
+    for (let done = 0; done < end - start; ) {
+      if (into === 0) {
+        into = pageTable.alloc(child, start);
+        if (into === 0) throw new Errno('ENOMEM', 'fork', 'no frame for a page table');
+      }
+      const stopped = this.#copyRun(child, from, into, done, end - start);
+      if (stopped === DONE) return;
+      this.#copyPinned(child, to, start + stopped, from + stopped, into + stopped);
+      done = stopped + 1;
+    }
+  }
+
+  /** Copies entries until all are done, or one maps a page that is pinned: its number. */
+  #copyRun(child: Mm, from: PteAt, into: PteAt, first: number, count: number): number {
+    const { pageTable, sync } = this.#deps;
+    let stopped = DONE;
+    pageTable.lockTwo(from, into);
+    sync.y('M.0');
+    for (let i = first; i < count && stopped === DONE; i++) {
+      const entry = pageTable.load(from + i);
+      if (entry !== 0 && !this.#copyEntry(child, from + i, into + i, entry)) stopped = i;
+    }
+    sync.y('M.k');
+    pageTable.unlockTwo(from, into);
+    return stopped;
+  }
+
+  /** False for a pinned page. Requires: both ptls. */
+  #copyEntry(child: Mm, from: PteAt, into: PteAt, entry: number): boolean {
+    const { pageTable, layout } = this.#deps;
+    if (isSwap(entry)) {
+      this.#copySwap(child, from, into, entry);
+      return true;
+    }
+    if (!pteIsPresent(entry)) {
+      pageTable.fill(into, entry);
+      return true;
+    }
+    if ((entry & Pte.Zero) === 0) {
+      if (this.#isPinned(ptePfn(entry))) return false;
+      this.#share(ptePfn(entry));
+      layout.mm.anonPages.add(child, 1);
+    }
+    const clear = this.#deps.breaks.forkKeepsWritable ? 0 : Pte.Write;
+    const was = pageTable.change(from, 0, clear);
+    // The child's entry stays dirty: that the swap copy is old must outlive the parent.
+    pageTable.fill(into, was & ~(Pte.Write | Pte.Young));
+    return true;
+  }
+
+  /** Held by someone other than its mapping and the swap cache: a device writes to it, or reads. */
+  #isPinned(pfn: Pfn): boolean {
+    const { pages, layout } = this.#deps;
+    if (!pages.has(pfn, PageFlag.AnonExclusive)) return false;
+    const cached = layout.page.swap.load(pages.at(pfn)) === 0 ? 0 : 1;
+    return pages.refcount(pfn) > 1 + cached;
+  }
+
+  #share(pfn: Pfn): void {
+    const { pages, layout } = this.#deps;
+    if (pages.has(pfn, PageFlag.AnonExclusive)) pages.clear(pfn, PageFlag.AnonExclusive);
+    pages.get(pfn);
+    layout.page.mapcount.add(pages.at(pfn), 1);
+  }
+
+  #copySwap(child: Mm, from: PteAt, into: PteAt, entry: number): void {
+    const { pageTable, swap, layout } = this.#deps;
+    const shared = entry & ~Swp.Exclusive;
+    swap.duplicate(swpOffset(entry)); // the parent's entry keeps the slot alive
+    pageTable.replace(from, shared);
+    pageTable.fill(into, shared);
+    layout.mm.swapEnts.add(child, 1);
+  }
+
+  /** The child gets a copy now: the pinned page must stay the parent's, or the device would miss it. */
+  #copyPinned(child: Mm, to: Vma, vpn: Vpn, from: PteAt, into: PteAt): void {
+    const { memory, pages, pageTable, pageOps, rmap, lru, layout } = this.#deps;
+    const pfn = memory.newPage(child);
+    if (pfn < 0) throw new Errno('ENOMEM', 'fork', 'no frame to copy a pinned page');
+    pageTable.lockTwo(from, into);
+    const entry = pageTable.load(from);
+    const mapped = pteIsPresent(entry) && (entry & Pte.Zero) === 0;
+    if (mapped) {
+      pageOps.copy(frameByte(pfn), frameByte(ptePfn(entry)));
+      rmap.addNew(pfn, to, vpn);
+      const writable = (layout.vma.flags.get(to) & VmFlag.Write) !== 0 ? Pte.Write : 0;
+      pageTable.fill(into, mkPte(pfn, writable | Pte.Dirty | (entry & Pte.ProtNone)));
+      layout.mm.anonPages.add(child, 1);
+    } else if (entry !== 0) this.#copyEntry(child, from, into, entry); // reclaim was quicker
+    pageTable.unlockTwo(from, into);
+    if (mapped) lru.add(pfn);
+    else pages.put(pfn);
+  }
+}

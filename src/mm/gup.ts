@@ -1,0 +1,92 @@
+import type { Vpn } from '../base/units.ts';
+import { frameWord } from '../sync/arena.ts';
+import type { Ptr } from '../sync/struct.ts';
+import type { Sync } from '../sync/sync.ts';
+import { FAULT_RETRY, GUP_FAULT, GUP_WRITABLE } from './fault-codes.ts';
+import { type MmLayout, Pte, ptePfn } from './layout.ts';
+import type { Memory } from './memory.ts';
+import type { Pages } from './page.ts';
+import { VPN_MAX } from './page-table.ts';
+import type { Vmas } from './vma.ts';
+
+type Mm = Ptr<'mm'>;
+
+export type GupDeps = {
+  readonly sync: Sync;
+  readonly layout: MmLayout;
+  readonly pages: Pages;
+  readonly vmas: Vmas;
+  readonly memory: Memory;
+};
+
+/** Internal: not there, or not with these rights. */
+const MISS = -200;
+
+/** Gets a page of an mm for an access, with a reference. Linux: mm/gup.c. */
+export class Gup {
+  readonly #deps: GupDeps;
+  readonly #words: Int32Array;
+  readonly #mm: MmLayout['mm'];
+  readonly #pages: Pages;
+
+  constructor(deps: GupDeps) {
+    this.#deps = deps;
+    this.#words = deps.sync.words;
+    this.#mm = deps.layout.mm;
+    this.#pages = deps.pages;
+  }
+
+  /**
+   * The frame behind a page: `pfn | GUP_WRITABLE` if the pte lets it be written, with one reference held
+   * for the caller, or a negative GUP_ code. The zero page may answer a read; its references aren't
+   * counted. Requires: no lock of the mm.
+   */
+  fault(mm: Mm, vpn: Vpn, write: boolean): number {
+    const fast = this.fast(mm, vpn, write);
+    return fast === MISS ? this.#slow(mm, vpn, write) : fast;
+  }
+
+  /**
+   * Without a lock. The tables may be freed and reused under the walk, so nothing read counts until
+   * `wpSeq` is seen unmoved: it is odd while tables are freed and while fork write-protects (N-25). For
+   * the same reason it writes nothing: an entry that lacks the marks of use is left to the slow path.
+   */
+  fast(mm: Mm, vpn: Vpn, write: boolean): number {
+    if (vpn >>> 0 >= VPN_MAX) return MISS;
+    const words = this.#words;
+    const seq = this.#mm.wpSeq.load(mm);
+    if ((seq & 1) !== 0) return MISS;
+    const top = Atomics.load(words, frameWord(this.#mm.pgd.get(mm)) + (vpn >>> 18));
+    if (top === 0) return MISS;
+    const middle = Atomics.load(words, frameWord(ptePfn(top)) + ((vpn >>> 9) & 511));
+    if (middle === 0) return MISS;
+    const pte = frameWord(ptePfn(middle)) + (vpn & 511);
+    const entry = Atomics.load(words, pte);
+    const need = write ? Pte.Present | Pte.Young | Pte.Write | Pte.Dirty : Pte.Present | Pte.Young;
+    if ((entry & (need | Pte.ProtNone)) !== need) return MISS;
+    return this.#grab(mm, seq, pte, entry);
+  }
+
+  /** Reference first, then is the pte still what we read? */
+  #grab(mm: Mm, seq: number, pte: number, entry: number): number {
+    const pfn = ptePfn(entry);
+    if (!this.#deps.sync.arena.isFrame(pfn) || !this.#pages.tryGet(pfn)) return MISS;
+    if (Atomics.load(this.#words, pte) !== entry || this.#mm.wpSeq.load(mm) !== seq) {
+      this.#pages.put(pfn);
+      return MISS;
+    }
+    return pfn | ((entry & Pte.Write) !== 0 ? GUP_WRITABLE : 0);
+  }
+
+  #slow(mm: Mm, vpn: Vpn, write: boolean): number {
+    const { sync, vmas, memory } = this.#deps;
+    const lock = mm + this.#mm.mmapLock.at;
+    for (;;) {
+      sync.readLock('mmap', lock);
+      const vma = vmas.find(mm, vpn);
+      const result = vma === 0 ? GUP_FAULT : memory.fault(mm, vma, vpn, write);
+      sync.readUnlock('mmap', lock);
+      if (result !== FAULT_RETRY) return result;
+    }
+  }
+}

@@ -1,0 +1,20 @@
+/** `faultline/mm`: an address space of Linux's kind in shared memory. See README.md here. */
+export { Arena, type ArenaOptions } from '../sync/arena.ts';
+export { Sync, type SyncOptions } from '../sync/sync.ts';
+export { createPageOps, type PageOps } from '../wasm/page-ops.ts';
+export { type MmBreaks, NO_MM_BREAKS } from './breaks.ts';
+export { attachMm, initMm, type MmConfig, MmCore } from './core.ts';
+export {
+  GUP_BLOCKED,
+  GUP_FAULT,
+  GUP_HWPOISON,
+  GUP_NOMEM,
+  GUP_PFN_MASK,
+  GUP_WRITABLE,
+} from './fault-codes.ts';
+export type { Advice } from './madvise.ts';
+export type { MapOptions, Protection } from './mmap.ts';
+export type { MmOptions } from './mms.ts';
+export { type MmuNotifierOps, NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
+export type { SwapConfig } from './swap-config.ts';
+export type { SwapFilePort } from './swap-file.ts';

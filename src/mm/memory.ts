@@ -1,0 +1,276 @@
+import type { Pfn, Vpn } from '../base/units.ts';
+import { frameByte } from '../sync/arena.ts';
+import type { Ptr } from '../sync/struct.ts';
+import type { PageOps } from '../wasm/page-ops.ts';
+import type { AnonVmas } from './anon-vma.ts';
+import type { MmBreaks } from './breaks.ts';
+import { FAULT_RETRY, GUP_FAULT, GUP_HWPOISON, GUP_NOMEM, GUP_WRITABLE } from './fault-codes.ts';
+import { type MmLayout, mkPte, PageFlag, Pte, ptePfn, SwpType, swpType, VmFlag } from './layout.ts';
+import type { Lru } from './lru.ts';
+import type { Memcontrol } from './memcontrol.ts';
+import type { MmuNotifiers } from './mmu-notifier.ts';
+import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
+import type { Pages } from './page.ts';
+import type { PageAlloc } from './page-alloc.ts';
+import type { PageTable, PteAt } from './page-table.ts';
+import type { Rmap } from './rmap.ts';
+import type { Swap } from './swap.ts';
+import type { SwapIn } from './swap-in.ts';
+import type { Vmas } from './vma.ts';
+import type { Vmstat } from './vmstat.ts';
+
+type Mm = Ptr<'mm'>;
+type Vma = Ptr<'vma'>;
+
+export type MemoryDeps = {
+  readonly layout: MmLayout;
+  readonly pageOps: PageOps;
+  readonly pages: Pages;
+  readonly pageAlloc: PageAlloc;
+  readonly pageTable: PageTable;
+  readonly vmas: Vmas;
+  readonly anonVmas: AnonVmas;
+  readonly rmap: Rmap;
+  readonly notifiers: MmuNotifiers;
+  readonly memcontrol: Memcontrol;
+  readonly lru: Lru;
+  readonly swap: Swap;
+  readonly vmstat: Vmstat;
+  readonly breaks: MmBreaks;
+  readonly y: (label: string) => void;
+  /** Global reclaim, when the zone itself is empty. */
+  readonly reclaim: (pages: number) => number;
+};
+
+/** How often an empty zone is reclaimed from before a fault gives up. */
+const ZONE_RETRIES = 8;
+/** What may change in a present pte without its lock. */
+const USE_BITS = Pte.Young | Pte.Dirty;
+
+/**
+ * Page faults of anonymous memory: first touch, the zero page, copy on write, swap (M.3, M.4). Linux:
+ * mm/memory.c. An answer is a frame with a reference held for the caller, or a code.
+ */
+export class Memory {
+  readonly #deps: MemoryDeps;
+  readonly #layout: MmLayout;
+  readonly #pageTable: PageTable;
+  readonly #pages: Pages;
+  #swapIn: SwapIn | undefined;
+
+  constructor(deps: MemoryDeps) {
+    this.#deps = deps;
+    this.#layout = deps.layout;
+    this.#pageTable = deps.pageTable;
+    this.#pages = deps.pages;
+  }
+
+  /** Swap-in allocates through us, and we fault through it. */
+  wire(swapIn: SwapIn): void {
+    this.#swapIn = swapIn;
+  }
+
+  /**
+   * Makes a page of a VMA present for an access. FAULT_RETRY: something changed; look the VMA up again.
+   * Requires: mmap for read, nothing below it.
+   */
+  fault(mm: Mm, vma: Vma, vpn: Vpn, write: boolean): number {
+    const flags = this.#layout.vma.flags.get(vma);
+    if ((flags & (write ? VmFlag.Write : VmFlag.Read | VmFlag.Write)) === 0) return GUP_FAULT;
+    const pte = this.#pageTable.alloc(mm, vpn);
+    if (pte === 0) return this.#zoneEmpty() ? GUP_NOMEM : FAULT_RETRY;
+    const entry = this.#pageTable.load(pte);
+    if (entry === 0) return write ? this.#anonymous(mm, vma, vpn, pte) : this.#zero(pte);
+    if ((entry & Pte.Present) === 0) return this.#notPresent(mm, vma, vpn, pte, entry, write);
+    if (write && (entry & Pte.Write) === 0) return this.#writeProtected(mm, vma, vpn, pte, entry);
+    return this.#present(pte, entry, write);
+  }
+
+  #notPresent(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number, write: boolean): number {
+    if (swpType(entry) === SwpType.Swap) return this.#swapIn!.fault(mm, vma, vpn, pte, entry, write);
+    return swpType(entry) === SwpType.Poison ? GUP_HWPOISON : GUP_FAULT;
+  }
+
+  /** The access is allowed by now, or the VMA allows what a hint fault took away. */
+  #present(pte: PteAt, entry: number, write: boolean): number {
+    const pageTable = this.#pageTable;
+    const use = write ? USE_BITS : Pte.Young;
+    pageTable.lock(pte);
+    if (((pageTable.load(pte) ^ entry) & ~USE_BITS) !== 0) {
+      pageTable.unlock(pte);
+      return FAULT_RETRY;
+    }
+    pageTable.change(pte, use, Pte.ProtNone);
+    this.#pages.get(ptePfn(entry));
+    pageTable.unlock(pte);
+    return ptePfn(entry) | ((entry & Pte.Write) !== 0 ? GUP_WRITABLE : 0);
+  }
+
+  /** A read of a hole: the shared zero page (M-30). Armed VMAs will branch off before this (U-12). */
+  #zero(pte: PteAt): number {
+    const { vmstat } = this.#deps;
+    const pageTable = this.#pageTable;
+    const zero = this.#pages.zeroPage;
+    pageTable.lock(pte);
+    if (pageTable.load(pte) !== 0) {
+      pageTable.unlock(pte);
+      return FAULT_RETRY;
+    }
+    pageTable.fill(pte, mkPte(zero, Pte.Zero | Pte.Young));
+    pageTable.unlock(pte);
+    vmstat.add('pgfault', 1);
+    vmstat.add('zero_page_map', 1);
+    return zero;
+  }
+
+  /** A write to a hole: a new zeroed page. */
+  #anonymous(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt): number {
+    const pageTable = this.#pageTable;
+    if (this.#deps.anonVmas.prepare(vma) === 0) return this.#zoneEmpty() ? GUP_NOMEM : FAULT_RETRY;
+    const pfn = this.newPage(mm);
+    if (pfn < 0) return GUP_NOMEM;
+    this.#deps.pageOps.zero(frameByte(pfn));
+    pageTable.lock(pte);
+    if (pageTable.load(pte) !== 0 && !this.#deps.breaks.faultWithoutRecheck) {
+      pageTable.unlock(pte);
+      this.#pages.put(pfn);
+      return FAULT_RETRY;
+    }
+    this.#mapNew(vma, vpn, pfn);
+    pageTable.fill(pte, mkPte(pfn, Pte.Write | USE_BITS));
+    this.#layout.mm.anonPages.add(mm, 1);
+    pageTable.unlock(pte);
+    return this.#added(pfn);
+  }
+
+  /** The new page is its pte's, and the caller's: two references. Requires: the ptl. */
+  #mapNew(vma: Vma, vpn: Vpn, pfn: Pfn): void {
+    this.#deps.rmap.addNew(pfn, vma, vpn);
+    this.#pages.get(pfn);
+  }
+
+  #added(pfn: Pfn): number {
+    this.#deps.lru.add(pfn);
+    this.#deps.vmstat.add('pgfault', 1);
+    return pfn | GUP_WRITABLE;
+  }
+
+  /**
+   * A charged frame with one reference and unknown content, or -1: out of memory. Reclaims if it must.
+   * Requires: no lock below mmap.
+   */
+  newPage(mm: Mm): Pfn | -1 {
+    const { memcontrol, pageAlloc } = this.#deps;
+    const memcg = this.#layout.mm.memcg.get(mm);
+    if (!memcontrol.charge(memcg, 1)) return -1;
+    let pfn = pageAlloc.allocUser();
+    for (let i = 0; pfn < 0 && i < ZONE_RETRIES && !this.#zoneEmpty(); i++) pfn = pageAlloc.allocUser();
+    if (pfn < 0) {
+      memcontrol.uncharge(memcg, 1);
+      return -1;
+    }
+    if (memcg !== 0) this.#layout.page.memcg.store(this.#pages.at(pfn), memcg);
+    return pfn;
+  }
+
+  /** True if the zone has nothing, and reclaim found nothing. */
+  #zoneEmpty(): boolean {
+    return this.#deps.reclaim(32) === 0 && this.#deps.pageAlloc.freeFrames === 0;
+  }
+
+  /** A write to a page mapped read-only in a VMA that may be written (M-31). */
+  #writeProtected(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number): number {
+    if ((entry & Pte.Zero) !== 0) return this.#copy(mm, vma, vpn, pte, entry);
+    const pfn = ptePfn(entry);
+    const pageTable = this.#pageTable;
+    pageTable.lock(pte);
+    if (((pageTable.load(pte) ^ entry) & ~USE_BITS) !== 0) {
+      pageTable.unlock(pte);
+      return FAULT_RETRY;
+    }
+    if (this.#pages.has(pfn, PageFlag.AnonExclusive)) return this.#reuse(pte, pfn);
+    this.#pages.get(pfn);
+    pageTable.unlock(pte);
+    const reused = this.#reuseIfLast(pte, entry, pfn);
+    if (reused !== FAULT_RETRY) return reused;
+    const copied = this.#copy(mm, vma, vpn, pte, entry);
+    this.#pages.put(pfn);
+    return copied;
+  }
+
+  /** In place: secondaries may go on reading, nothing to tell them (T-COW-03). Requires: the ptl, dropped. */
+  #reuse(pte: PteAt, pfn: Pfn): number {
+    this.#pageTable.change(pte, Pte.Write | USE_BITS, Pte.ProtNone);
+    this.#pages.get(pfn);
+    this.#pageTable.unlock(pte);
+    this.#deps.vmstat.add('cow_reuse', 1);
+    return pfn | GUP_WRITABLE;
+  }
+
+  /**
+   * Is ours the last mapping, the other sharers gone? Under the page lock, as the swap cache is one too.
+   * Consumes the caller's reference unless it answers FAULT_RETRY.
+   */
+  #reuseIfLast(pte: PteAt, entry: number, pfn: Pfn): number {
+    const { swap } = this.#deps;
+    const pages = this.#pages;
+    if (pages.mapcount(pfn) !== 1) return FAULT_RETRY;
+    pages.lock(pfn);
+    this.#pageTable.lock(pte);
+    const same = ((this.#pageTable.load(pte) ^ entry) & ~USE_BITS) === 0;
+    if (same && pages.has(pfn, PageFlag.SwapCache)) swap.tryToFreeSwap(pfn);
+    const last = same && pages.mapcount(pfn) === 1 && pages.refcount(pfn) === 2;
+    let result = FAULT_RETRY;
+    if (last && !pages.has(pfn, PageFlag.SwapCache)) {
+      pages.set(pfn, PageFlag.AnonExclusive);
+      result = this.#reuse(pte, pfn);
+    } else this.#pageTable.unlock(pte);
+    pages.unlock(pfn);
+    if (result !== FAULT_RETRY) pages.put(pfn);
+    return result;
+  }
+
+  /** A page of our own in place of a shared one. The caller holds a reference to the old one. */
+  #copy(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number): number {
+    const { anonVmas, pageOps, notifiers, breaks } = this.#deps;
+    if (anonVmas.prepare(vma) === 0) return this.#zoneEmpty() ? GUP_NOMEM : FAULT_RETRY;
+    const pfn = this.newPage(mm);
+    if (pfn < 0) return GUP_NOMEM;
+    if ((entry & Pte.Zero) !== 0) pageOps.zero(frameByte(pfn));
+    else pageOps.copy(frameByte(pfn), frameByte(ptePfn(entry)));
+    const flags = NotifyFlag.Blockable;
+    if (!breaks.cowWithoutNotify) notifiers.pageStart(mm, vpn, NotifyEvent.Clear, flags);
+    const done = this.#replace(mm, vma, vpn, pte, entry, pfn);
+    if (!breaks.cowWithoutNotify) notifiers.pageEnd(mm, vpn, NotifyEvent.Clear);
+    if (!done) {
+      this.#pages.put(pfn);
+      return FAULT_RETRY;
+    }
+    // The old frame goes only after the end (M-31).
+    if ((entry & Pte.Zero) === 0) this.#pages.put(ptePfn(entry));
+    this.#deps.vmstat.add('cow_copy', 1);
+    return this.#added(pfn);
+  }
+
+  /** Clear, tell pinning secondaries, set: the new page is never visible beside the old spte (N-7). */
+  #replace(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number, pfn: Pfn): boolean {
+    const { notifiers, breaks, rmap, y } = this.#deps;
+    const pageTable = this.#pageTable;
+    pageTable.lock(pte);
+    y('M.0');
+    if (((pageTable.load(pte) ^ entry) & ~USE_BITS) !== 0) {
+      pageTable.unlock(pte);
+      return false;
+    }
+    pageTable.take(pte);
+    y('I.P');
+    if (!breaks.cowWithoutNotify) notifiers.invalidatePage(mm, vpn);
+    this.#mapNew(vma, vpn, pfn);
+    pageTable.replace(pte, mkPte(pfn, Pte.Write | USE_BITS));
+    if ((entry & Pte.Zero) === 0) rmap.removeMapping(ptePfn(entry));
+    else this.#layout.mm.anonPages.add(mm, 1);
+    pageTable.unlock(pte);
+    y('M.k');
+    return true;
+  }
+}

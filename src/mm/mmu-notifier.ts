@@ -1,0 +1,309 @@
+import { assert } from '../base/assert.ts';
+import { Errno } from '../base/errno.ts';
+import type { Vpn } from '../base/units.ts';
+import { Srcu } from '../sync/srcu.ts';
+import type { Ptr } from '../sync/struct.ts';
+import type { Sync } from '../sync/sync.ts';
+import { type MmLayout, RANGES_CLOSED } from './layout.ts';
+import { type MmuNotifierOps, type NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
+import type { Slabs } from './slab.ts';
+
+type Mm = Ptr<'mm'>;
+type Notifier = Ptr<'notifier'>;
+
+const EAGAIN = -11;
+/** Values of `notifier.state`. */
+const LIVE = 0;
+const RELEASED = 1;
+
+export type MmuNotifiersDeps = {
+  readonly sync: Sync;
+  readonly layout: MmLayout;
+  readonly slabs: Slabs;
+  /** Word index of the three words of an Srcu. */
+  readonly srcuAt: number;
+  /** Word index of the lock of the list of address spaces. */
+  readonly mmListLock: number;
+  /** Drops a count of the mm's structure. */
+  readonly dropMm: (mm: Mm) => void;
+};
+
+/**
+ * Tells the secondary MMUs of an mm what is about to change (N). The list of an mm is walked without a
+ * lock, inside a read section that `unregister` waits for; a subscriber that joins during a walk is
+ * kept out of ranges under way by `mmap` and `mm.ranges` (N-17). Linux: mm/mmu_notifier.c.
+ *
+ * Two forms of bracket. `start`/`end` surround the change of a range, and a pinning subscriber hears the
+ * end alone, which suffices for it (N-6). `pageStart`/`pageEnd` surround the change of one page; a pinning
+ * subscriber then hears `invalidatePage` in between (N-7), and no end.
+ */
+export class MmuNotifiers {
+  readonly #deps: MmuNotifiersDeps;
+  readonly #srcu: Srcu;
+  readonly #ops: MmuNotifierOps[] = [];
+
+  constructor(deps: MmuNotifiersDeps) {
+    this.#deps = deps;
+    this.#srcu = new Srcu(deps.sync);
+  }
+
+  /** Makes an implementation known on this thread; each thread does so in the same order. */
+  registerOps(ops: MmuNotifierOps): number {
+    assert(ops.pins || ops.invalidateRangeStart !== undefined, 'N-6: who does not pin implements start');
+    this.#ops.push(ops);
+    return this.#ops.length - 1;
+  }
+
+  /** Subscribes to an mm; callbacks come from here on. Throws ENOMEM, or ESRCH when the mm has exited. */
+  register(mm: Mm, ops: number, subscriber: number): Notifier {
+    const { sync, layout, slabs } = this.#deps;
+    const { notifier: n, mm: m } = layout;
+    const notifier = slabs.notifier.alloc();
+    if (notifier === 0) throw new Errno('ENOMEM', 'mmuNotifierRegister');
+    n.mm.set(notifier, mm);
+    n.ops.set(notifier, ops);
+    n.subscriber.set(notifier, subscriber);
+    sync.writeLock('mmap', mm + m.mmapLock.at);
+    if (m.users.load(mm) === 0) {
+      sync.writeUnlock('mmap', mm + m.mmapLock.at);
+      slabs.notifier.free(notifier);
+      throw new Errno('ESRCH', 'mmuNotifierRegister', 'the address space has exited');
+    }
+    m.count.add(mm, 1);
+    this.closeRanges(mm);
+    n.next.store(notifier, m.notifiers.load(mm));
+    m.notifiers.store(mm, notifier);
+    this.openRanges(mm);
+    sync.writeUnlock('mmap', mm + m.mmapLock.at);
+    return notifier;
+  }
+
+  /**
+   * Ends a subscription, with `release` if the mm has not sent it yet. After it returns no callback runs
+   * and none will (N-18). Not from a callback.
+   */
+  unregister(notifier: number): void {
+    const { sync, layout, slabs, srcuAt, mmListLock } = this.#deps;
+    const { notifier: n, mm: m } = layout;
+    const record = notifier as Notifier;
+    const mm = n.mm.get(record);
+    const token = this.#srcu.readLock(srcuAt);
+    this.#release(record);
+    this.#srcu.readUnlock(srcuAt, token);
+    sync.writeLock('mmap', mm + m.mmapLock.at);
+    this.#unlink(mm, record);
+    sync.writeUnlock('mmap', mm + m.mmapLock.at);
+    sync.lock('mmList', mmListLock); // one synchronize at a time
+    this.#srcu.synchronize(srcuAt);
+    sync.unlock('mmList', mmListLock);
+    slabs.notifier.free(record);
+    this.#deps.dropMm(mm);
+  }
+
+  /** Requires: mmap for write. A walk that stands on it still finds the rest. */
+  #unlink(mm: Mm, notifier: Notifier): void {
+    const { notifier: n, mm: m } = this.#deps.layout;
+    const next = n.next.load(notifier);
+    if (m.notifiers.load(mm) === notifier) {
+      m.notifiers.store(mm, next);
+      return;
+    }
+    for (let at = m.notifiers.load(mm); at !== 0; at = n.next.load(at)) {
+      if (n.next.load(at) === notifier) n.next.store(at, next);
+    }
+  }
+
+  /** Exactly once per subscriber, whoever of exit and unregister comes first (N-18). */
+  #release(notifier: Notifier): void {
+    const { notifier: n } = this.#deps.layout;
+    if (n.state.cas(notifier, LIVE, RELEASED) !== LIVE) return;
+    this.#opsOf(notifier).release?.(n.subscriber.get(notifier), n.mm.get(notifier));
+  }
+
+  /** The mm exits: every subscriber hears `release`, while its ptes still exist (N-19). */
+  releaseAll(mm: Mm): void {
+    const { notifier: n, mm: m } = this.#deps.layout;
+    if (m.notifiers.load(mm) === 0) return;
+    const token = this.#srcu.readLock(this.#deps.srcuAt);
+    for (let at = m.notifiers.load(mm); at !== 0; at = n.next.load(at)) this.#release(at);
+    this.#srcu.readUnlock(this.#deps.srcuAt, token);
+  }
+
+  #opsOf(notifier: Notifier): MmuNotifierOps {
+    const ops = this.#ops[this.#deps.layout.notifier.ops.get(notifier)];
+    assert(ops !== undefined, 'notifier: this thread has not registered the implementation');
+    return ops;
+  }
+
+  /** A cheap test that spares the brackets of an mm without subscribers (N-4). */
+  any(mm: Mm): boolean {
+    return this.#deps.layout.mm.notifiers.load(mm) !== 0;
+  }
+
+  /** Waits until no invalidation of reclaim is open, and lets none begin. Requires: mmap for write. */
+  closeRanges(mm: Mm): void {
+    const { sync, layout } = this.#deps;
+    const { ranges } = layout.mm;
+    for (let seen = ranges.or(mm, RANGES_CLOSED) | RANGES_CLOSED; seen !== RANGES_CLOSED; ) {
+      sync.waiter.wait(mm + ranges.at, seen);
+      seen = ranges.load(mm);
+    }
+  }
+
+  openRanges(mm: Mm): void {
+    this.#deps.layout.mm.ranges.and(mm, ~RANGES_CLOSED);
+  }
+
+  /** Begins an invalidation that no mmap lock covers; false when none may begin now. Never waits. */
+  tryOpenRange(mm: Mm): boolean {
+    const { ranges } = this.#deps.layout.mm;
+    if ((ranges.add(mm, 1) & RANGES_CLOSED) === 0) return true;
+    this.closeRange(mm);
+    return false;
+  }
+
+  closeRange(mm: Mm): void {
+    const { sync, layout } = this.#deps;
+    const before = layout.mm.ranges.add(mm, -1);
+    assert((before & ~RANGES_CLOSED) > 0, 'notifier: a range closed that was not open');
+    if (before === (RANGES_CLOSED | 1)) sync.waiter.notify(mm + layout.mm.ranges.at, 1);
+  }
+
+  /**
+   * The ptes of [start, end) are about to change. After it returns no secondary translates there until
+   * `end`, but for pinning ones (N-6). EAGAIN only without Blockable, and then there is no end (N-14).
+   * Requires: mmap, or the anon_vma lock with a range open; no ptl.
+   */
+  start(mm: Mm, start: Vpn, end: Vpn, event: NotifyEvent, flags: number): number {
+    if (!this.any(mm)) return 0;
+    return this.#starts(mm, start, end, event, flags);
+  }
+
+  #starts(mm: Mm, start: Vpn, end: Vpn, event: NotifyEvent, flags: number): number {
+    const { notifier: n, mm: m } = this.#deps.layout;
+    const token = this.#srcu.readLock(this.#deps.srcuAt);
+    let failed = false;
+    for (let at = m.notifiers.load(mm); at !== 0; at = n.next.load(at)) {
+      const ops = this.#opsOf(at);
+      const result = ops.invalidateRangeStart?.(n.subscriber.get(at), mm, start, end, event, flags) ?? 0;
+      if (result === 0) continue;
+      assert((flags & NotifyFlag.Blockable) === 0 && result === EAGAIN, 'N-14: a start that may not fail');
+      assert(ops.invalidateRangeEnd === undefined, 'N-14: who may fail has no end');
+      failed = true;
+    }
+    if (failed) this.#ends(mm, start, end, event, false);
+    this.#srcu.readUnlock(this.#deps.srcuAt, token);
+    return failed ? EAGAIN : 0;
+  }
+
+  /** The ptes of a range have changed; pairs with `start`, with the same bounds (N-12). */
+  end(mm: Mm, start: Vpn, end: Vpn, event: NotifyEvent): void {
+    if (this.any(mm)) this.#endAll(mm, start, end, event, true);
+  }
+
+  #endAll(mm: Mm, start: Vpn, end: Vpn, event: NotifyEvent, pinning: boolean): void {
+    const token = this.#srcu.readLock(this.#deps.srcuAt);
+    this.#ends(mm, start, end, event, pinning);
+    this.#srcu.readUnlock(this.#deps.srcuAt, token);
+  }
+
+  #ends(mm: Mm, start: Vpn, end: Vpn, event: NotifyEvent, pinning: boolean): void {
+    const { notifier: n, mm: m } = this.#deps.layout;
+    for (let at = m.notifiers.load(mm); at !== 0; at = n.next.load(at)) {
+      const ops = this.#opsOf(at);
+      if (pinning || !ops.pins) ops.invalidateRangeEnd?.(n.subscriber.get(at), mm, start, end, event);
+    }
+  }
+
+  /** One page's pte is about to change. As `start`. */
+  pageStart(mm: Mm, page: Vpn, event: NotifyEvent, flags: number): void {
+    this.start(mm, page, page + 1, event, flags);
+  }
+
+  /**
+   * The pte was cleared, the page not yet freed: pinning subscribers drop it. A removal calls it outside
+   * the ptl; a replacement inside, before the new pte is set (N-7).
+   */
+  invalidatePage(mm: Mm, page: Vpn): void {
+    if (!this.any(mm)) return;
+    const { notifier: n, mm: m } = this.#deps.layout;
+    const token = this.#srcu.readLock(this.#deps.srcuAt);
+    for (let at = m.notifiers.load(mm); at !== 0; at = n.next.load(at)) {
+      this.#opsOf(at).invalidatePage?.(n.subscriber.get(at), mm, page);
+    }
+    this.#srcu.readUnlock(this.#deps.srcuAt, token);
+  }
+
+  pageEnd(mm: Mm, page: Vpn, event: NotifyEvent): void {
+    if (this.any(mm)) this.#endAll(mm, page, page + 1, event, false);
+  }
+
+  /** Pinning subscribers let go of a range at once, so that their references don't look like pins. */
+  unpinRange(mm: Mm, start: Vpn, end: Vpn, event: NotifyEvent): void {
+    if (!this.any(mm)) return;
+    const { notifier: n, mm: m } = this.#deps.layout;
+    const token = this.#srcu.readLock(this.#deps.srcuAt);
+    for (let at = m.notifiers.load(mm); at !== 0; at = n.next.load(at)) {
+      const ops = this.#opsOf(at);
+      if (ops.pins) ops.invalidateRangeEnd?.(n.subscriber.get(at), mm, start, end, event);
+    }
+    this.#srcu.readUnlock(this.#deps.srcuAt, token);
+  }
+
+  /** Returns once no vCPU uses what starts with DeferFlush zapped. */
+  flush(mm: Mm): void {
+    if (!this.any(mm)) return;
+    const { notifier: n, mm: m } = this.#deps.layout;
+    const token = this.#srcu.readLock(this.#deps.srcuAt);
+    for (let at = m.notifiers.load(mm); at !== 0; at = n.next.load(at)) {
+      this.#opsOf(at).flush?.(n.subscriber.get(at));
+    }
+    this.#srcu.readUnlock(this.#deps.srcuAt, token);
+  }
+
+  /**
+   * Was the page used through a secondary? Every subscriber is asked and clears its bits (N-3). `flush`:
+   * so that a use from now on shows even where a translation is cached.
+   */
+  clearYoung(mm: Mm, page: Vpn, flush: boolean): boolean {
+    if (!this.any(mm)) return false;
+    const { notifier: n, mm: m } = this.#deps.layout;
+    const token = this.#srcu.readLock(this.#deps.srcuAt);
+    let young = false;
+    for (let at = m.notifiers.load(mm); at !== 0; at = n.next.load(at)) {
+      young = clearYoungOf(this.#opsOf(at), n.subscriber.get(at), mm, page, flush) || young;
+    }
+    this.#srcu.readUnlock(this.#deps.srcuAt, token);
+    return young;
+  }
+
+  /** As `clearYoung`, changing nothing. */
+  testYoung(mm: Mm, page: Vpn): boolean {
+    if (!this.any(mm)) return false;
+    const { notifier: n, mm: m } = this.#deps.layout;
+    const token = this.#srcu.readLock(this.#deps.srcuAt);
+    let young = false;
+    for (let at = m.notifiers.load(mm); at !== 0; at = n.next.load(at)) {
+      young = this.#opsOf(at).testYoung?.(n.subscriber.get(at), mm, page) || young;
+    }
+    this.#srcu.readUnlock(this.#deps.srcuAt, token);
+    return young;
+  }
+
+  /** A full ageing pass is over: cached translations must be refilled once (design 11). */
+  ageingPassEnd(mm: Mm): void {
+    if (!this.any(mm)) return;
+    const { notifier: n, mm: m } = this.#deps.layout;
+    const token = this.#srcu.readLock(this.#deps.srcuAt);
+    for (let at = m.notifiers.load(mm); at !== 0; at = n.next.load(at)) {
+      this.#opsOf(at).ageingPassEnd?.(n.subscriber.get(at));
+    }
+    this.#srcu.readUnlock(this.#deps.srcuAt, token);
+  }
+}
+
+function clearYoungOf(ops: MmuNotifierOps, subscriber: number, mm: Mm, page: Vpn, flush: boolean): boolean {
+  if (ops.pins && ops.agePage !== undefined) return ops.agePage(subscriber, mm, page);
+  if (flush && ops.clearFlushYoung !== undefined) return ops.clearFlushYoung(subscriber, mm, page, page + 1);
+  return ops.clearYoung?.(subscriber, mm, page, page + 1) ?? false;
+}

@@ -1,0 +1,243 @@
+import { assert } from '../base/assert.ts';
+import type { Pfn, Vpn } from '../base/units.ts';
+import type { Ptr } from '../sync/struct.ts';
+import type { Sync } from '../sync/sync.ts';
+import type { AnonVmas } from './anon-vma.ts';
+import type { MmBreaks } from './breaks.ts';
+import { type MmLayout, mkSwap, PageFlag, Pte, pteIsPresent, ptePfn, Swp } from './layout.ts';
+import type { MmuNotifiers } from './mmu-notifier.ts';
+import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
+import type { Pages } from './page.ts';
+import type { PageTable, PteAt } from './page-table.ts';
+import type { Swap } from './swap.ts';
+import type { UnmapBatch } from './unmap-batch.ts';
+
+type Vma = Ptr<'vma'>;
+type Mm = Ptr<'mm'>;
+
+export type RmapDeps = {
+  readonly sync: Sync;
+  readonly layout: MmLayout;
+  readonly pages: Pages;
+  readonly pageTable: PageTable;
+  readonly anonVmas: AnonVmas;
+  readonly notifiers: MmuNotifiers;
+  readonly swap: Swap;
+  readonly vmstat: { add(name: 'pglazyfreed', by: number): void };
+  readonly breaks: MmBreaks;
+};
+
+/** What a walk does at one mapping. */
+const UNMAPPED = 0;
+const SKIPPED = 1;
+const BUSY = 2;
+
+/**
+ * From a page to the ptes that map it: through its anon_vma to VMAs, through its index to addresses
+ * (design 9). Linux: mm/rmap.c. Every walk needs a reference to the page, and the page lock where it
+ * changes what the page is.
+ */
+export class Rmap {
+  readonly #deps: RmapDeps;
+
+  constructor(deps: RmapDeps) {
+    this.#deps = deps;
+  }
+
+  /** A new page becomes its VMA's; the caller maps it. Nobody else knows the page yet. */
+  addNew(pfn: Pfn, vma: Vma, vpn: Vpn): void {
+    const { page, vma: v } = this.#deps.layout;
+    const p = this.#deps.pages.at(pfn);
+    const anonVma = v.anonVma.load(vma);
+    this.#deps.anonVmas.get(anonVma);
+    page.mapping.store(p, anonVma);
+    page.index.set(p, v.pgoff.get(vma) + vpn - v.start.get(vma));
+    page.mapcount.store(p, 1);
+    page.flags.or(p, PageFlag.AnonExclusive | PageFlag.Uptodate);
+  }
+
+  /**
+   * A page that was read from swap gets its place: in the VMA's own anon_vma if no other pte names its
+   * slot, else in the root's, below which all that may map it are. Requires: the page locked.
+   */
+  adopt(pfn: Pfn, vma: Vma, vpn: Vpn, exclusive: boolean): void {
+    const { page, vma: v, anonVma: a } = this.#deps.layout;
+    const p = this.#deps.pages.at(pfn);
+    if (page.mapping.load(p) !== 0) return;
+    const own = v.anonVma.load(vma);
+    const anonVma = exclusive ? own : a.root.get(own);
+    this.#deps.anonVmas.get(anonVma);
+    page.index.set(p, v.pgoff.get(vma) + vpn - v.start.get(vma));
+    page.mapping.store(p, anonVma);
+  }
+
+  /** One pte fewer maps the page. Requires: the ptl. */
+  removeMapping(pfn: Pfn): void {
+    const { pages, layout } = this.#deps;
+    const before = layout.page.mapcount.add(pages.at(pfn), -1);
+    assert(before > 0, 'M3: a mapping removed that was not counted');
+  }
+
+  /**
+   * How many mappings used the page since the last time, their young bits and the secondaries' cleared
+   * (M-34). Requires: the page locked.
+   */
+  pageReferenced(pfn: Pfn): number {
+    const { layout, pages, anonVmas } = this.#deps;
+    const anonVma = layout.page.mapping.load(pages.at(pfn));
+    if (anonVma === 0) return 0;
+    const { avc: c, anonVma: a } = layout;
+    let young = 0;
+    anonVmas.lock(anonVma);
+    for (let avc = a.head.get(anonVma); avc !== 0; avc = c.nextSameAnonVma.get(avc)) {
+      young += this.#referencedIn(c.vma.get(avc), pfn);
+    }
+    anonVmas.unlock(anonVma);
+    return young;
+  }
+
+  #referencedIn(vma: Vma, pfn: Pfn): number {
+    const { layout, pageTable, notifiers, sync, breaks } = this.#deps;
+    const vpn = this.#addressIn(vma, pfn);
+    if (vpn < 0) return 0;
+    const mm = layout.vma.mm.get(vma);
+    const pte = pageTable.walk(mm, vpn);
+    if (pte === 0 || !maps(pageTable.load(pte), pfn)) return 0;
+    pageTable.lock(pte);
+    const mapped = maps(pageTable.load(pte), pfn);
+    const primary = mapped && (pageTable.change(pte, 0, Pte.Young) & Pte.Young) !== 0;
+    sync.y('A.p');
+    // Both, always: each clears its own bit (N-3).
+    const secondary = mapped && !(breaks.ageShortCircuit && primary) && notifiers.clearYoung(mm, vpn, false);
+    pageTable.unlock(pte);
+    return primary || secondary ? 1 : 0;
+  }
+
+  /** Where a VMA maps the page if it does, else -1. Requires: the anon_vma lock. */
+  #addressIn(vma: Vma, pfn: Pfn): Vpn | -1 {
+    const { page, vma: v } = this.#deps.layout;
+    const start = v.start.get(vma);
+    const vpn = start + page.index.get(this.#deps.pages.at(pfn)) - v.pgoff.get(vma);
+    return vpn >= start && vpn < v.end.get(vma) ? vpn : -1;
+  }
+
+  /**
+   * Turns every pte that maps the page into a swap entry, or into none where a clean MADV_FREE page may go
+   * (M-32). The invalidations stay open in `batch`, whose `flush` and `end` the caller calls. `busy`: some
+   * mapping is left. Requires: the page locked, and in the swap cache unless it is LazyFree.
+   */
+  tryToUnmap(pfn: Pfn, batch: UnmapBatch): 'unmapped' | 'busy' {
+    const { layout, pages, anonVmas } = this.#deps;
+    const { avc: c, anonVma: a } = layout;
+    const anonVma = layout.page.mapping.load(pages.at(pfn));
+    if (anonVma === 0) return 'busy';
+    let busy = false;
+    anonVmas.lock(anonVma);
+    for (let avc = a.head.get(anonVma); avc !== 0 && !busy; avc = c.nextSameAnonVma.get(avc)) {
+      busy = this.#unmapIn(c.vma.get(avc), pfn, batch) === BUSY;
+    }
+    anonVmas.unlock(anonVma);
+    return busy || layout.page.mapcount.load(pages.at(pfn)) > 0 ? 'busy' : 'unmapped';
+  }
+
+  #unmapIn(vma: Vma, pfn: Pfn, batch: UnmapBatch): number {
+    const { layout, pageTable, notifiers, breaks } = this.#deps;
+    const vpn = this.#addressIn(vma, pfn);
+    if (vpn < 0) return SKIPPED;
+    const mm = layout.vma.mm.get(vma);
+    const pte = pageTable.walk(mm, vpn);
+    if (pte === 0 || !maps(pageTable.load(pte), pfn)) return SKIPPED;
+    if (!batch.open(mm, vpn)) return BUSY;
+    if (!breaks.unmapWithoutNotify)
+      notifiers.pageStart(mm, vpn, NotifyEvent.Clear, NotifyFlag.Blockable | NotifyFlag.DeferFlush);
+    const result = this.#unmapPte(mm, pte, pfn);
+    if (result === UNMAPPED) this.#unmapped(mm, vpn, pfn);
+    return result;
+  }
+
+  /** Pinning subscribers let go after the ptl, before anyone looks at the reference count (M-35, N-7). */
+  #unmapped(mm: Mm, vpn: Vpn, pfn: Pfn): void {
+    this.#deps.sync.y('I.P');
+    if (!this.#deps.breaks.unmapWithoutNotify) this.#deps.notifiers.invalidatePage(mm, vpn);
+    this.#deps.pages.put(pfn);
+  }
+
+  #unmapPte(mm: Mm, pte: PteAt, pfn: Pfn): number {
+    const { pageTable, sync } = this.#deps;
+    pageTable.lock(pte);
+    sync.y('M.0');
+    if (!maps(pageTable.load(pte), pfn)) {
+      pageTable.unlock(pte);
+      return SKIPPED;
+    }
+    const was = pageTable.take(pte);
+    const entry = this.#entryFor(pfn, was);
+    if (entry === was) pageTable.replace(pte, was);
+    else this.#settle(mm, pte, pfn, entry);
+    pageTable.unlock(pte);
+    sync.y('M.k');
+    return entry === was ? BUSY : UNMAPPED;
+  }
+
+  /** What takes the place of a cleared pte: a swap entry, 0, or the pte itself if it must stay. */
+  #entryFor(pfn: Pfn, was: number): number {
+    const { pages, swap, layout, breaks } = this.#deps;
+    const p = pages.at(pfn);
+    if ((was & Pte.Dirty) !== 0 && !breaks.unmapForgetsDirty) pages.setDirty(pfn);
+    const flags = layout.page.flags.load(p);
+    if ((flags & PageFlag.SwapCache) === 0) return this.#dropLazyFree(pfn, was);
+    if (!swap.duplicate(layout.page.swap.load(p) - 1)) return was;
+    const exclusive = (flags & PageFlag.AnonExclusive) !== 0 ? Swp.Exclusive : 0;
+    if (exclusive !== 0) pages.clear(pfn, PageFlag.AnonExclusive);
+    const softDirty = (was & Pte.SoftDirty) !== 0 ? Swp.SoftDirty : 0;
+    const uffdWp = (was & Pte.UffdWp) !== 0 ? Swp.UffdWp : 0;
+    return mkSwap(layout.page.swap.load(p) - 1, exclusive | softDirty | uffdWp);
+  }
+
+  /** A HOLE APPEARS where a lazily freed page was clean; redirtied, it is ordinary again. */
+  #dropLazyFree(pfn: Pfn, was: number): number {
+    const { pages, layout, vmstat } = this.#deps;
+    const p = pages.at(pfn);
+    const flags = layout.page.flags.load(p);
+    assert((flags & PageFlag.LazyFree) !== 0, 'unmap: neither in the swap cache nor lazily freed');
+    // One reference is the mapping's, one the caller's: more are pins (M-35).
+    if ((flags & PageFlag.Dirty) !== 0 || layout.page.refcount.load(p) > 2) {
+      pages.clear(pfn, PageFlag.LazyFree);
+      return was;
+    }
+    vmstat.add('pglazyfreed', 1);
+    return 0;
+  }
+
+  /** Requires: the ptl; the pte has been taken. */
+  #settle(mm: Mm, pte: PteAt, pfn: Pfn, entry: number): void {
+    const { layout, pageTable } = this.#deps;
+    layout.mm.anonPages.add(mm, -1);
+    if (entry === 0) pageTable.clear(pte);
+    else {
+      layout.mm.swapEnts.add(mm, 1);
+      pageTable.replace(pte, entry);
+    }
+    this.removeMapping(pfn);
+  }
+
+  /** The ptes that map the page, counted from the tables: for checks. Requires: the page locked. */
+  countMappings(pfn: Pfn): number {
+    const { layout, pages, anonVmas, pageTable } = this.#deps;
+    const { avc: c, anonVma: a } = layout;
+    const anonVma = layout.page.mapping.load(pages.at(pfn));
+    if (anonVma === 0) return 0;
+    let count = 0;
+    anonVmas.lock(anonVma);
+    for (let avc = a.head.get(anonVma); avc !== 0; avc = c.nextSameAnonVma.get(avc)) {
+      const vma = c.vma.get(avc);
+      const vpn = this.#addressIn(vma, pfn);
+      const pte = vpn < 0 ? 0 : pageTable.walk(layout.vma.mm.get(vma), vpn);
+      if (pte !== 0 && maps(pageTable.load(pte), pfn)) count++;
+    }
+    anonVmas.unlock(anonVma);
+    return count;
+  }
+}
+
+const maps = (entry: number, pfn: Pfn): boolean => pteIsPresent(entry) && ptePfn(entry) === pfn;

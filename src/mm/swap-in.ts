@@ -1,0 +1,140 @@
+import type { Pfn, Vpn } from '../base/units.ts';
+import type { Ptr } from '../sync/struct.ts';
+import { FAULT_RETRY, GUP_FAULT, GUP_NOMEM, GUP_WRITABLE } from './fault-codes.ts';
+import { mkPte, PageFlag, Pte, Swp, swpOffset, VmFlag } from './layout.ts';
+import type { Memory, MemoryDeps } from './memory.ts';
+import type { PteAt } from './page-table.ts';
+import type { Slot } from './swap-slots.ts';
+
+type Mm = Ptr<'mm'>;
+type Vma = Ptr<'vma'>;
+
+/**
+ * Brings a page back (M-33). The entry is claimed through the swap cache: whoever has the lock of the page
+ * that holds the slot decides, because a slot can be freed and handed out again while its number still
+ * stands in our hand (mm-figures B.3). Linux: do_swap_page.
+ */
+export class SwapIn {
+  readonly #deps: MemoryDeps;
+  readonly #memory: Memory;
+
+  constructor(deps: MemoryDeps, memory: Memory) {
+    this.#deps = deps;
+    this.#memory = memory;
+  }
+
+  /** As Memory.fault, for a swap entry. Requires: mmap for read, nothing below it. */
+  fault(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number, write: boolean): number {
+    const { swap, anonVmas, breaks, pages } = this.#deps;
+    const slot = swpOffset(entry);
+    if (anonVmas.prepare(vma) === 0) return GUP_NOMEM;
+    if (breaks.swapInByPteAlone) return this.#byPteAlone(mm, vma, vpn, pte, entry, write);
+    const cached = swap.lookupCache(slot);
+    const pfn = cached === 0 ? this.#read(mm, slot) : this.#claim(cached, slot);
+    if (pfn < 0) return pfn;
+    const result = this.#map(mm, vma, vpn, pte, entry, pfn, write);
+    pages.unlock(pfn);
+    if (result < 0) pages.put(pfn);
+    return result;
+  }
+
+  /** Locks a page found in the cache. It may have left meanwhile, or never have been read. */
+  #claim(pfn: Pfn, slot: Slot): Pfn | number {
+    const { pages, layout } = this.#deps;
+    pages.lock(pfn);
+    if (layout.page.swap.load(pages.at(pfn)) === slot + 1) return pfn;
+    pages.unlock(pfn);
+    pages.put(pfn);
+    return FAULT_RETRY;
+  }
+
+  /** Reads the slot into a new page of the cache. The page comes back locked, with a reference. */
+  #read(mm: Mm, slot: Slot): Pfn | number {
+    const { pages, swap, lru, vmstat } = this.#deps;
+    const pfn = this.#memory.newPage(mm);
+    if (pfn < 0) return GUP_NOMEM;
+    pages.lock(pfn);
+    const added = swap.addToCache(slot, pfn);
+    if (added === 'ok' && swap.readPage(slot, pfn) === 'ok') {
+      pages.set(pfn, PageFlag.Uptodate);
+      lru.add(pfn);
+      vmstat.add('pgmajfault', 1);
+      return pfn;
+    }
+    if (added === 'ok') swap.removeFromCache(pfn);
+    pages.unlock(pfn);
+    pages.put(pfn);
+    // A page that can't be read is lost, and the access a bus error (O-4).
+    return added === 'ok' ? GUP_FAULT : FAULT_RETRY;
+  }
+
+  /** Requires: the page locked and the slot's. Consumes the reference unless it answers FAULT_RETRY. */
+  #map(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number, pfn: Pfn, write: boolean): number {
+    const { pageTable, layout, swap, vmstat } = this.#deps;
+    pageTable.lock(pte);
+    if (pageTable.load(pte) !== entry) {
+      pageTable.unlock(pte);
+      return FAULT_RETRY;
+    }
+    const exclusive = (entry & Swp.Exclusive) !== 0;
+    this.#mapPage(mm, vma, vpn, pfn, exclusive);
+    // Writable though only read, if that is allowed: the next write then costs no fault.
+    const writable = exclusive && (layout.vma.flags.get(vma) & VmFlag.Write) !== 0;
+    const bits = Pte.Young | (writable ? Pte.Write : 0) | (writable && write ? Pte.Dirty : 0);
+    pageTable.replace(pte, mkPte(pfn, bits));
+    swap.free(swpOffset(entry));
+    const alone = !exclusive && write && this.#isLast(pfn);
+    if (alone) pageTable.change(pte, Pte.Write | Pte.Dirty, 0);
+    else if ((writable && write) || swap.isTight()) swap.tryToFreeSwap(pfn);
+    pageTable.unlock(pte);
+    vmstat.add('pgfault', 1);
+    if (write && !writable && !alone) return FAULT_RETRY; // and on to copy on write
+    return pfn | (writable || alone ? GUP_WRITABLE : 0);
+  }
+
+  /** Requires: the page lock and the ptl. */
+  #mapPage(mm: Mm, vma: Vma, vpn: Vpn, pfn: Pfn, exclusive: boolean): void {
+    const { pages, rmap, layout } = this.#deps;
+    rmap.adopt(pfn, vma, vpn, exclusive);
+    pages.get(pfn);
+    layout.page.mapcount.add(pages.at(pfn), 1);
+    if (exclusive) pages.set(pfn, PageFlag.AnonExclusive);
+    layout.mm.anonPages.add(mm, 1);
+    layout.mm.swapEnts.add(mm, -1);
+  }
+
+  /** A page shared by fork of which we are the last user is ours. Requires: the page lock and the ptl. */
+  #isLast(pfn: Pfn): boolean {
+    const { pages, swap } = this.#deps;
+    if (pages.mapcount(pfn) !== 1 || !swap.tryToFreeSwap(pfn)) return false;
+    // The mapping's reference and the fault's.
+    if (pages.refcount(pfn) !== 2) return false;
+    pages.set(pfn, PageFlag.AnonExclusive);
+    return true;
+  }
+
+  /** The broken variant: reads the slot into a page of its own and trusts that the pte is the same. */
+  #byPteAlone(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number, write: boolean): number {
+    const { pages, pageTable, swap, layout, lru } = this.#deps;
+    const cached = swap.lookupCache(swpOffset(entry));
+    const pfn = cached === 0 ? this.#memory.newPage(mm) : cached;
+    if (pfn < 0) return GUP_NOMEM;
+    if (cached === 0) {
+      if (swap.readPage(swpOffset(entry), pfn) !== 'ok') pages.set(pfn, PageFlag.Uptodate);
+      lru.add(pfn);
+    } else pages.lock(pfn);
+    pageTable.lock(pte);
+    const same = pageTable.load(pte) === entry;
+    if (same) {
+      this.#mapPage(mm, vma, vpn, pfn, true);
+      const dirty = cached === 0 || write ? Pte.Dirty : 0;
+      const writable = (layout.vma.flags.get(vma) & VmFlag.Write) !== 0 ? Pte.Write : 0;
+      pageTable.replace(pte, mkPte(pfn, Pte.Young | dirty | writable));
+      swap.free(swpOffset(entry));
+    }
+    pageTable.unlock(pte);
+    if (cached !== 0) pages.unlock(pfn);
+    if (!same) pages.put(pfn);
+    return same ? pfn | GUP_WRITABLE : FAULT_RETRY;
+  }
+}

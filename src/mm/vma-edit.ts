@@ -1,0 +1,172 @@
+import { Errno } from '../base/errno.ts';
+import type { Vpn } from '../base/units.ts';
+import type { Ptr } from '../sync/struct.ts';
+import type { AnonVmas } from './anon-vma.ts';
+import type { MmLayout } from './layout.ts';
+import type { Slabs } from './slab.ts';
+import { MAX_VMAS, type Vmas } from './vma.ts';
+
+type Mm = Ptr<'mm'>;
+type Vma = Ptr<'vma'>;
+
+export type VmaEditDeps = {
+  readonly layout: MmLayout;
+  readonly slabs: Slabs;
+  readonly vmas: Vmas;
+  readonly anonVmas: AnonVmas;
+};
+
+/** Makes, splits and merges VMAs. Requires throughout: mmap for write. Linux: mm/vma.c. */
+export class VmaEdit {
+  readonly #deps: VmaEditDeps;
+
+  constructor(deps: VmaEditDeps) {
+    this.#deps = deps;
+  }
+
+  /** Throws ENOMEM with nothing changed. */
+  create(mm: Mm, index: number, start: Vpn, end: Vpn, lo: number, hi: number, call: string): Vma {
+    const { vmas, layout } = this.#deps;
+    const vma = this.#alloc(mm, call);
+    layout.vma.mm.set(vma, mm);
+    layout.vma.start.set(vma, start);
+    layout.vma.end.set(vma, end);
+    layout.vma.pgoff.set(vma, start);
+    vmas.setFlags(vma, lo, hi);
+    vmas.insert(mm, index, vma);
+    return vma;
+  }
+
+  #alloc(mm: Mm, call: string): Vma {
+    const { slabs, vmas } = this.#deps;
+    if (vmas.count(mm) === MAX_VMAS) throw new Errno('ENOMEM', call, `more than ${MAX_VMAS} mappings`);
+    const vma = slabs.vma.alloc();
+    if (vma === 0) throw new Errno('ENOMEM', call, 'no memory for a mapping');
+    return vma;
+  }
+
+  /** Forgets an unlinked VMA that maps nothing. */
+  destroy(mm: Mm, index: number): void {
+    const { vmas, slabs } = this.#deps;
+    const vma = vmas.at(mm, index);
+    vmas.remove(mm, index);
+    slabs.vma.free(vma);
+  }
+
+  /** A copy of a VMA for another mm, or another part of this one; it has no anon_vma yet. */
+  copy(mm: Mm, from: Vma, call: string): Vma {
+    const { vmas, layout } = this.#deps;
+    const v = layout.vma;
+    const vma = this.#alloc(mm, call);
+    v.mm.set(vma, mm);
+    for (const field of [v.start, v.end, v.pgoff, v.ops, v.uffd, v.policy]) field.set(vma, field.get(from));
+    vmas.setFlags(vma, v.flags.get(from), vmas.flagsHigh(from));
+    return vma;
+  }
+
+  /** Makes `vpn` a boundary between VMAs, if it lies inside one. Throws ENOMEM with nothing changed. */
+  splitAt(mm: Mm, vpn: Vpn, call: string): void {
+    const { vmas, layout, anonVmas, slabs } = this.#deps;
+    const index = vmas.indexOf(mm, vpn);
+    if (index === vmas.count(mm)) return;
+    const low = vmas.at(mm, index);
+    const start = layout.vma.start.get(low);
+    if (start >= vpn) return;
+    const high = this.copy(mm, low, call);
+    layout.vma.start.set(high, vpn);
+    layout.vma.pgoff.set(high, layout.vma.pgoff.get(low) + vpn - start);
+    layout.vma.anonVma.store(high, layout.vma.anonVma.load(low));
+    if (!anonVmas.clone(high, low)) {
+      slabs.vma.free(high);
+      throw new Errno('ENOMEM', call, 'no memory to split a mapping');
+    }
+    this.#setBounds(low, start, vpn, layout.vma.pgoff.get(low));
+    vmas.insert(mm, index + 1, high);
+  }
+
+  /** Reclaim reads the bounds under the anon_vma lock. */
+  #setBounds(vma: Vma, start: Vpn, end: Vpn, pgoff: number): void {
+    const { layout, anonVmas } = this.#deps;
+    const anonVma = layout.vma.anonVma.load(vma);
+    if (anonVma !== 0) anonVmas.lock(anonVma);
+    layout.vma.start.set(vma, start);
+    layout.vma.end.set(vma, end);
+    layout.vma.pgoff.set(vma, pgoff);
+    if (anonVma !== 0) anonVmas.unlock(anonVma);
+  }
+
+  /**
+   * Gives the part [start, end) of one VMA other flags: splits it off, merges it with what it has come to
+   * equal. Returns the VMA that contains it then. Throws ENOMEM with no flag changed.
+   */
+  setFlags(mm: Mm, start: Vpn, end: Vpn, lo: number, hi: number, call: string): Vma {
+    const { vmas } = this.#deps;
+    this.splitAt(mm, start, call);
+    try {
+      this.splitAt(mm, end, call);
+    } catch (error) {
+      this.#mergeAt(mm, vmas.indexOf(mm, start));
+      throw error;
+    }
+    vmas.setFlags(vmas.find(mm, start), lo, hi);
+    this.#mergeAt(mm, vmas.indexOf(mm, start) + 1);
+    this.#mergeAt(mm, vmas.indexOf(mm, start));
+    return vmas.find(mm, start);
+  }
+
+  /** Merges the VMA at `index` into the one before it, if they are one but for the boundary (M-2). */
+  #mergeAt(mm: Mm, index: number): void {
+    const { vmas, layout, anonVmas } = this.#deps;
+    if (index === 0 || index >= vmas.count(mm)) return;
+    const low = vmas.at(mm, index - 1);
+    const high = vmas.at(mm, index);
+    const v = layout.vma;
+    if (!this.#mergeable(low, high)) return;
+    const [start, pgoff, end] = [v.start.get(low), v.pgoff.get(low), v.end.get(high)];
+    // The one that reclaim can find its pages through stays.
+    const dropLow = v.anonVma.load(low) === 0;
+    const [kept, dropped] = dropLow ? [high, low] : [low, high];
+    this.#setBounds(kept, start, end, pgoff);
+    anonVmas.unlink(dropped);
+    this.destroy(mm, dropLow ? index - 1 : index);
+  }
+
+  #mergeable(low: Vma, high: Vma): boolean {
+    const { vmas, layout } = this.#deps;
+    const v = layout.vma;
+    if (v.end.get(low) !== v.start.get(high) || !vmas.sameKind(low, high)) return false;
+    if (v.pgoff.get(low) + v.end.get(low) - v.start.get(low) !== v.pgoff.get(high)) return false;
+    const [a, b] = [v.anonVma.load(low), v.anonVma.load(high)];
+    return a === b || a === 0 || b === 0;
+  }
+
+  /**
+   * Lets a neighbour of `index` grow over [start, end), which is free, instead of making a VMA; both
+   * neighbours become one if they meet. False when neither fits.
+   */
+  extend(mm: Mm, index: number, start: Vpn, end: Vpn, lo: number, hi: number): boolean {
+    const { vmas, layout } = this.#deps;
+    const v = layout.vma;
+    const before = index === 0 ? (0 as Vma) : vmas.at(mm, index - 1);
+    if (before !== 0 && this.#fits(before, v.end.get(before), start, lo, hi, start)) {
+      this.#setBounds(before, v.start.get(before), end, v.pgoff.get(before));
+      this.#mergeAt(mm, index);
+      return true;
+    }
+    if (index === vmas.count(mm)) return false;
+    const after = vmas.at(mm, index);
+    if (!this.#fits(after, v.start.get(after), end, lo, hi, end)) return false;
+    this.#setBounds(after, start, v.end.get(after), v.pgoff.get(after) - (end - start));
+    return true;
+  }
+
+  /** May a new anonymous range that touches `vma` at `edge` become part of it? */
+  #fits(vma: Vma, edge: Vpn, touches: Vpn, lo: number, hi: number, vpn: Vpn): boolean {
+    const { vmas, layout } = this.#deps;
+    const v = layout.vma;
+    if (edge !== touches || v.flags.get(vma) !== lo || vmas.flagsHigh(vma) !== hi) return false;
+    if (v.ops.get(vma) !== 0 || v.uffd.get(vma) !== 0 || v.policy.get(vma) !== 0) return false;
+    // Born where it lies, as the new range is.
+    return v.pgoff.get(vma) + vpn - v.start.get(vma) === vpn;
+  }
+}

@@ -1,0 +1,83 @@
+import type { Pfn, Vpn } from '../base/units.ts';
+import type { Ptr } from '../sync/struct.ts';
+import { isSwap, type MmLayout, PageFlag, Pte, ptePfn, swpOffset } from './layout.ts';
+import type { Pages } from './page.ts';
+import { nextTable, type PageTable, type PteAt, TABLE_PAGES } from './page-table.ts';
+import type { Rmap } from './rmap.ts';
+import type { Swap } from './swap.ts';
+
+type Mm = Ptr<'mm'>;
+
+export type ZapDeps = {
+  readonly layout: MmLayout;
+  readonly pages: Pages;
+  readonly pageTable: PageTable;
+  readonly rmap: Rmap;
+  readonly swap: Swap;
+  readonly y: (label: string) => void;
+};
+
+/** Empties ranges of page tables. Linux: zap_pte_range, mmu_gather. */
+export class Zap {
+  readonly #deps: ZapDeps;
+  /** Pages of one table, freed once its lock is dropped (M-36). Empty between calls. */
+  readonly #gathered = new Int32Array(TABLE_PAGES);
+  #count = 0;
+
+  constructor(deps: ZapDeps) {
+    this.#deps = deps;
+  }
+
+  /** Makes every entry of [start, end) none. Requires: mmap, and the range begun at the notifiers. */
+  range(mm: Mm, start: Vpn, end: Vpn): void {
+    for (let vpn = start; vpn < end; ) {
+      const stop = Math.min(end, nextTable(vpn));
+      const pte = this.#deps.pageTable.walk(mm, vpn);
+      if (pte !== 0) this.#table(mm, pte, stop - vpn);
+      vpn = stop;
+    }
+  }
+
+  #table(mm: Mm, first: PteAt, count: number): void {
+    const { pageTable, y } = this.#deps;
+    pageTable.lock(first);
+    y('M.0');
+    const stop = pageTable.used(first) === 0 ? first : first + count;
+    for (let pte = first; pte < stop; pte++) {
+      if (pageTable.load(pte) !== 0) this.#entry(mm, pageTable.clear(pte));
+    }
+    y('M.k');
+    pageTable.unlock(first);
+    this.#free();
+  }
+
+  /** Requires: the ptl; the entry has been cleared. */
+  #entry(mm: Mm, entry: number): void {
+    const { layout, rmap, swap } = this.#deps;
+    if ((entry & Pte.Present) !== 0) {
+      if ((entry & Pte.Zero) !== 0) return;
+      layout.mm.anonPages.add(mm, -1);
+      rmap.removeMapping(ptePfn(entry));
+      this.#gathered[this.#count++] = ptePfn(entry);
+    } else if (isSwap(entry)) {
+      layout.mm.swapEnts.add(mm, -1);
+      swap.free(swpOffset(entry));
+    }
+  }
+
+  #free(): void {
+    for (let i = 0; i < this.#count; i++) this.putPage(this.#gathered[i] as Pfn);
+    this.#count = 0;
+    this.#deps.y('M.x');
+  }
+
+  /** Drops a mapping's reference, and the swap cache's if nothing else names the slot any more. */
+  putPage(pfn: Pfn): void {
+    const { pages, swap } = this.#deps;
+    if (pages.has(pfn, PageFlag.SwapCache) && pages.mapcount(pfn) === 0 && pages.tryLock(pfn)) {
+      swap.tryToFreeSwap(pfn);
+      pages.unlock(pfn);
+    }
+    pages.put(pfn);
+  }
+}
