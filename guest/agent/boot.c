@@ -32,11 +32,20 @@ int command_line_has(const char *word)
 
 static void make_directory(const char *path) { sys3(NR_mkdirat, AT_FDCWD, path, 0755); }
 
+static void complain(const char *what, const char *which, i64 error)
+{
+	char text[128] = "";
+	append(text, sizeof text - 32, which);
+	append(text, sizeof text, ": error ");
+	append_number(text, sizeof text, (u64)-error);
+	say(what, text);
+}
+
 static void mount_or_say(const char *what, const char *where, const char *type, u64 flags, const char *data)
 {
 	i64 r = sys_mount(what, where, type, flags, data);
 	if (r < 0)
-		say("cannot mount ", where);
+		complain("cannot mount ", where, r);
 }
 
 void boot_mounts(void)
@@ -83,7 +92,7 @@ static void load_module(const char *name)
 	if (fd >= 0)
 		sys_close((int)fd);
 	if (r < 0 && r != -EEXIST)
-		say("cannot load module ", name);
+		complain("cannot load module ", name, r);
 	sys3(NR_unlinkat, AT_FDCWD, path, 0); /* its pages are the guest's memory */
 }
 
@@ -136,8 +145,9 @@ void boot_root(void)
 	if (!option("faultline.root", device, sizeof device))
 		return;
 	option("faultline.rootfstype", type, sizeof type);
-	if (mount_disk(device, type) < 0) {
-		say("cannot mount the root disk ", device);
+	i64 r = mount_disk(device, type);
+	if (r < 0) {
+		complain("cannot mount the root disk ", device, r);
 		return;
 	}
 	mount_or_say("tmpfs", "/rw", "tmpfs", 0, "mode=0755");
@@ -148,8 +158,8 @@ void boot_root(void)
 		to[0] = 0;
 		append(to, sizeof to, "/newroot");
 		append(to, sizeof to, moved[i]);
-		if (sys_mount(moved[i], to, 0, MS_MOVE, 0) < 0)
-			say("cannot move ", moved[i]);
+		if ((r = sys_mount(moved[i], to, 0, MS_MOVE, 0)) < 0)
+			complain("cannot move ", moved[i], r);
 	}
 	sys3(NR_unlinkat, AT_FDCWD, "/init", 0);
 	sys1(NR_chdir, "/newroot");

@@ -22,8 +22,9 @@ export function pruneSymbols(file: Uint8Array, sections: readonly ElfSection[]):
   // Tables that share a section would be replaced twice; no module has them.
   if (table === undefined || strtab === undefined || strtab.name !== '.strtab') return replacement;
   const symbols = sectionBytes(file, table);
+  // Copies: `slice` of a Buffer would be a view, and the file is also used as it is.
   const relocations = sections
-    .map((section, i) => ({ section, i, bytes: sectionBytes(file, section).slice() }))
+    .map((section, i) => ({ section, i, bytes: new Uint8Array(sectionBytes(file, section)) }))
     .filter(({ section }) => section.type === SHT_RELA && section.link === symtab);
   const used = referred(relocations, Math.floor(symbols.length / SYMBOL_BYTES));
   const { kept, renumbered, locals } = choose(symbols, used);

@@ -170,7 +170,7 @@ export class AgentProcess {
   /** Sends input. Resolves when all of it has been given to the guest; at once if the command has left. */
   write(bytes: Uint8Array): Promise<void> {
     if (this.#ended || this.#inputEnded || bytes.length === 0) return Promise.resolve();
-    this.#input.push(bytes.slice());
+    this.#input.push(new Uint8Array(bytes)); // not slice(): a Buffer's is a view
     this.#pump();
     return this.#input.length === 0 ? Promise.resolve() : new Promise(resolve => this.#onDrain.push(resolve));
   }
