@@ -16,7 +16,9 @@ test('a page reads as zeros, keeps what is written, and is its own after a fork'
     [1, 20, 0],
     [10, 2, 0],
   ]);
+  mm.checkInvariants();
   mm.exit(child);
+  mm.checkInvariants();
   mm.exit(parent);
 });
 
@@ -29,6 +31,8 @@ test('pages that a limit pushes out come back with what they held', () => {
   expect(mm.vmstat.read('pswpout')).toBeGreaterThan(400);
   const { usage, peak } = mm.layout.memcg;
   expect(peak.load(mm.layout.mm.memcg.get(space))).toBeLessThanOrEqual(64);
+  mm.checkInvariants();
   mm.exit(space);
+  mm.checkInvariants();
   expect(usage.load(mm.memcontrol.first())).toBe(0);
 });

@@ -4,9 +4,11 @@ import type { PageOps } from '../wasm/page-ops.ts';
 import { Access } from './access.ts';
 import { AnonVmas } from './anon-vma.ts';
 import { type MmBreaks, NO_MM_BREAKS } from './breaks.ts';
+import { describe } from './describe.ts';
 import { Fork } from './fork.ts';
 import { Gup } from './gup.ts';
 import { Heap } from './heap.ts';
+import { checkInvariants } from './invariants.ts';
 import { type MmLayout, mmLayout } from './layout.ts';
 import type { Lru } from './lru.ts';
 import { Madvise } from './madvise.ts';
@@ -172,6 +174,16 @@ export class MmCore {
   /** Figures of the compressed pool, counted apart from what is charged; none without zram. */
   zramStats(): ZramStats | undefined {
     return this.swapDevice instanceof Zram ? this.swapDevice.stats() : undefined;
+  }
+
+  /** Proves every invariant from scratch; the mm must be at rest. For tests. */
+  checkInvariants(): void {
+    checkInvariants(this);
+  }
+
+  /** What an address space maps, as text: for tests and people. */
+  describe(mm: Mm): string {
+    return describe(this, mm);
   }
 
   /** This thread leaves the mm: what it has collected goes back. The instance is dead. */

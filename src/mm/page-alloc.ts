@@ -135,6 +135,20 @@ export class PageAlloc {
     return this.#zone.allocs.get(this.#z);
   }
 
+  /** Frames from here on were never handed out. */
+  get bump(): Pfn {
+    return this.#zone.bump.get(this.#z);
+  }
+
+  /** The frames on the free list, the next one first; for checks. */
+  freeList(): Pfn[] {
+    const list: Pfn[] = [];
+    for (let pfn = this.#zone.head.get(this.#z); pfn !== 0; pfn = this.#page.next.get(this.#at(pfn))) {
+      list.push(pfn);
+    }
+    return list;
+  }
+
   /** For tests: this thread's n-th allocation from now answers -1. 0 switches it off. */
   failAt(n: number): void {
     this.#failIn = n;
