@@ -7,7 +7,7 @@ import { FaultlineError } from '../base/error.ts';
 //   8   u32 bytes of a chunk, a power of two of 4 KiB..1 MiB
 //   12  u32 chunks
 //   16  u64 bytes of the disk, a multiple of 512
-//   24  u32 CRC-32 of the index
+//   24  u32 CRC-32 of header and index, this word taken as zero
 //   28  u32 zero
 //   32  the index: per chunk u64 offset, u32 stored bytes, u32 CRC-32 of the chunk as the guest sees it
 //   ..  the chunks, in any order
@@ -84,8 +84,8 @@ export class ChunkedDiskWriter {
     view.setUint32(8, CHUNK_BYTES, true);
     view.setUint32(12, this.#chunks, true);
     write64(view, 16, this.#size);
-    view.setUint32(24, this.#codec.crc32(index), true);
     head.set(index, HEADER_BYTES);
+    view.setUint32(24, this.#codec.crc32(head), true);
     return head;
   }
 }
@@ -191,10 +191,11 @@ function readIndex(
     throw damaged('chunk size');
   if (size > DISK_MAX || size % SECTOR !== 0 || Math.ceil(size / chunkBytes) !== chunks)
     throw damaged('size');
-  const bytes = bytesAt(source, HEADER_BYTES, chunks * ENTRY_BYTES);
-  if (codec.crc32(bytes) !== view.getUint32(24, true)) throw damaged('index checksum');
-  const index = new DataView(bytes.buffer);
-  for (let at = 0; at < bytes.length; at += ENTRY_BYTES) {
+  const whole = bytesAt(source, 0, HEADER_BYTES + chunks * ENTRY_BYTES);
+  new DataView(whole.buffer).setUint32(24, 0, true);
+  if (codec.crc32(whole) !== view.getUint32(24, true)) throw damaged('index checksum');
+  const index = new DataView(whole.buffer, HEADER_BYTES);
+  for (let at = 0; at < index.byteLength; at += ENTRY_BYTES) {
     const stored = index.getUint32(at + 8, true);
     if (stored > chunkBytes || read64(index, at) + stored > source.length)
       throw damaged('chunk beyond the end');
