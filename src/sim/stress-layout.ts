@@ -1,4 +1,4 @@
-import { array, i32, struct } from '../sync/struct.ts';
+import { i32, struct } from '../sync/struct.ts';
 
 /** How the stress test is set up; plain data, the same on every thread. */
 export type StressShape = {
@@ -32,7 +32,7 @@ export function stressLayout(words: Int32Array) {
       finished: i32, // workers that have swept all pages
       epochs: i32, //  word index of one word per scratch page: odd while it is being unmapped
     }),
-    /** One per vCPU. All atomic but written by its worker alone. */
+    /** One per vCPU, and one of the housekeeper's. Atomic; each written by its own thread. */
     report: struct(words, 'stressReport', {
       checked: i32,
       misses: i32,
@@ -43,7 +43,8 @@ export function stressLayout(words: Int32Array) {
       gfn: i32, //      of the first wrong value
       wanted: i32,
       got: i32,
-      at: array(2), //  reserved
+      unmaps: i32,
+      forks: i32,
     }),
   };
 }

@@ -7,10 +7,10 @@ import { COUNTERS, counterWord, FIRST_GFN, type StressLayout, type StressShape }
 
 const TLB_ENTRIES = 128;
 /** Accesses between two stop-points. */
-const SLICE = 64;
+const SLICE = 128;
 /** Pages in use at a time; one is exchanged every `BURST` accesses. */
 const RECENT = 24;
-const BURST = 48;
+const BURST = 512;
 
 export type StressVcpuOptions = {
   kvm: Kvm;
@@ -45,6 +45,7 @@ export class StressVcpu {
   readonly #unknown: Uint8Array;
   readonly #epochsAt: number;
   #stopped = false;
+  #burst = 0;
 
   constructor(options: StressVcpuOptions) {
     const { kvm, vcpu, shape, layout, control } = options;
@@ -71,7 +72,7 @@ export class StressVcpu {
     if (!this.#enter()) return;
     let checked = 0;
     for (let slice = 0; slice < 16 && !this.#stopped; slice++) {
-      for (let i = 0; i < SLICE && !this.#stopped; i++) this.#step(i);
+      for (let i = 0; i < SLICE && !this.#stopped; i++) this.#step();
       checked += SLICE;
       this.#stopPoint();
     }
@@ -91,9 +92,12 @@ export class StressVcpu {
     this.#o.layout.report.checked.add(this.#o.report, this.#o.shape.pages * COUNTERS);
   }
 
-  #step(i: number): void {
+  #step(): void {
     const random = this.#random;
-    if (i % BURST === 0) this.#recent[random.below(RECENT)] = random.below(this.#o.shape.pages);
+    if (--this.#burst <= 0) {
+      this.#burst = BURST;
+      this.#recent[random.below(RECENT)] = random.below(this.#o.shape.pages);
+    }
     const r = random.u32();
     const page = this.#recent[r % RECENT] as number;
     const counter = (r >>> 8) & (COUNTERS - 1);

@@ -1,41 +1,91 @@
-import { workerData } from 'node:worker_threads';
+import { parentPort, workerData } from 'node:worker_threads';
 import { Arena } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
 import { type StressBreaks, type StressHost, stressHost } from './stress-host.ts';
-import { type StressShape, stressLayout } from './stress-layout.ts';
+import { Housekeeper } from './stress-housekeeper.ts';
+import { type StressLayout, type StressShape, stressLayout } from './stress-layout.ts';
 import { StressVcpu } from './stress-vcpu.ts';
 
-/** What a stress worker is started with. */
+/** What a thread of the test is started with. */
 export type StressWorkerData = {
+  role: 'vcpu' | 'housekeeper';
   memory: WebAssembly.Memory;
   vm: number;
   vcpu: number;
   index: number;
+  mm: number;
+  hva: number;
   shape: StressShape;
   breaks: StressBreaks;
   control: number;
   report: number;
 };
 
-/** One vCPU on a thread of its own: counts until told to stop, then looks at every counter again. */
-function main(data: StressWorkerData): void {
-  const host: StressHost = stressHost(Arena.attach(data.memory), data.breaks, 'attach');
-  const layout = stressLayout(host.sync.words);
-  const control = data.control as Ptr<'stressControl'>;
+type Here = StressWorkerData & { host: StressHost; layout: StressLayout };
+
+/** Counts until told to stop, then looks at every counter again. */
+function vcpu(here: Here): void {
+  const { host, layout } = here;
+  const control = here.control as Ptr<'stressControl'>;
   const vcpu = new StressVcpu({
-    ...{ kvm: host.kvm, layout, control, index: data.index, shape: data.shape },
-    vm: data.vm as Ptr<'vm'>,
-    vcpu: data.vcpu as Ptr<'vcpu'>,
-    report: data.report as Ptr<'stressReport'>,
-    noRetranslate: data.breaks.noRetranslate,
+    ...{ kvm: host.kvm, layout, control, index: here.index, shape: here.shape },
+    vm: here.vm as Ptr<'vm'>,
+    vcpu: here.vcpu as Ptr<'vcpu'>,
+    report: here.report as Ptr<'stressReport'>,
+    noRetranslate: here.breaks.noRetranslate,
   });
-  const { ready, go, stop, finished } = layout.control;
-  ready.add(control, 1);
-  while (go.load(control) === 0) host.sync.waiter.wait(control + go.at, 0);
-  while (stop.load(control) === 0 && !vcpu.stopped) vcpu.round();
+  awaitGo(here);
+  while (layout.control.stop.load(control) === 0 && !vcpu.stopped) vcpu.round();
   vcpu.sweep();
+  host.mm.lru.close();
+  layout.control.finished.add(control, 1);
+}
+
+/** Takes memory away until told to stop, waits for the vCPUs' last look, and takes everything down. */
+function housekeeper(here: Here): void {
+  const { host, layout, shape } = here;
+  const control = here.control as Ptr<'stressControl'>;
+  const { stop, finished } = layout.control;
+  const keeper = new Housekeeper({
+    ...{ host, layout, control, shape, hva: here.hva },
+    report: here.report as Ptr<'stressReport'>,
+    mm: here.mm as Ptr<'mm'>,
+  });
+  awaitGo(here);
+  while (stop.load(control) === 0) keeper.round();
+  keeper.endChild();
+  while (finished.load(control) < shape.vcpus) host.sync.waiter.wait(control + finished.at, -1, 5);
+  parentPort?.postMessage(takeDown(here));
   host.mm.lru.close();
   finished.add(control, 1);
 }
 
-main(workerData as StressWorkerData);
+function awaitGo(here: Here): void {
+  const control = here.control as Ptr<'stressControl'>;
+  const { ready, go } = here.layout.control;
+  ready.add(control, 1);
+  while (go.load(control) === 0) here.host.sync.waiter.wait(control + go.at, 0);
+}
+
+/** Proves the invariants, then that nothing is left over once the VM and its memory are gone (OR-4). */
+function takeDown(here: Here): string[] {
+  const { mm, vms } = here.host;
+  mm.lru.drainAll();
+  mm.checkInvariants();
+  vms.destroy(here.vm as Ptr<'vm'>);
+  mm.exit(here.mm as Ptr<'mm'>);
+  // Pages of the swap cache that nobody wants any more, and that were locked when the last one let go.
+  mm.vmscan.reclaim(0 as Ptr<'memcg'>, here.shape.pages);
+  mm.checkInvariants();
+  const { slots } = mm.swap;
+  const problems: string[] = [];
+  if (slots.used !== 0) problems.push(`${slots.used} swap slots are left over`);
+  if (slots.cached !== 0) problems.push(`${slots.cached} pages of the swap cache are left over`);
+  return problems;
+}
+
+const data = workerData as StressWorkerData;
+const host = stressHost(Arena.attach(data.memory), data.breaks, 'attach');
+const here: Here = { ...data, host, layout: stressLayout(host.sync.words) };
+if (data.role === 'vcpu') vcpu(here);
+else housekeeper(here);

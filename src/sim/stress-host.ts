@@ -1,0 +1,74 @@
+import { PAGE_SIZE } from '../base/units.ts';
+import { Kvm, type KvmBreaks, Vms } from '../kvm/index.ts';
+import type { MmBreaks } from '../mm/breaks.ts';
+import { attachMm, initMm, type MmConfig, type MmCore } from '../mm/index.ts';
+import type { Arena } from '../sync/arena.ts';
+import { Sync } from '../sync/sync.ts';
+import { createPageOps } from '../wasm/page-ops.ts';
+
+/** Rules that a run may switch off, in each layer. Plain data, the same on every thread. */
+export type StressBreaks = {
+  mm: Partial<MmBreaks>;
+  kvm: Partial<KvmBreaks>;
+  noRetranslate: boolean;
+};
+
+type Named = Partial<StressBreaks> & { why: string };
+
+/** Broken variants by name. Each must lose a write, or worse, within a minute. */
+const BREAKS: Record<string, Named> = {
+  // The three bugs of mm-figures.md B.
+  'flush-without-ack': {
+    kvm: { flushWithoutAck: true },
+    why: 'J-7: vCPUs are asked to flush, not waited for',
+  },
+  'accessed-bit-or': { kvm: { accessedBitOr: true }, why: 'B.2: A and D set by OR, not compare-exchange' },
+  'swapin-pte-same': { mm: { swapInByPteAlone: true }, why: 'B.3: a swap-in goes by the pte alone' },
+  // Others.
+  'skip-zap': { kvm: { skipZap: true }, why: 'T-FIP-01: the notifier leaves the leaves' },
+  'ignore-invalidation': {
+    kvm: { ignoreSeq: true, ignoreInProgress: true },
+    why: 'T-FIR-02, 03: a fault does not look whether it raced an invalidation',
+  },
+  'ignore-seq': { kvm: { ignoreSeq: true }, why: 'T-FIR-03: the sequence is not compared' },
+  'drop-dirty': { kvm: { dropDirty: true }, why: 'K-7: the dirty bit of a zapped leaf is dropped' },
+  'reclaim-without-flush': {
+    mm: { reclaimWithoutFlush: true },
+    why: 'J-9: frames are freed before the flush',
+  },
+  'write-before-flush': { mm: { writeBeforeFlush: true }, why: 'T-FIP-08: written to swap before the flush' },
+  'forget-dirty': { mm: { forgetDirty: true }, why: 'a dirty page counts as clean' },
+  'unmap-without-notify': { mm: { unmapWithoutNotify: true }, why: 'N-5: reclaim tells nobody' },
+  'unmap-forgets-dirty': { mm: { unmapForgetsDirty: true }, why: 'M-32: the dirty bit of a pte is dropped' },
+  'cow-without-notify': { mm: { cowWithoutNotify: true }, why: 'M-31: COW tells nobody' },
+  'fork-keeps-writable': { mm: { forkKeepsWritable: true }, why: 'T-FRK-03: fork leaves ptes writable' },
+};
+
+export const BREAK_NAMES = Object.keys(BREAKS);
+
+/** The rules to switch off for a name; none without. Undefined for a name that isn't. */
+export function breaksOf(name: string | undefined): StressBreaks | undefined {
+  const named = name === undefined ? { why: '' } : BREAKS[name];
+  if (named === undefined) return undefined;
+  return { mm: named.mm ?? {}, kvm: named.kvm ?? {}, noRetranslate: named.noRetranslate ?? false };
+}
+
+/** Pages of compressed swap; more than everything the test can have swapped out, forks included. */
+const SWAP_PAGES = 65536;
+
+/** mm and kvm over an arena, as one thread of the test sees them. */
+export type StressHost = { sync: Sync; mm: MmCore; kvm: Kvm; vms: Vms };
+
+export function stressHost(arena: Arena, breaks: StressBreaks, how: 'init' | 'attach'): StressHost {
+  const sync = new Sync(arena);
+  const config: MmConfig = {
+    pageOps: createPageOps(arena.memory, arena.shared),
+    swap: { kind: 'zram', bytes: SWAP_PAGES * PAGE_SIZE },
+    // A frame that is used after it was freed then holds nobody's counters.
+    poison: true,
+    breaks: breaks.mm,
+  };
+  const mm = how === 'init' ? initMm(sync, config) : attachMm(sync, config);
+  const kvm = new Kvm(sync, mm, { dropCode() {} }, breaks.kvm);
+  return { sync, mm, kvm, vms: new Vms(kvm, mm.notifiers) };
+}

@@ -1,0 +1,135 @@
+import { Random } from '../base/random.ts';
+import { PAGE_SIZE } from '../base/units.ts';
+import type { Ptr } from '../sync/struct.ts';
+import type { StressHost } from './stress-host.ts';
+import { counterWord, type StressLayout, type StressShape } from './stress-layout.ts';
+
+export type HousekeeperOptions = {
+  host: StressHost;
+  layout: StressLayout;
+  control: Ptr<'stressControl'>;
+  report: Ptr<'stressReport'>;
+  shape: StressShape;
+  mm: Ptr<'mm'>;
+  /** Host virtual address of the memslot's first page. */
+  hva: number;
+};
+
+/** A word that a child saw; it may never see another there. */
+type Sample = { page: number; writer: number; value: number };
+
+/** Pages that an address space of the test is asked to give back at a time. */
+const RECLAIM = 32;
+const AGE = 64;
+const REST_MS = 1;
+/** Rounds between two forks, and how many of them a child lives. */
+const FORK_EVERY = 64;
+const CHILD_LIVES = 24;
+const SAMPLES = 32;
+
+/** What takes the vCPUs' memory away: reclaim, ageing, DONTNEED, fork. And it counts itself, as a VMM does. */
+export class Housekeeper {
+  readonly #o: HousekeeperOptions;
+  readonly #random: Random;
+  readonly #expected: Int32Array;
+  readonly #epochsAt: number;
+  #child: Ptr<'mm'> | 0 = 0;
+  #samples: Sample[] = [];
+  #round = 0;
+
+  constructor(options: HousekeeperOptions) {
+    this.#o = options;
+    this.#random = new Random(options.shape.seed);
+    this.#expected = new Int32Array(options.shape.pages);
+    this.#epochsAt = options.layout.control.epochs.load(options.control);
+  }
+
+  round(): void {
+    const { host, mm } = this.#o;
+    const { memcg: m } = host.mm.layout;
+    const memcg = host.mm.layout.mm.memcg.get(mm);
+    this.#round++;
+    host.mm.vmscan.age(memcg, AGE);
+    // With less than half left there would be nothing but pages in use to take.
+    if (m.usage.load(memcg) * 2 > m.max.load(memcg)) host.mm.vmscan.reclaim(memcg, RECLAIM);
+    if (this.#round % 4 === 0) this.#pageOut();
+    this.#discard();
+    for (let i = 0; i < 4; i++) this.#count();
+    if (this.#round % FORK_EVERY === 0) this.#fork();
+    if (this.#round % FORK_EVERY === CHILD_LIVES) this.endChild();
+    // Mostly the vCPUs shall run; at times everything happens at once.
+    if (this.#round % 256 < 192) this.#rest();
+  }
+
+  #rest(): void {
+    const { host, control, layout } = this.#o;
+    host.sync.waiter.wait(control + layout.control.stop.at, 0, REST_MS);
+  }
+
+  #address(page: number): number {
+    return this.#o.hva + page * PAGE_SIZE;
+  }
+
+  /** MADV_PAGEOUT of a few neighbours, young or not. */
+  #pageOut(): void {
+    const { host, mm, shape } = this.#o;
+    const count = 1 + this.#random.below(16);
+    const page = this.#random.below(shape.pages - count);
+    host.mm.madvise.advise(mm, this.#address(page), count * PAGE_SIZE, 'pageout');
+  }
+
+  /** MADV_DONTNEED of scratch pages; their epochs are odd meanwhile. */
+  #discard(): void {
+    const { host, mm, shape, layout, report } = this.#o;
+    const count = 1 + this.#random.below(4);
+    const first = this.#random.below(shape.scratch - count);
+    for (let i = first; i < first + count; i++) Atomics.add(host.sync.words, this.#epochsAt + i, 1);
+    host.mm.madvise.advise(mm, this.#address(shape.pages + first), count * PAGE_SIZE, 'dontneed');
+    for (let i = first; i < first + count; i++) Atomics.add(host.sync.words, this.#epochsAt + i, 1);
+    layout.report.unmaps.add(report, 1);
+  }
+
+  /** A counter of the VMM's own, through the primary page tables. */
+  #count(): void {
+    const { host, mm, shape, layout, report } = this.#o;
+    const page = this.#random.below(shape.pages);
+    const address = this.#address(page) + counterWord(shape.vcpus, 0) * 4;
+    const got = host.mm.access.read32(mm, address);
+    if (got !== this.#expected[page]) layout.report.lost.add(report, 1);
+    this.#expected[page] = (got + 1) | 0;
+    host.mm.access.write32(mm, address, (got + 1) | 0);
+    layout.report.checked.add(report, 1);
+  }
+
+  /** A child sees the memory of one moment; vCPUs go on writing, each page's first write copying it. */
+  #fork(): void {
+    this.endChild();
+    const { host, mm, shape, layout, report } = this.#o;
+    this.#child = host.mm.fork(mm);
+    layout.report.forks.add(report, 1);
+    this.#samples = [];
+    for (let i = 0; i < SAMPLES; i++) {
+      const page = this.#random.below(shape.pages);
+      const writer = this.#random.below(shape.vcpus);
+      this.#samples.push({ page, writer, value: this.#childWord(page, writer) });
+    }
+  }
+
+  #childWord(page: number, writer: number): number {
+    return this.#o.host.mm.access.read32(
+      this.#child as Ptr<'mm'>,
+      this.#address(page) + counterWord(writer, 0) * 4,
+    );
+  }
+
+  /** What the child saw it must see still (T-FRK-03, T-COW-02). */
+  endChild(): void {
+    if (this.#child === 0) return;
+    const { host, layout, report } = this.#o;
+    for (const { page, writer, value } of this.#samples) {
+      if (this.#childWord(page, writer) !== value) layout.report.stale.add(report, 1);
+    }
+    host.mm.exit(this.#child);
+    this.#child = 0;
+  }
+}
