@@ -240,9 +240,9 @@ export class Madvise {
         if (advice === 'cold') {
           notifiers.clearYoung(mm, vpn + i, false);
           lru.deactivate(pfn);
-          pages.put(pfn);
         } else if (lru.isolatePage(pfn)) this.#pfns[count++] = pfn;
-        else pages.put(pfn);
+        // Isolation took a reference of its own.
+        pages.put(pfn);
         if (count === BATCH) count = this.#reclaim(count);
       }
     });
