@@ -22,18 +22,23 @@ const { buffer, self } = workerData as { buffer: SharedArrayBuffer; self: number
 const control = new Control(buffer);
 const port = parentPort!;
 
+type Part = { load: Load; test: AnyCase; arena: Arena; turnstile: Turnstile; core: unknown };
 /** What it plays at present. */
-let playing: { load: Load; test: AnyCase; arena: Arena } | undefined;
+let part: Part | undefined;
 
-function play(): void {
-  const { load, test, arena } = playing!;
-  const turnstile = new Turnstile(control, self, arena.words);
+function makeCore({ load, test, arena, turnstile }: Omit<Part, 'core'>): unknown {
+  const sync = new Sync(arena, { waiter: turnstile, lockdep: true });
+  return test.core(sync, { profile: load.profile, breaks: load.breaks });
+}
+
+function play(part: Part): void {
+  const { load, test, arena, turnstile } = part;
   let unhook = (): void => {};
   let failure: string | undefined;
   try {
     turnstile.begin();
-    const sync = new Sync(arena, { waiter: turnstile, lockdep: true });
-    const core = test.core(sync, { profile: load.profile, breaks: load.breaks });
+    const core = part.core ?? makeCore(part);
+    test.reset?.(core);
     if (test.everyAtomic) unhook = hookAtomics(arena.memory.buffer, turnstile.point);
     test.actors[load.actor]!(core, load.setup);
   } catch (error) {
@@ -44,16 +49,22 @@ function play(): void {
   turnstile.finish(failure);
 }
 
+async function take(load: Load): Promise<Part> {
+  const arena = Arena.attach(load.memory);
+  const parts = { load, test: await findCase(load.name), arena };
+  const idle = { ...parts, turnstile: new Turnstile(control, self, arena.words) };
+  return { ...idle, core: idle.test.reset === undefined ? undefined : makeCore(idle) };
+}
+
 async function serve(): Promise<void> {
   port.postMessage('ready');
   for (;;) {
     control.await(self);
     const command = control.words[Ctl.command];
     if (command === Command.Exit) return;
-    if (command === Command.Run) play();
+    if (command === Command.Run) play(part!);
     else {
-      const load = receiveMessageOnPort(port)!.message as Load;
-      playing = { load, test: await findCase(load.name), arena: Arena.attach(load.memory) };
+      part = await take(receiveMessageOnPort(port)!.message as Load);
       port.postMessage('loaded');
     }
   }

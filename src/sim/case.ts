@@ -7,8 +7,8 @@ export type Event = { actor: string; label: string };
 export type CoreOptions<B> = { profile: string; breaks: Partial<B> };
 
 /**
- * A race to explore. `core` runs once on each thread and schedule; `setup`, and `oracle` after every
- * schedule, run alone, on the controller's thread. `setup`'s result is plain data: it goes to the actors.
+ * A race to explore. `core` runs on each thread; `setup`, and `oracle` after every schedule, run alone, on
+ * the controller's thread. `setup`'s result is plain data: it goes to the actors.
  */
 export type Case<C, S, B> = {
   /** A row of semantics.md part T, or a name. */
@@ -20,6 +20,11 @@ export type Case<C, S, B> = {
   /** Stop before every atomic access rather than at named points. */
   everyAtomic?: boolean;
   core(sync: Sync, options: CoreOptions<B>): C;
+  /**
+   * Forgets what a thread keeps outside the arena, so that the core serves another schedule. Without it
+   * the core is made anew each time, after the arena was put back.
+   */
+  reset?(core: C): void;
   setup(core: C, profile: string): S;
   actors: Readonly<Record<string, (core: C, setup: S) => void>>;
   /**

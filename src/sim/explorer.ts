@@ -65,6 +65,7 @@ export class Session {
   #arena!: Arena;
   #snapshot!: Int32Array;
   #setup: unknown;
+  #oracleCore: unknown;
 
   constructor(pool: Pool, test: AnyCase, profile: string, breaks: object = {}) {
     this.#pool = pool;
@@ -83,7 +84,7 @@ export class Session {
     await this.#pool.grow(this.#names.length);
     this.#arena = this.#pool.arena({ frames, heapBytes });
     this.#setup = this.#test.setup(this.#core(), this.#profile);
-    this.#snapshot = this.#arena.words.slice();
+    if (this.#test.reset !== undefined) this.#oracleCore = this.#core();
     for (const [index, actor] of this.#names.entries()) {
       await this.#pool.load(index, {
         name: this.#test.name,
@@ -94,6 +95,7 @@ export class Session {
         setup: this.#setup,
       });
     }
+    this.#snapshot = this.#arena.words.slice();
   }
 
   #core(): unknown {
@@ -156,7 +158,9 @@ export class Session {
     if (stop === Stop.Deadlock) return `${STOP_TEXT[stop]}${this.#sleepers()}`;
     if (stop !== Stop.None) return STOP_TEXT[stop];
     try {
-      this.#test.oracle(this.#core(), this.#setup, trace);
+      const core = this.#oracleCore ?? this.#core();
+      this.#test.reset?.(core);
+      this.#test.oracle(core, this.#setup, trace);
     } catch (error) {
       return error instanceof Error ? error.message : String(error);
     }

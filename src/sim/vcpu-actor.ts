@@ -13,6 +13,11 @@ export type VcpuBreaks = {
   useStaleMiss: boolean;
 };
 
+/** Thrown where the guest reaches for memory that no slot backs; ends `run`. */
+export class MmioExit extends Error {
+  override readonly name = 'MmioExit';
+}
+
 /** Says whether a frame may be accessed now: the canary of J-9. */
 export type Canary = (pfn: Pfn) => void;
 
@@ -45,12 +50,22 @@ export class VcpuActor {
     this.#breaks = options.breaks ?? {};
   }
 
-  /** Runs guest code. Requests are served before and after, and at every miss. */
-  run(code: (vcpu: VcpuActor) => void): void {
+  /**
+   * Runs guest code; false if it came to an address that no slot backs. Requests are served before and
+   * after, and at every miss.
+   */
+  run(code: (vcpu: VcpuActor) => void): boolean {
     this.#enter();
-    code(this);
+    let finished = true;
+    try {
+      code(this);
+    } catch (error) {
+      if (!(error instanceof MmioExit)) throw error;
+      finished = false;
+    }
     this.stopPoint();
     this.#leave();
+    return finished;
   }
 
   load(gfn: Gfn, word = 0): number {
@@ -101,7 +116,7 @@ export class VcpuActor {
     this.#leave();
     const pfn = this.#kvm.fault.resolve(this.#vm, this.#space, gfn, access);
     assert(pfn !== Miss.Fault, 'vcpu: the memory behind the slot is gone');
-    assert(pfn !== Miss.Mmio, 'vcpu: no memory there');
+    if (pfn === Miss.Mmio) throw new MmioExit('no memory there');
     Atomics.store(this.#kvm.words, this.#mode, Mode.InGuest);
     const asked = Atomics.load(this.#kvm.words, this.#requests) & Request.FlushTlb;
     if (asked !== 0) this.#serve();

@@ -1,7 +1,14 @@
 import type { AnyCase } from '../case.ts';
 
 /** Modules of cases, loaded when first asked for. */
-const MODULES: readonly (() => Promise<{ cases: readonly AnyCase[] }>)[] = [() => import('./locks.ts')];
+const MODULES: readonly (() => Promise<{ cases: readonly AnyCase[] }>)[] = [
+  () => import('./locks.ts'),
+  () => import('./faults.ts'),
+  () => import('./ranges.ts'),
+  () => import('./ageing.ts'),
+  () => import('./slots.ts'),
+  () => import('./sharing.ts'),
+];
 
 export async function allCases(): Promise<AnyCase[]> {
   const modules = await Promise.all(MODULES.map(load => load()));
