@@ -262,7 +262,7 @@ export function explainApt(result: Pick<ToolResult, 'stderr'>): FaultlineError {
     });
   }
   if (/unexpected size|Hash Sum mismatch|authenticat/.test(result.stderr)) return mismatch(first);
-  if (/Unable to locate package|has no installation candidate|No packages found/.test(result.stderr)) {
+  if (/Unable to locate package|has no installation candidate/.test(result.stderr)) {
     return new FaultlineError('E_USAGE', first, { hint: 'a package of Debian trixie for riscv64' });
   }
   return new FaultlineError('E_MIRROR', `the mirror cannot be used: ${first}`, {
