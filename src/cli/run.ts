@@ -52,9 +52,20 @@ export async function run(image: string | undefined, command: string[], flags: R
     progress.done();
     unpublish();
     interrupt.stop();
-    if (flags.stats !== undefined)
-      writeFileSync(flags.stats, `${JSON.stringify(vm.memory.counters(), null, 2)}\n`);
-    await vm.kill();
+    try {
+      if (flags.stats !== undefined) writeStats(flags.stats, vm);
+    } finally {
+      await vm.kill();
+    }
+  }
+}
+
+function writeStats(file: string, vm: Sandbox): void {
+  try {
+    writeFileSync(file, `${JSON.stringify(vm.memory.counters(), null, 2)}\n`);
+  } catch (cause) {
+    if ((cause as { syscall?: string }).syscall === undefined) throw cause;
+    throw new FaultlineError('E_IO', `--stats: ${file} cannot be written`, { cause });
   }
 }
 
@@ -239,7 +250,7 @@ async function bare(file: string, flags: RunFlags): Promise<number> {
   } catch (cause) {
     throw new FaultlineError('E_USAGE', `--bare: ${file} cannot be read`, { cause });
   }
-  const { add: _add, env: _env, ...rest } = flags;
-  const running = runBare(elf, rest, bytes => process.stdout.write(bytes));
+  const { add: _add, env: _env, break: breaks, ...rest } = flags;
+  const running = runBare(elf, { ...rest, breaks }, bytes => process.stdout.write(bytes));
   return Promise.race([running, timeLimit(flags.timeout)]);
 }

@@ -1,6 +1,6 @@
 import { PAGE_SIZE } from '../base/units.ts';
 import type { MmCore } from '../mm/index.ts';
-import { isSwap, Pte, pteIsPresent, ptePfn } from '../mm/layout.ts';
+import { isSwap, PageFlag, Pte, pteIsPresent, ptePfn } from '../mm/layout.ts';
 import { Root } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
 
@@ -31,8 +31,7 @@ const UNLIMITED = 0x7fffffff;
 export function memoryStat(mm: MmCore, words: Int32Array, atMs: number): MemoryStat {
   const { layout, vmstat } = mm;
   const pages = { resident: 0, young: 0, swapped: 0, zero: 0 };
-  for (let m = mm.arena.root(Root.mmList) as Ptr<'mm'>; m !== 0; m = layout.mm.next.load(m))
-    scan(mm, words, m, pages);
+  mm.mms.tryForEach(0 as Ptr<'memcg'>, m => scan(mm, words, m, pages));
   const memcg = firstMemcg(mm);
   const max = memcg === 0 ? UNLIMITED : layout.memcg.max.load(memcg);
   return {
@@ -51,7 +50,7 @@ export function memoryStat(mm: MmCore, words: Int32Array, atMs: number): MemoryS
   };
 }
 
-const firstMemcg = (mm: MmCore): Ptr<'memcg'> => mm.arena.root(Root.memcgList) as Ptr<'memcg'>;
+const firstMemcg = (mm: MmCore): Ptr<'memcg'> => mm.sync.arena.root(Root.memcgList) as Ptr<'memcg'>;
 
 type Counts = { resident: number; young: number; swapped: number; zero: number };
 
@@ -75,7 +74,10 @@ function scanTable(core: MmCore, words: Int32Array, table: number, counts: Count
     else if ((entry & Pte.Zero) !== 0) counts.zero++;
     else {
       counts.resident++;
-      if ((entry & Pte.Young) !== 0 || core.pages.isActive(ptePfn(entry))) counts.young++;
+      if ((entry & Pte.Young) !== 0 || isActive(core, ptePfn(entry))) counts.young++;
     }
   }
 }
+
+const isActive = (core: MmCore, pfn: number): boolean =>
+  (core.layout.page.flags.load(core.pages.at(pfn)) & PageFlag.Active) !== 0;

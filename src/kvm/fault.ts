@@ -64,7 +64,15 @@ export class KvmFault {
       const result = this.#attempt(vm, space, gfn, access);
       if (result !== RETRY) return result;
       v.pfRetried.add(vm, 1);
+      this.#letInvalidationsEnd(vm);
     }
+  }
+
+  /** A retry is preceded by a change or a sleep (M-26): an invalidation under way ends without our help. */
+  #letInvalidationsEnd(vm: Vm): void {
+    const { vm: v } = this.#kvm.layout;
+    const count = v.inProgress.load(vm);
+    if (count > 0) this.#kvm.sync.waiter.wait(vm + v.inProgress.at, count, 1);
   }
 
   /** One pass of K-24 or K-14. No lock is held on return. */
@@ -124,7 +132,7 @@ export class KvmFault {
     }
     const replaced = mmu.commitLeaf(vm, slot, space, gfn, leafValue(pfn, found, access));
     sync.y('F.i');
-    if (replaced !== 0) this.#kvm.requests.flushRemoteTlbs(vm);
+    if (replaced !== 0 && sptePfn(replaced) !== pfn) this.#kvm.requests.flushRemoteTlbs(vm);
     sync.unlock('mmu', vm + v.mmuLock.at);
     sync.y('F.U');
     v.pfFixed.add(vm, 1);
@@ -145,7 +153,10 @@ export class KvmFault {
     }
   }
 
-  /** Modern leaves hold no reference; a seed08 leaf keeps GUP's, and a replaced one gives its own up (K-8). */
+  /**
+   * Modern leaves hold no reference. A seed08 leaf keeps GUP's, and one that was there gives its own up: also
+   * when it was of the same frame, which a fault on another vCPU has made meanwhile (K-8).
+   */
   #settleReference(vm: Vm, pfn: Pfn, replaced: number): void {
     const { vm: v } = this.#kvm.layout;
     if (v.protocol.get(vm) !== Protocol.SeqlockPin) this.#kvm.mm.pages.put(pfn);

@@ -76,15 +76,15 @@ export class KvmMmu {
 
   /**
    * Installs a 4 KiB leaf and its reverse map: the only writer of present leaves (K-17). Requires: 'mmu',
-   * `ready`, and that the caller's check of the invalidation sequence has just passed. Returns the leaf
-   * that was replaced because it lacked rights, as its old value, else 0.
+   * `ready`, and that the caller's check of the invalidation sequence has just passed. Returns the old
+   * value of a leaf that was there: of another frame, then the caller flushes; or of the same, widened.
    */
   commitLeaf(vm: Vm, slot: Slot, space: number, gfn: Gfn, value: number): number {
     const leaf = this.#reach(vm, space, gfn);
     const before = Atomics.load(this.#words, leaf);
     if ((before & Spte.Present) !== 0 && sptePfn(before) === sptePfn(value)) {
       this.#widen(leaf, value);
-      return 0;
+      return before;
     }
     const replaced = (before & Spte.Present) === 0 ? 0 : this.removeLeaf(vm, slot, gfn, leaf);
     this.#kvm.rmap.add(vm, this.#kvm.rmap.head(slot, gfn, 0), leaf);

@@ -97,6 +97,7 @@ export function modernNotifier(kvm: Kvm): MmuNotifierOps {
         assert(v.inProgress.load(vm) >= 0, 'K-22: an end without a start');
         sync.y('E.d');
         sync.unlock('mmu', vm + v.mmuLock.at);
+        sync.waiter.notify(vm + v.inProgress.at, Number.POSITIVE_INFINITY);
         sync.y('E.u');
       }
       sync.lock('mnInvalidate', vm + v.mnLock.at);

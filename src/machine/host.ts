@@ -4,11 +4,13 @@ import { Cpu } from '../cpu/cpu.ts';
 import type { VcpuPtr } from '../cpu/interface.ts';
 import { compileInterpreter } from '../cpu/interpreter.ts';
 import { AT, type CodePtr } from '../cpu/vcpu.ts';
+import { swapFilePort } from '../host/node/swap-file.ts';
 import type { BlockedSometimes, resolvePort } from '../kvm/guest-memory.ts';
 import { Kvm } from '../kvm/kvm.ts';
 import { Vms } from '../kvm/vm.ts';
 import { GUP_HWPOISON, GUP_NOMEM } from '../mm/fault-codes.ts';
 import { attachMm, initMm, type MmConfig, type MmCore } from '../mm/index.ts';
+import { Zram } from '../mm/zram.ts';
 import { Arena, Root } from '../sync/arena.ts';
 import { ringWords } from '../sync/ring.ts';
 import type { Ptr } from '../sync/struct.ts';
@@ -36,9 +38,9 @@ export type HostConfig = {
 export type HostShare = {
   memory: WebAssembly.Memory;
   swap: SwapSpec;
+  breaks: readonly string[];
   interpreter: WebAssembly.Module;
   housekeepWord: number;
-  codeAt: number;
 };
 
 /** A guest's pieces in the arena. */
@@ -77,7 +79,12 @@ export class Host {
       { resolve, time: () => this.#clock?.ticks() ?? 0 },
       { alloc: words => mm.heap.alloc(words), module: share.interpreter },
     );
-    this.kvm = new Kvm(sync, mm, { dropCode: (code, pfn) => this.cpu.dropCode(code as CodePtr, pfn) });
+    this.kvm = new Kvm(
+      sync,
+      mm,
+      { dropCode: (code, pfn) => this.cpu.dropCode(code as CodePtr, pfn) },
+      chosen(share.breaks),
+    );
     this.vms = new Vms(this.kvm, mm.notifiers);
   }
 
@@ -85,13 +92,13 @@ export class Host {
   static create(config: HostConfig): Host {
     const arena = Arena.create({ frames: config.frames, heapBytes: HEAP_BYTES, shared: config.shared });
     const sync = new Sync(arena);
-    const mm = initMm(sync, mmConfig(arena, config.swap));
+    const mm = initMm(sync, mmConfig(arena, config.swap, config.breaks));
     const share: HostShare = {
       memory: arena.memory,
       swap: config.swap,
+      breaks: config.breaks,
       interpreter: compileInterpreter(config.shared),
       housekeepWord: mm.heap.alloc(16),
-      codeAt: 0,
     };
     return new Host(share, mm, sync);
   }
@@ -99,7 +106,7 @@ export class Host {
   static attach(share: HostShare): Host {
     const arena = Arena.attach(share.memory);
     const sync = new Sync(arena);
-    return new Host(share, attachMm(sync, mmConfig(arena, share.swap)), sync);
+    return new Host(share, attachMm(sync, mmConfig(arena, share.swap, share.breaks)), sync);
   }
 
   share(): HostShare {
@@ -186,15 +193,20 @@ export class Host {
       sums.remote_tlb_flush += v.remoteTlbFlush.load(vm);
       sums.pages_4k += v.pages4k.load(vm);
     }
-    const zram = this.mm.zramStats();
-    return { ...sums, ...(zram === undefined ? {} : { zram_mm_stat: zram }) };
+    const { swapDevice } = this.mm;
+    return { ...sums, ...(swapDevice instanceof Zram ? { zram_mm_stat: swapDevice.stats() } : {}) };
   }
 }
 
-function mmConfig(arena: Arena, swap: SwapSpec): MmConfig {
+function mmConfig(arena: Arena, swap: SwapSpec, breaks: readonly string[]): MmConfig {
   const pageOps = createPageOps(arena.memory, arena.shared);
-  return { pageOps, swap };
+  const swapFile = swap.kind === 'file' ? { swapFile: swapFilePort(swap.fd) } : {};
+  return { pageOps, swap, ...swapFile, breaks: chosen(breaks) };
 }
+
+/** The rules that a test switches off, as the record that a core takes; names it doesn't know do nothing. */
+const chosen = (breaks: readonly string[]): Record<string, boolean> =>
+  Object.fromEntries(breaks.map(name => [name, true]));
 
 /** Frames for a guest of `memoryBytes` under a limit, with tables, the zram pool and some slack. */
 export function framesFor(memoryBytes: number, limitBytes: number | undefined, swap: SwapSpec): number {
