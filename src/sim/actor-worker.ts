@@ -1,5 +1,6 @@
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { Arena } from '../sync/arena.ts';
+import { LOCK_ORDER } from '../sync/lockdep.ts';
 import { Sync } from '../sync/sync.ts';
 import { hookAtomics } from './atomics-hook.ts';
 import type { AnyCase } from './case.ts';
@@ -28,6 +29,7 @@ let part: Part | undefined;
 
 function makeCore({ load, test, arena, turnstile }: Omit<Part, 'core'>): unknown {
   const sync = new Sync(arena, { waiter: turnstile, lockdep: true });
+  turnstile.holdsLock = () => LOCK_ORDER.some(cls => sync.lockdep!.holds(cls));
   return test.core(sync, { profile: load.profile, breaks: load.breaks });
 }
 

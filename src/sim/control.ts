@@ -41,7 +41,7 @@ const TEXT = LABELS + MAX_LABELS * LABEL_WORDS;
 export const CONTROL_WORDS = TEXT + TEXT_WORDS;
 
 /** Word offsets within an actor's record. */
-export const Actor = { state: 0, waitAt: 1, order: 2, sleptAt: 3 } as const;
+export const Actor = { state: 0, waitAt: 1, order: 2, sleptAt: 3, ranAt: 4 } as const;
 export const ACTOR_WORDS = 8;
 export const ActorState = { Ready: 0, Asleep: 1, TimedAsleep: 2, Done: 3 } as const;
 
@@ -60,7 +60,7 @@ export type Stop = (typeof Stop)[keyof typeof Stop];
 /** Who has the turn when no actor has. */
 export const CONTROLLER = MAX_ACTORS;
 
-/** One decision, packed: chosen 0..2, asker 3..5, enabled 6..11, could go on 12, yields 13, label 16... */
+/** One decision, packed: chosen in bits 0..2, asker 3..5, enabled 6..11, free 12..17, label from 18 on. */
 export type Decision = {
   /** Who got the turn. */
   chosen: number;
@@ -68,8 +68,11 @@ export type Decision = {
   asker: number;
   /** Bit mask of the actors that could have been chosen. */
   enabled: number;
-  /** False when the asker sleeps or is done: then any choice is free. */
-  canGoOn: boolean;
+  /**
+   * Bit mask of those whose choice is no preemption: the asker if it can go on; else whoever is ready and
+   * does not merely poll, and the one whose turn it is.
+   */
+  free: number;
   label: string;
 };
 
@@ -113,8 +116,7 @@ export class Control {
   }
 
   record(step: number, d: Omit<Decision, 'label'>, label: number): void {
-    this.words[TRACE + step] =
-      d.chosen | (d.asker << 3) | (d.enabled << 6) | ((d.canGoOn ? 1 : 0) << 12) | (label << 16);
+    this.words[TRACE + step] = d.chosen | (d.asker << 3) | (d.enabled << 6) | (d.free << 12) | (label << 18);
   }
 
   decision(step: number): Decision {
@@ -123,8 +125,8 @@ export class Control {
       chosen: word & 7,
       asker: (word >>> 3) & 7,
       enabled: (word >>> 6) & 63,
-      canGoOn: ((word >>> 12) & 1) !== 0,
-      label: this.labelName(word >>> 16),
+      free: (word >>> 12) & 63,
+      label: this.labelName(word >>> 18),
     };
   }
 

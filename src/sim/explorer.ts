@@ -138,7 +138,7 @@ export class Session {
     const { control } = this.#pool;
     const chosen = plan[0] ?? 0;
     const enabled = (1 << this.#names.length) - 1;
-    control.record(0, { chosen, asker: CONTROLLER, enabled, canGoOn: false }, control.labelId('begin'));
+    control.record(0, { chosen, asker: CONTROLLER, enabled, free: enabled }, control.labelId('begin'));
     control.words[Ctl.step] = 1;
     return chosen;
   }
@@ -187,7 +187,7 @@ function shortest(decisions: readonly Decision[]): number[] {
   let length = decisions.length;
   while (length > 1) {
     const d = decisions[length - 1] as Decision;
-    if (!d.canGoOn || d.chosen !== d.asker) break;
+    if (d.chosen !== d.asker || d.free !== 1 << d.asker) break;
     length--;
   }
   return decisions.slice(0, length).map(d => d.chosen);

@@ -13,7 +13,8 @@ function run(steps: readonly number[], plan: readonly number[]): Decision[] {
     const canGoOn = asker < 6 && left[asker]! > 0;
     const first = left.findIndex(n => n > 0);
     const chosen = plan[decisions.length] ?? (canGoOn ? asker : first);
-    decisions.push({ chosen, asker, enabled, canGoOn, label: 'x' });
+    const free = canGoOn ? 1 << asker : enabled;
+    decisions.push({ chosen, asker, enabled, free, label: 'x' });
     left[chosen]!--;
     asker = chosen;
   }

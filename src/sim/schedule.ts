@@ -3,7 +3,7 @@ import type { Decision } from './control.ts';
 /** Who gets the turn at each decision; after its end, whoever is running goes on. */
 export type Plan = readonly number[];
 
-/** Depth first through all schedules of at most `preemptions` switches away from an actor that could go on. */
+/** Depth first through all schedules of at most `preemptions` preemptions. */
 export class DepthFirst {
   readonly #preemptions: number;
   /** Alternatives not yet tried, per decision of the current path. */
@@ -50,9 +50,9 @@ export class DepthFirst {
   }
 }
 
-/** Taking the turn from somebody who could have gone on. */
+/** Taking the turn from somebody who could have gone on, or giving it out of turn to somebody who polls. */
 function isPreemption(d: Decision, chosen: number): boolean {
-  return d.canGoOn && chosen !== d.asker;
+  return (d.free & (1 << chosen)) === 0;
 }
 
 /** `vcpu*6 reclaim*9 vcpu`: a plan as a line to paste back. */

@@ -19,6 +19,8 @@ export class Turnstile implements Waiter {
   readonly #words: Int32Array;
   readonly #self: number;
   readonly #arena: Int32Array;
+  /** A holder of a lock does not yield: who gets the turn would run into it. */
+  holdsLock: () => boolean = () => false;
   /** Passes of each label since this actor got the turn. */
   readonly #passed = new Map<string, number>();
 
@@ -87,7 +89,7 @@ export class Turnstile implements Waiter {
       this.#control.hand(this.#nextToUnwind());
       return;
     }
-    const chosen = this.#choose('end', false, enabled);
+    const chosen = this.#choose('end', 'asleep', enabled);
     this.#control.hand(chosen < 0 ? this.#nextToUnwind() : chosen);
   }
 
@@ -98,7 +100,8 @@ export class Turnstile implements Waiter {
     const others = enabled & ~(1 << this.#self);
     const yields = canGoOn && others !== 0 && this.#mustYield(label);
     if (yields) enabled = others;
-    const chosen = this.#choose(label, canGoOn && !yields, enabled);
+    const state = yields ? 'yields' : canGoOn ? 'ready' : 'asleep';
+    const chosen = this.#choose(label, state, enabled);
     if (chosen < 0) throw new ScheduleEnd('stopped');
     if (chosen === this.#self) return;
     this.#control.hand(chosen);
@@ -108,36 +111,38 @@ export class Turnstile implements Waiter {
   }
 
   /** Takes one decision and records it; -1 when it ends the schedule. */
-  #choose(label: string, canGoOn: boolean, enabled: number): number {
+  #choose(label: string, asker: 'ready' | 'yields' | 'asleep', enabled: number): number {
     const step = this.#words[Ctl.step] as number;
     if (step >= this.#words[Ctl.maxSteps]!) {
       this.#words[Ctl.stop] = Stop.NoProgress;
       return -1;
     }
-    let chosen = this.#preferred(canGoOn, enabled);
+    const preferred = asker === 'ready' ? this.#self : this.#longestWaiting(enabled);
+    let chosen = preferred;
     if (step < this.#words[Ctl.planLength]!) chosen = this.#words[Ctl.plan + step] as number;
     else if (this.#words[Ctl.random] !== 0) chosen = this.#random(chosen, enabled);
     if ((enabled & (1 << chosen)) === 0) {
       this.#words[Ctl.stop] = Stop.Misfit;
       return -1;
     }
-    this.#control.record(step, { chosen, asker: this.#self, enabled, canGoOn }, this.#control.labelId(label));
+    const free = (asker === 'asleep' ? enabled & ~this.#polling() : 0) | (1 << preferred);
+    this.#control.record(step, { chosen, asker: this.#self, enabled, free }, this.#control.labelId(label));
     this.#words[Ctl.step] = step + 1;
+    this.#set(Actor.ranAt, step + 1);
     return chosen;
   }
 
-  /** Who runs unless the plan says otherwise: this actor, else the next that is ready, else a timed sleeper. */
-  #preferred(canGoOn: boolean, enabled: number): number {
-    if (canGoOn) return this.#self;
-    const actors = this.#words[Ctl.actors] as number;
-    let timed = -1;
-    for (let i = 1; i <= actors; i++) {
-      const actor = (this.#self + i) % actors;
-      if ((enabled & (1 << actor)) === 0) continue;
-      if (this.#stateOf(actor) !== ActorState.TimedAsleep) return actor;
-      if (timed < 0) timed = actor;
+  /** Whose turn it is when the asker can't go on: so of several that poll, none keeps the others from theirs. */
+  #longestWaiting(enabled: number): number {
+    let best = -1;
+    let bestRan = Number.POSITIVE_INFINITY;
+    for (let i = 0; i < this.#words[Ctl.actors]!; i++) {
+      const ran = this.#words[this.#control.actorWord(i, Actor.ranAt)] as number;
+      if ((enabled & (1 << i)) === 0 || ran >= bestRan) continue;
+      best = i;
+      bestRan = ran;
     }
-    return timed;
+    return best;
   }
 
   /** xorshift32 in the control block, so that a seed gives one schedule. */
@@ -159,7 +164,7 @@ export class Turnstile implements Waiter {
     const limit = this.#words[Ctl.fair] as number;
     const times = (this.#passed.get(label) ?? 0) + 1;
     this.#passed.set(label, times);
-    return limit > 0 && times > limit;
+    return limit > 0 && times > limit && !this.holdsLock();
   }
 
   #enabled(): number {
@@ -176,6 +181,15 @@ export class Turnstile implements Waiter {
       }
     }
     return ready === 0 ? timed : ready;
+  }
+
+  /** Those who sleep with a time limit. */
+  #polling(): number {
+    let mask = 0;
+    for (let i = 0; i < this.#words[Ctl.actors]!; i++) {
+      if (this.#stateOf(i) === ActorState.TimedAsleep) mask |= 1 << i;
+    }
+    return mask;
   }
 
   #firstSleeper(at: number): number {

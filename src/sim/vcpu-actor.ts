@@ -94,6 +94,18 @@ export class VcpuActor {
     this.#kvm.sync.y('F.a');
   }
 
+  /** Loads twice by one translation, with something in between, as a block of guest code may. */
+  reload(gfn: Gfn, middle: () => void): number {
+    const pfn = this.#translate(gfn, Access.Read);
+    this.#canary(pfn);
+    this.#kvm.sync.y('F.m');
+    middle();
+    this.#canary(pfn);
+    const value = Atomics.load(this.#kvm.words, frameWord(pfn));
+    this.#kvm.sync.y('F.a');
+    return value;
+  }
+
   /** Between two blocks: what was asked for is done (J-7). */
   stopPoint(): void {
     if (Atomics.load(this.#kvm.words, this.#requests) !== 0) this.#serve();

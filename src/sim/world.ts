@@ -120,14 +120,14 @@ export class World {
 
   /** How the VMM reads a word of its memory. */
   hostLoad(mm: Ptr<'mm'>, vpn: Vpn, word = 0): number {
-    const pfn = this.#grab(mm, vpn, false);
+    const pfn = this.grab(mm, vpn, false);
     const value = Atomics.load(this.sync.words, frameWord(pfn) + word);
     this.mm.pages.put(pfn);
     return value;
   }
 
   hostStore(mm: Ptr<'mm'>, vpn: Vpn, value: number, word = 0): void {
-    const pfn = this.#grab(mm, vpn, true);
+    const pfn = this.grab(mm, vpn, true);
     Atomics.store(this.sync.words, frameWord(pfn) + word, value);
     this.mm.pages.setDirty(pfn);
     this.mm.pages.put(pfn);
@@ -163,7 +163,8 @@ export class World {
     this.mm.lru.close();
   }
 
-  #grab(mm: Ptr<'mm'>, vpn: Vpn, write: boolean): Pfn {
+  /** A page of the VMM's, with a reference held. */
+  grab(mm: Ptr<'mm'>, vpn: Vpn, write: boolean): Pfn {
     const found = this.mm.gup.fault(mm, vpn, write);
     assert(found >= 0, 'world: the VMM cannot reach its own page');
     return found & 0xffffff;

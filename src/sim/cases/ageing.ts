@@ -2,7 +2,7 @@ import { assert } from '../../base/assert.ts';
 import { Spte } from '../../kvm/layout.ts';
 import type { AnyCase } from '../case.ts';
 import { GFN, type Guest, type World } from '../world.ts';
-import { ALL, base, checkFaults, fourPages, type WorldCase } from './faults.ts';
+import { ALL, base, checkFaults, cleanPage, fourPages, type WorldCase } from './faults.ts';
 
 // T-AGE: reclaim asks whether a page was used, while the guest uses it.
 
@@ -31,15 +31,13 @@ const inFlight: WorldCase = {
     if (last?.label === 'F.i') assert(young, 'T-AGE-03: the leaf is not young');
     assert((leafOf(world, guest, GFN) & Spte.Dirty) !== 0, 'K-52: ageing took the dirty bit');
   },
-  mutants: [{ name: 'cleared by a plain store', breaks: { kvm: { agePlainStore: true } } }],
+  mutants: [],
 };
 
 /** Clean, in the swap cache, mapped writable and young: only the leaf's dirty bit will tell of the write. */
 function cleanInSwapCache(world: World) {
-  const setup = fourPages(world);
-  const { guest } = setup;
-  world.swapOut(guest, 0);
-  world.touch(guest, GFN, 0);
+  const setup = cleanPage(world);
+  world.touch(setup.guest, GFN, 0);
   world.settle();
   return setup;
 }

@@ -3,7 +3,7 @@ import { PAGE_SIZE } from '../../base/units.ts';
 import type { AnyCase } from '../case.ts';
 import { checkRetries } from '../retries.ts';
 import { GFN } from '../world.ts';
-import { base, COUNTED, checkFaults, fourPages, type WorldCase } from './faults.ts';
+import { base, COUNTED, checkFaults, cleanPage, fourPages, type WorldCase } from './faults.ts';
 
 // T-FIR: what several invalidations at once do to a fault.
 
@@ -106,7 +106,7 @@ const fastPath: WorldCase = {
   title: 'use bits are set on a present leaf while it is zapped and its page replaced (also T-FIR-21)',
   profiles: ['seed08', 'modern', 'nonrange'],
   setup(world) {
-    const setup = fourPages(world);
+    const setup = cleanPage(world);
     world.touch(setup.guest, GFN, 0);
     world.age(setup.guest, 0);
     world.settle();

@@ -116,15 +116,15 @@ const recreate: WorldCase = {
   actors: {
     vcpu(world, { guest }) {
       world.vcpu(guest).run(vcpu => {
-        const seen = vcpu.load(GFN + 16);
+        const seen = vcpu.load(GFN + 17);
         assert(seen === 41 || seen === 43, 'OR-2: the guest reads another page');
       });
     },
     updater(world, { guest }) {
       world.setSlot(guest.vm, 1, GFN + 16, guest.vpn, 0);
-      world.setSlot(guest.vm, 1, GFN + 16, guest.vpn + 1, 1);
+      world.setSlot(guest.vm, 1, GFN + 17, guest.vpn, 1);
       world.vcpu(guest, 1).run(vcpu => {
-        assert(vcpu.load(GFN + 16) === 43, 'T-SLOT-13: the guest reads the page of the old slot');
+        assert(vcpu.load(GFN + 17) === 41, 'T-SLOT-13: the guest reads the page of the old slot');
       });
     },
   },
