@@ -78,7 +78,7 @@ export class Memory {
     const flags = this.#layout.vma.flags.get(vma);
     if ((flags & (write ? VmFlag.Write : VmFlag.Read | VmFlag.Write)) === 0) return GUP_FAULT;
     const pte = this.#pageTable.alloc(mm, vpn);
-    if (pte === 0) return this.#zoneEmpty() ? GUP_NOMEM : FAULT_RETRY;
+    if (pte === 0) return this.#makeRoom() ? FAULT_RETRY : GUP_NOMEM;
     const entry = this.#pageTable.load(pte);
     if (entry === 0) return write ? this.#anonymous(mm, vma, vpn, pte) : this.#zero(pte);
     if ((entry & Pte.Present) === 0) return this.#notPresent(mm, vma, vpn, pte, entry, write);
@@ -126,7 +126,7 @@ export class Memory {
   /** A write to a hole: a new zeroed page. */
   #anonymous(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt): number {
     const pageTable = this.#pageTable;
-    if (this.#deps.anonVmas.prepare(vma) === 0) return this.#zoneEmpty() ? GUP_NOMEM : FAULT_RETRY;
+    if (this.#deps.anonVmas.prepare(vma) === 0) return this.#makeRoom() ? FAULT_RETRY : GUP_NOMEM;
     const pfn = this.newPage(mm);
     if (pfn < 0) return GUP_NOMEM;
     this.#deps.pageOps.zero(frameByte(pfn));
@@ -164,7 +164,7 @@ export class Memory {
     const memcg = this.#layout.mm.memcg.get(mm);
     if (!memcontrol.charge(memcg, 1)) return -1;
     let pfn = pageAlloc.allocUser();
-    for (let i = 0; pfn < 0 && i < ZONE_RETRIES && !this.#zoneEmpty(); i++) pfn = pageAlloc.allocUser();
+    for (let i = 0; pfn < 0 && i < ZONE_RETRIES && this.#makeRoom(); i++) pfn = pageAlloc.allocUser();
     if (pfn < 0) {
       memcontrol.uncharge(memcg, 1);
       return -1;
@@ -173,9 +173,9 @@ export class Memory {
     return pfn;
   }
 
-  /** True if the zone has nothing, and reclaim found nothing. */
-  #zoneEmpty(): boolean {
-    return this.#deps.reclaim(32) === 0 && this.#deps.pageAlloc.freeFrames === 0;
+  /** The zone is empty: true if reclaim freed something, so that trying again is progress (M-26). */
+  #makeRoom(): boolean {
+    return this.#deps.reclaim(32) > 0;
   }
 
   /** A write to a page mapped read-only in a VMA that may be written (M-31). */
@@ -233,7 +233,7 @@ export class Memory {
   /** A page of our own in place of a shared one. The caller holds a reference to the old one. */
   #copy(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number): number {
     const { anonVmas, pageOps, notifiers, breaks } = this.#deps;
-    if (anonVmas.prepare(vma) === 0) return this.#zoneEmpty() ? GUP_NOMEM : FAULT_RETRY;
+    if (anonVmas.prepare(vma) === 0) return this.#makeRoom() ? FAULT_RETRY : GUP_NOMEM;
     const pfn = this.newPage(mm);
     if (pfn < 0) return GUP_NOMEM;
     if ((entry & Pte.Zero) !== 0) pageOps.zero(frameByte(pfn));

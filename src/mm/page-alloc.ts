@@ -40,6 +40,7 @@ export class PageAlloc {
   readonly #end: Pfn;
   readonly #poison: PageOps | undefined;
   #failIn = 0;
+  #failures = 0;
 
   constructor(sync: Sync, layout: MmLayout, options: PageAllocOptions = {}) {
     this.#sync = sync;
@@ -68,7 +69,7 @@ export class PageAlloc {
   alloc(): Pfn | -1 {
     const { lock, head, bump, free, allocs } = this.#zone;
     const z = this.#z;
-    if (this.#failIn !== 0 && --this.#failIn === 0) return -1;
+    if (this.#failures !== 0 && this.#fails()) return -1;
     this.#sync.lock('zone', z + lock.at);
     let pfn = head.get(z);
     if (pfn !== 0) head.set(z, this.#page.next.get(this.#at(pfn)));
@@ -149,9 +150,21 @@ export class PageAlloc {
     return list;
   }
 
-  /** For tests: this thread's n-th allocation from now answers -1. 0 switches it off. */
-  failAt(n: number): void {
+  /** For tests: this thread's n-th allocation from now answers -1, and so do further ones, `times` in all. */
+  failAt(n: number, times = 1): void {
     this.#failIn = n;
+    this.#failures = times;
+  }
+
+  /** Failures of `failAt` that have not happened. */
+  get failuresLeft(): number {
+    return this.#failures;
+  }
+
+  #fails(): boolean {
+    if (--this.#failIn > 0) return false;
+    this.#failures--;
+    return true;
   }
 
   #at(pfn: Pfn): Ptr<'page'> {
