@@ -205,6 +205,10 @@ export class SlowAccess {
       this.#makeRoom(vcpu);
       slot = cache.add(code, pfn);
     }
+    // Should the frame have been zapped since it was resolved, the drop came before the page was here; the
+    // flush that goes with it makes good for that. See Mmu.serve.
+    this.#words[vcpu + AT.codeAdded + 1] = this.#words[vcpu + AT.codeAdded]!;
+    this.#words[vcpu + AT.codeAdded] = pfn;
     tlb.dropWrites(vcpu, pfn);
     this.#parts.flushOthers?.(vcpu);
     return slot;

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { assemble } from './assemble.ts';
-import { Exit } from './interface.ts';
+import { Exit, Request } from './interface.ts';
 import { compileInterpreter } from './interpreter.ts';
 import { FlatMachine, PTE, RAM_BASE, TestTables } from './testing.ts';
 import { AT } from './vcpu.ts';
@@ -25,6 +25,17 @@ describe('self-modifying code', () => {
     m.setX(28, 3n);
     expect(m.run()).toBe(Exit.Sbi);
     expect(m.x(10)).toBe(303n);
+  });
+
+  test('a page that was written, then executed, is watched from then on', () => {
+    const m = new FlatMachine({ module });
+    // Writes t1 and t2 in turn to a function in another page and calls it after each.
+    m.program('sw t1, 0(t0)\njalr ra, 0(t0)\nsw t2, 0(t0)\njalr ra, 0(t0)\necall');
+    m.poke(RAM_BASE + 0x3000, [0, word('ret')]);
+    m.setX(5, BigInt(RAM_BASE + 0x3000));
+    m.setX(6, BigInt(word('addi a0, a0, 3')));
+    m.setX(7, BigInt(word('addi a0, a0, 400')));
+    expect([m.run(), m.x(10)]).toEqual([Exit.Sbi, 403n]);
   });
 
   test('an instruction may overwrite the one that follows it at once, of any width', () => {
@@ -59,6 +70,25 @@ describe('self-modifying code', () => {
     m.setX(6, BigInt(word('addi a0, a0, 50')));
     m.setX(28, 2n);
     expect([m.run(), m.x(10)]).toEqual([Exit.Sbi, 100n]);
+  });
+
+  test('a page that became code while its frame was zapped does not outlive the flush', () => {
+    // Between resolve and the decoded page's appearance: the drop finds nothing, the request comes after.
+    let raced = false;
+    const m: FlatMachine = new FlatMachine({
+      module,
+      flushOthers: vcpu => {
+        if (raced) return;
+        raced = true;
+        m.cpu.vcpu.requests.or(vcpu, Request.FlushTlb);
+      },
+    });
+    m.program('addi a0, a0, 1\necall');
+    expect([m.run(), m.x(10)]).toEqual([Exit.Sbi, 1n]);
+    // The frame has another owner now, without a drop, and is executed again.
+    m.poke(RAM_BASE, [word('addi a0, a0, 40')]);
+    m.cpu.setPc(m.vcpu, RAM_BASE);
+    expect([m.run(), m.x(10)]).toEqual([Exit.Sbi, 41n]);
   });
 
   test('what is dropped by others is noticed at fence.i', () => {

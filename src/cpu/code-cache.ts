@@ -9,10 +9,13 @@ import type { CodePtr } from './vcpu.ts';
 //
 //   free      frames[slot] is 0
 //   live      frames[slot] is a frame whose map word is slot + 1
+//   claimed   frames[slot] is a frame with CLAIMED set: its owner is about to put it in the map
 //   orphaned  frames[slot] is a frame whose map word says otherwise: dropped, maybe still being executed
 //
 // Only `reclaim` makes orphans free, after every vCPU of the VM has dropped its Exec entries. The map and
 // `frames` are atomic throughout; `slot` state moves by compare-exchange, so it needs no lock.
+
+const CLAIMED = 1 << 31;
 
 const FIELDS = {
   slots: i32,
@@ -80,6 +83,7 @@ export class CodeCache {
     this.#fill(at, 0, SLOT_BYTES);
     this.#words[(at >>> 2) + (PAGE_RECORDS * RECORD_BYTES) / 4] = Op.PageEnd;
     const before = Atomics.compareExchange(this.#words, this.#mapWord(code, pfn), 0, slot + 1);
+    Atomics.store(this.#words, this.#code.frames.get(code) + slot, pfn);
     // Another vCPU was first: this slot is an orphan now.
     return before === 0 ? at : this.#slotByte(code, before - 1);
   }
@@ -89,7 +93,7 @@ export class CodeCache {
     const slots = this.#code.slots.get(code);
     for (let hand = this.#code.hand.get(code); hand < slots; hand++) {
       if (Atomics.load(this.#words, frames + hand) !== 0) continue;
-      if (Atomics.compareExchange(this.#words, frames + hand, 0, pfn) !== 0) continue;
+      if (Atomics.compareExchange(this.#words, frames + hand, 0, pfn | CLAIMED) !== 0) continue;
       this.#code.hand.set(code, hand + 1);
       return hand;
     }
@@ -124,12 +128,13 @@ export class CodeCache {
       this.#words[referenced] = 0;
       return false;
     }
-    this.drop(code, Atomics.load(this.#words, this.#code.frames.get(code) + slot));
+    this.drop(code, this.frameOf(code, slot));
     return true;
   }
 
   #isLive(code: CodePtr, slot: number): boolean {
     const pfn = Atomics.load(this.#words, this.#code.frames.get(code) + slot);
+    if (pfn < 0) return true;
     return pfn !== 0 && Atomics.load(this.#words, this.#mapWord(code, pfn)) === slot + 1;
   }
 
@@ -154,7 +159,7 @@ export class CodeCache {
 
   /** The frame that a slot was decoded from. */
   frameOf(code: CodePtr, slot: number): Pfn {
-    return Atomics.load(this.#words, this.#code.frames.get(code) + slot);
+    return Atomics.load(this.#words, this.#code.frames.get(code) + slot) & ~CLAIMED;
   }
 }
 

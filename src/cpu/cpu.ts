@@ -66,8 +66,8 @@ export class Cpu {
     const dropMatching: DropMatching = (first, end, mask, sum) => exports.dropMatching(first, end, mask, sum);
     this.#tlb = new Tlb(words, fill, dropMatching);
     this.#traps = new Traps(words, this.#tlb);
-    this.#mmu = new Mmu(words, ports, this.#tlb, this.#traps);
     this.#cache = new CodeCache(arena, fill);
+    this.#mmu = new Mmu(words, ports, this.#tlb, this.#traps, this.#cache);
     const decoder = new Decoder(arena, this.#cache);
     const parts = { arena, words, mmu: this.#mmu, tlb: this.#tlb, traps: this.#traps, cache: this.#cache };
     this.#access = new SlowAccess({ ...parts, decoder, flushOthers: options.flushOthers });
@@ -202,9 +202,9 @@ export class Cpu {
   }
 
   /**
-   * Forgets what is decoded of a frame: when it is zapped, and when its bytes have changed by other means
-   * than this CPU's stores (DMA, copies). From any thread. vCPUs notice at their next slice, at fence.i,
-   * and before a decoded page is reused.
+   * Forgets what is decoded of a frame: after its bytes changed by other means than this CPU's stores (DMA,
+   * copies), and between zapping it and asking the vCPUs to flush. From any thread; one atomic load when
+   * there is nothing. vCPUs notice at their next slice, at fence.i, and before a page is reused.
    */
   dropCode(code: CodePtr, pfn: Pfn): void {
     this.#cache.drop(code, pfn);

@@ -117,8 +117,10 @@ function compareRun(seed: number, length: number): void {
   for (let i = 0; i < length; i++) {
     m.cpu.run(m.vcpu, 1);
     step(x, words[i]!, BigInt(RAM_BASE + 4 * i));
-    const got = Array.from({ length: 32 }, (_, n) => m.x(n));
-    expect(got, `seed ${seed}, instruction ${i}: ${INSTRUCTIONS[rowOf(words[i]!)]!.name}`).toEqual(x);
+    if (x.some((value, n) => m.x(n) !== value)) {
+      const got = x.map((_, n) => m.x(n));
+      expect(got, `seed ${seed}, instruction ${i}: ${INSTRUCTIONS[rowOf(words[i]!)]!.name}`).toEqual(x);
+    }
     // Fresh operands, or everything ends up as zeros and ones.
     const n = 1 + r.below(31);
     x[n] = random64(r);
@@ -127,7 +129,7 @@ function compareRun(seed: number, length: number): void {
 }
 
 test('every integer instruction computes what BigInts say, register file and all', () => {
-  for (let seed = 1; seed <= 12; seed++) compareRun(seed, 1000);
+  for (let seed = 1; seed <= 10; seed++) compareRun(seed, 1000);
 });
 
 test('each instruction is among those compared', () => {

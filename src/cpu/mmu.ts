@@ -1,9 +1,10 @@
 import type { Gfn, Pfn } from '../base/units.ts';
+import type { CodeCache } from './code-cache.ts';
 import type { CpuPorts, VcpuPtr } from './interface.ts';
 import { Access, Exit, Miss, Mode, Request } from './interface.ts';
 import type { Tlb } from './tlb.ts';
 import { ACCESS_FAULT, PAGE_FAULT, type Traps } from './trap.ts';
-import { AT, Privilege, Status } from './vcpu.ts';
+import { AT, type CodePtr, Privilege, Status } from './vcpu.ts';
 
 // Sv39: chapter "Supervisor-Level ISA", section "Sv39: Page-Based 39-bit Virtual-Memory System", with the
 // behaviour of Svade: a leaf whose A, or for a store D, is clear faults; PTEs are never written.
@@ -24,13 +25,15 @@ export class Mmu {
   readonly #ports: CpuPorts;
   readonly #tlb: Tlb;
   readonly #traps: Traps;
+  readonly #cache: CodeCache;
   /** Of the last walk: the guest frame, and the leaf's level and G bit. */
   #gfn: Gfn = 0;
   #level = 0;
   #global = false;
 
-  constructor(words: Int32Array, ports: CpuPorts, tlb: Tlb, traps: Traps) {
+  constructor(words: Int32Array, ports: CpuPorts, tlb: Tlb, traps: Traps, cache: CodeCache) {
     this.#words = words;
+    this.#cache = cache;
     this.#ports = ports;
     this.#tlb = tlb;
     this.#traps = traps;
@@ -170,8 +173,28 @@ export class Mmu {
     Atomics.store(this.#words, vcpu + AT.mode, Mode.Outside);
     const pfn = this.#ports.resolve(vcpu, gfn, access);
     Atomics.store(this.#words, vcpu + AT.mode, Mode.InGuest);
-    if (Atomics.load(this.#words, vcpu + AT.requests) === 0) return pfn;
+    if (Atomics.load(this.#words, vcpu + AT.requests) === 0) {
+      this.#forgetAdded(vcpu);
+      return pfn;
+    }
     return this.serve(vcpu) ? Miss.Again : LEFT;
+  }
+
+  /**
+   * Drops the pages that became code since requests were last tested. A frame zapped in between may be
+   * among them: its drop found nothing, but its flush request is the one that is served now.
+   */
+  #dropAdded(vcpu: VcpuPtr): void {
+    for (let i = 0; i < 2; i++) {
+      const pfn = this.#words[vcpu + AT.codeAdded + i]!;
+      if (pfn !== 0) this.#cache.drop(this.#words[vcpu + AT.code]! as CodePtr, pfn);
+    }
+    this.#forgetAdded(vcpu);
+  }
+
+  #forgetAdded(vcpu: VcpuPtr): void {
+    this.#words[vcpu + AT.codeAdded] = 0;
+    this.#words[vcpu + AT.codeAdded + 1] = 0;
   }
 
   /** Serves the requests there are. False, and an exit, when one asks to leave. */
@@ -179,6 +202,7 @@ export class Mmu {
     const requests = Atomics.load(this.#words, vcpu + AT.requests);
     if ((requests & Request.FlushTlb) !== 0) {
       this.#tlb.flushHost(vcpu);
+      this.#dropAdded(vcpu);
       // The acknowledgement; after the flush.
       Atomics.and(this.#words, vcpu + AT.requests, ~Request.FlushTlb);
     }

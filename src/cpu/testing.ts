@@ -15,6 +15,7 @@ export type FlatOptions = {
   module?: WebAssembly.Module;
   /** Wraps the ports, to block or count. */
   ports?(inner: CpuPorts): CpuPorts;
+  flushOthers?(vcpu: VcpuPtr): void;
 };
 
 /** A vCPU over flat memory: what tests and benchmarks run programs on. */
@@ -37,6 +38,7 @@ export class FlatMachine {
     };
     const cpuOptions: CpuOptions = { alloc: this.#allocator() };
     if (options.module !== undefined) cpuOptions.module = options.module;
+    if (options.flushOthers !== undefined) cpuOptions.flushOthers = options.flushOthers;
     this.cpu = createCpu(this.arena, options.ports?.(inner) ?? inner, cpuOptions);
     this.code = this.cpu.createCode(slots);
     this.vcpu = this.cpu.createVcpu(this.code);
@@ -100,11 +102,11 @@ export class FlatMachine {
 
   /** The guest's whole state, for comparing machines. */
   state(): { record: string; memory: string } {
-    const { words, bytes } = this.arena;
+    const { words } = this.arena;
     const record = Array.from(words.subarray(this.vcpu, this.vcpu + ARCH_WORDS), w => (w >>> 0).toString(16));
-    const from = this.byte(RAM_BASE);
+    const from = this.byte(RAM_BASE) / 4;
     let hash = 0;
-    for (let i = from; i < from + this.pages * 4096; i++) hash = (Math.imul(hash, 31) + bytes[i]!) | 0;
+    for (let i = from; i < from + this.pages * 1024; i++) hash = (Math.imul(hash, 31) + words[i]!) | 0;
     return { record: record.join(' '), memory: hash.toString(16) };
   }
 

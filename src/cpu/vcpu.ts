@@ -82,7 +82,8 @@ const FIELDS = {
   superpages: array(64), // a filter of the 2 MiB regions that superpages were cached from
   walkCache: array(128), // 64 x { gfn + 1, pfn } of page-table pages
   mmioDecoded: i32, //    the interpreter's record of the instruction in progress, byte address
-  spare0: array(6),
+  codeAdded: array(2), // frames that became code since requests were last tested
+  spare0: array(4),
   cross: array(CROSS_ENTRIES * CROSS_WORDS),
   dummy: u64, //          what writes to x0 fall into
   // kvm's.
