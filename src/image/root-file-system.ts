@@ -1,19 +1,18 @@
-import { existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { FaultlineError } from '../base/error.ts';
 import { runTool } from '../host/node/run-tool.ts';
 import type { Package } from './apt.ts';
 import type { BuildContext } from './build-image.ts';
 
-/** Left out of the root: nothing a program needs to run. */
-const EXCLUDED = [
-  'usr/share/doc',
-  'usr/share/man',
-  'usr/share/locale',
-  'usr/share/info',
-  'var/cache/apt',
-  'var/log',
-];
+/**
+ * Drops what no program needs to run, and what mmdebstrap copied from this machine. A hook and not done
+ * afterwards: under fakeroot, files made or removed behind its back get the owner and the type of
+ * others. /dev is covered by devtmpfs, and for root these would be real devices.
+ */
+const TIDY = `cd "$1" && rm -rf usr/share/doc/* usr/share/man/* usr/share/locale/* usr/share/info/* var/log/* dev/* \
+  etc/hostname etc/hosts etc/resolv.conf && echo faultline > etc/hostname && : > etc/resolv.conf && \
+  echo 127.0.0.1 localhost faultline > etc/hosts`;
 
 /**
  * In chrootless mode the packages' scripts run here, with the new root named by a variable. Debian's own
@@ -38,7 +37,6 @@ export async function buildRootDisk(
   writeFileSync(join(work, 'sources.list'), context.apt.source);
   context.progress(`installing ${packages.length} packages`);
   await run(work, 'mmdebstrap', mmdebstrapArguments(work, root, packages, include));
-  tidy(root);
   context.progress('packing the root file system');
   await run(work, 'mkfs.erofs', ['--quiet', disk, root]);
   return disk;
@@ -59,6 +57,7 @@ function mmdebstrapArguments(
     // What is there is not fetched again; apt compares its hash with the index first.
     '--skip=download/empty',
     `--setup-hook=mkdir -p "$1/var/cache/apt/archives" && cp ${quoted} "$1/var/cache/apt/archives/"`,
+    `--customize-hook=${TIDY}`,
     ...(include.length === 0 ? [] : [`--include=${include.join(',')}`]),
     'trixie',
     root,
@@ -72,15 +71,15 @@ async function run(work: string, tool: string, args: readonly string[]): Promise
   const [command, ...rest] = (await wrapper(work, tool)).concat(tool, args);
   const result = await runTool(command!, rest, { cwd: work, env: { TMPDIR: join(work, 'tmp') } });
   if (result.code === 0) return;
-  if (/(^|\s)(unshare|env|fakeroot):.*No such file/.test(result.stderr)) await runTool(tool, ['--version']);
-  const reason = result.stderr.split('\n').filter(line => /error|^E: |failed|cannot/i.test(line));
-  throw new FaultlineError(
-    'E_IO',
-    `${tool} failed: ${reason.at(-1) ?? result.stderr.trim().split('\n').at(-1)}`,
-    {
-      hint: 'a package whose set-up runs its own programs cannot be built in; install it in the guest',
-    },
-  );
+  throw new FaultlineError('E_IO', `${tool} failed: ${reasonOf(result.stderr)}`, {
+    hint: 'a package whose set-up runs its own programs cannot be built in; install it in the guest',
+  });
+}
+
+/** The line of many that says why: the last that complains, else the first. */
+function reasonOf(stderr: string): string {
+  const lines = stderr.split('\n').filter(line => line.trim() !== '');
+  return lines.findLast(line => /^E: |error|failed|cannot|<E>/i.test(line)) ?? lines[0] ?? 'no reason given';
 }
 
 /** What the tool runs under: the shield for root, fakeroot (owners kept in a file) for everyone else. */
@@ -93,20 +92,4 @@ async function wrapper(work: string, tool: string): Promise<string[]> {
   const shield = ['unshare', '--mount', 'sh', '-c', SHIELD, 'sh', work];
   const works = await runTool(shield[0]!, [...shield.slice(1), 'true']).catch(() => undefined);
   return works?.code === 0 ? shield : [];
-}
-
-/** Drops what is excluded, and what mmdebstrap copied from this machine. */
-function tidy(root: string): void {
-  for (const directory of EXCLUDED) {
-    const path = join(root, directory);
-    if (!existsSync(path)) continue;
-    for (const name of readdirSync(path)) rmSync(join(path, name), { recursive: true, force: true });
-  }
-  // devtmpfs covers it, and as root these are real devices.
-  for (const name of readdirSync(join(root, 'dev'))) rmSync(join(root, 'dev', name), { recursive: true });
-  for (const name of ['hostname', 'hosts', 'resolv.conf'])
-    rmSync(join(root, 'etc', basename(name)), { force: true });
-  writeFileSync(join(root, 'etc/hostname'), 'faultline\n');
-  writeFileSync(join(root, 'etc/hosts'), '127.0.0.1 localhost faultline\n');
-  writeFileSync(join(root, 'etc/resolv.conf'), '');
 }
