@@ -66,12 +66,11 @@ const immediate = (row: Instruction, f: Fields): number => {
 /** The word, unsigned. */
 export const encode = (name: string, f: Fields): number => {
   const row = rowOf(name);
+  const { format } = row;
+  const place = (which: 'rd' | 'rs1' | 'rs2' | 'rs3', low: number) =>
+    format[which] === undefined ? 0 : (f[which] ?? 0) << low;
   const registers =
-    ((f.rd ?? 0) << 7) |
-    ((f.rs1 ?? 0) << 15) |
-    ((f.rs2 ?? 0) << 20) |
-    ((f.rs3 ?? 0) << 27) |
-    ((f.order ?? 0) << 25);
+    place('rd', 7) | place('rs1', 15) | place('rs2', 20) | place('rs3', 27) | ((f.order ?? 0) << 25);
   return (row.match | immediate(row, f) | registers) >>> 0;
 };
 

@@ -1,9 +1,12 @@
 import { parseArgs } from 'node:util';
 import { EXTENSIONS, type Extension } from './generate.ts';
 import { runIsa } from './isa.ts';
+import { runPrivileged } from './privileged/privileged.ts';
+import { findQemuSystem } from './privileged/qemu-system.ts';
 import { findQemuUser } from './qemu-user.ts';
 
 // npm run conformance -- isa [--extension F] [--instructions N] [--seed N]
+// npm run conformance -- privileged [--instructions N] [--seed N]
 
 const USAGE = 'usage: conformance isa|privileged [--seed N] [--instructions N] [--extension I|M|A|F|D|C]';
 const print = (line: string): void => console.log(line);
@@ -35,8 +38,23 @@ const isa = async (): Promise<number> => {
   return differences;
 };
 
+const privileged = async (): Promise<number> => {
+  const qemu = findQemuSystem();
+  if (qemu === undefined) {
+    print('privileged: not run: no qemu-system-riscv64 here; apt-get install qemu-system-misc');
+    return 0;
+  }
+  const seed = Number(values.seed ?? 1);
+  const instructions = Number(values.instructions ?? 1e5);
+  print(`privileged: seed ${seed}, against ${qemu.version}`);
+  const differences = await runPrivileged({ seed, instructions, print });
+  print(`privileged: ${differences} differences`);
+  return differences;
+};
+
 const run = async (): Promise<number> => {
   if (positionals[0] === 'isa') return isa();
+  if (positionals[0] === 'privileged') return privileged();
   throw new Error(USAGE);
 };
 
