@@ -115,7 +115,7 @@ export class SwapIn {
 
   /** The broken variant: reads the slot into a page of its own and trusts that the pte is the same. */
   #byPteAlone(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number, write: boolean): number {
-    const { pages, pageTable, swap, layout, lru } = this.#deps;
+    const { pages, pageTable, swap, layout, lru, y } = this.#deps;
     const cached = swap.lookupCache(swpOffset(entry));
     const pfn = cached === 0 ? this.#memory.newPage(mm) : cached;
     if (pfn < 0) return GUP_NOMEM;
@@ -123,6 +123,7 @@ export class SwapIn {
       if (swap.readPage(swpOffset(entry), pfn) !== 'ok') pages.set(pfn, PageFlag.Uptodate);
       lru.add(pfn);
     } else pages.lock(pfn);
+    y('S.in');
     pageTable.lock(pte);
     const same = pageTable.load(pte) === entry;
     if (same) {

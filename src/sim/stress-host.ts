@@ -1,9 +1,11 @@
+import { Random } from '../base/random.ts';
 import { PAGE_SIZE } from '../base/units.ts';
 import { Kvm, type KvmBreaks, Vms } from '../kvm/index.ts';
 import type { MmBreaks } from '../mm/breaks.ts';
 import { attachMm, initMm, type MmConfig, type MmCore } from '../mm/index.ts';
 import type { Arena } from '../sync/arena.ts';
 import { Sync } from '../sync/sync.ts';
+import { productionWaiter, type Waiter } from '../sync/waiter.ts';
 import { createPageOps } from '../wasm/page-ops.ts';
 
 /** Rules that a run may switch off, in each layer. Plain data, the same on every thread. */
@@ -56,11 +58,38 @@ export function breaksOf(name: string | undefined): StressBreaks | undefined {
 /** Pages of compressed swap; more than everything the test can have swapped out, forks included. */
 const SWAP_PAGES = 65536;
 
+/** One in so many yield points holds its thread up: mostly for so many loads at most, else asleep. */
+const JITTER_EVERY = 61;
+const JITTER_MAX = 2048;
+const SLEEP_ONE_IN = 6;
+const SLEEP_MS = 0.5;
+/** A word of the arena's header that is zero for ever, to sleep on. */
+const UNUSED_WORD = 63;
+/** Yield points that only a broken variant has: windows of a few instructions, which are widened often. */
+const BROKEN_POINTS: ReadonlySet<string> = new Set(['F.or', 'A.plain', 'S.in']);
+
+/**
+ * Threads that all run at full speed meet in few of the ways they could. At the named yield points (T.0)
+ * each is held up now and then, by a spin for when there are cores for all, by a sleep for when not.
+ */
+function jitter(arena: Arena, waiter: Waiter, seed: number): (label: string) => void {
+  const random = new Random(seed);
+  let left = JITTER_EVERY;
+  return label => {
+    const broken = BROKEN_POINTS.has(label) && random.oneIn(3);
+    if (--left > 0 && !broken) return;
+    left = 1 + random.below(2 * JITTER_EVERY);
+    if (random.oneIn(broken ? 2 : SLEEP_ONE_IN)) waiter.wait(UNUSED_WORD, 0, SLEEP_MS);
+    else for (let i = random.below(JITTER_MAX); i > 0; i--) Atomics.load(arena.words, 0);
+  };
+}
+
 /** mm and kvm over an arena, as one thread of the test sees them. */
 export type StressHost = { sync: Sync; mm: MmCore; kvm: Kvm; vms: Vms };
 
-export function stressHost(arena: Arena, breaks: StressBreaks, how: 'init' | 'attach'): StressHost {
-  const sync = new Sync(arena);
+export function stressHost(arena: Arena, breaks: StressBreaks, how: 'init' | 'attach', seed = 1): StressHost {
+  const waiter = productionWaiter(arena);
+  const sync = new Sync(arena, { waiter: { ...waiter, point: jitter(arena, waiter, seed) } });
   const config: MmConfig = {
     pageOps: createPageOps(arena.memory, arena.shared),
     swap: { kind: 'zram', bytes: SWAP_PAGES * PAGE_SIZE },

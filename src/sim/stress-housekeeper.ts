@@ -22,6 +22,9 @@ type Sample = { page: number; writer: number; value: number };
 const RECLAIM = 32;
 const AGE = 64;
 const REST_MS = 1;
+const BOUNCES = 24;
+/** Pages that are taken away together with it, every other time: their flush comes later. */
+const BOUNCED_WITH = 12;
 /** Rounds between two forks, and how many of them a child lives. */
 const FORK_EVERY = 64;
 const CHILD_LIVES = 24;
@@ -52,9 +55,12 @@ export class Housekeeper {
     host.mm.vmscan.age(memcg, AGE);
     // With less than half left there would be nothing but pages in use to take.
     if (m.usage.load(memcg) * 2 > m.max.load(memcg)) host.mm.vmscan.reclaim(memcg, RECLAIM);
-    if (this.#round % 4 === 0) this.#pageOut();
-    this.#discard();
-    for (let i = 0; i < 4; i++) this.#count();
+    this.#pageOut();
+    this.#bounce();
+    for (let i = 0; i < 4; i++) {
+      this.#discard();
+      this.#count();
+    }
     if (this.#round % FORK_EVERY === 0) this.#fork();
     if (this.#round % FORK_EVERY === CHILD_LIVES) this.endChild();
     // Mostly the vCPUs shall run; at times everything happens at once.
@@ -74,8 +80,18 @@ export class Housekeeper {
   #pageOut(): void {
     const { host, mm, shape } = this.#o;
     const count = 1 + this.#random.below(16);
-    const page = this.#random.below(shape.pages - count);
+    const page = this.#random.below(shape.pages - count + 1);
     host.mm.madvise.advise(mm, this.#address(page), count * PAGE_SIZE, 'pageout');
+  }
+
+  /** A page that every vCPU visits, again and again, so that the two meet at every step of either. */
+  #bounce(): void {
+    const { host, mm, shape, layout, control } = this.#o;
+    const count = this.#random.oneIn(2) ? 1 : BOUNCED_WITH;
+    const page = this.#random.below(shape.pages - count + 1);
+    layout.control.contended.store(control, page);
+    for (let i = 0; i < BOUNCES; i++)
+      host.mm.madvise.advise(mm, this.#address(page), count * PAGE_SIZE, 'pageout');
   }
 
   /** MADV_DONTNEED of scratch pages; their epochs are odd meanwhile. */

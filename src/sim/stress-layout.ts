@@ -30,6 +30,7 @@ export function stressLayout(words: Int32Array) {
       go: i32,
       stop: i32,
       finished: i32, // workers that have swept all pages
+      contended: i32, // the page that every vCPU visits now, and the housekeeper takes away
       epochs: i32, //  word index of one word per scratch page: odd while it is being unmapped
     }),
     /** One per vCPU, and one of the housekeeper's. Atomic; each written by its own thread. */

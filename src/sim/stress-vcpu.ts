@@ -73,6 +73,7 @@ export class StressVcpu {
     let checked = 0;
     for (let slice = 0; slice < 16 && !this.#stopped; slice++) {
       for (let i = 0; i < SLICE && !this.#stopped; i++) this.#step();
+      if (!this.#stopped) this.#visitContended();
       checked += SLICE;
       this.#stopPoint();
     }
@@ -101,7 +102,17 @@ export class StressVcpu {
     const r = random.u32();
     const page = this.#recent[r % RECENT] as number;
     const counter = (r >>> 8) & (COUNTERS - 1);
-    if ((r & 0x7000) === 0) this.#check(page, counter, Access.Read);
+    if ((r & 0x3000) === 0) this.#check(page, counter, Access.Read);
+    else this.#increment(page, counter);
+  }
+
+  /** The page that is being taken away right now, at intervals that let this succeed at times. */
+  #visitContended(): void {
+    if (!this.#random.oneIn(3)) return;
+    const { layout, control } = this.#o;
+    const page = layout.control.contended.load(control);
+    const counter = this.#random.below(COUNTERS);
+    if (this.#random.oneIn(2)) this.#check(page, counter, Access.Read);
     else this.#increment(page, counter);
   }
 

@@ -85,7 +85,7 @@ function takeDown(here: Here): string[] {
 }
 
 const data = workerData as StressWorkerData;
-const host = stressHost(Arena.attach(data.memory), data.breaks, 'attach');
+const host = stressHost(Arena.attach(data.memory), data.breaks, 'attach', data.shape.seed * 7 + data.index);
 const here: Here = { ...data, host, layout: stressLayout(host.sync.words) };
 if (data.role === 'vcpu') vcpu(here);
 else housekeeper(here);
