@@ -45,7 +45,8 @@ export function instretClock(instret: () => number): MachineClock {
     epochSeconds: VIRTUAL_EPOCH_SECONDS,
     budgetUntil(deadline, limit) {
       const left = (deadline - ticks()) * INSTRUCTIONS_PER_TICK;
-      return Math.max(1, Math.min(limit, left));
+      // A deadline that has passed is pending already.
+      return left > 0 ? Math.min(limit, left) : limit;
     },
     skipTo(deadline) {
       const ahead = deadline - ticks();

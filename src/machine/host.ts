@@ -174,6 +174,15 @@ export class Host {
     }
   }
 
+  #instret(vm: Ptr<'vm'>): number {
+    let sum = 0;
+    for (let i = 0; i < this.kvm.layout.vm.vcpuCount.load(vm); i++) {
+      const at = this.kvm.requests.vcpu(vm, i) + AT.instret;
+      sum += (this.words[at]! >>> 0) + this.words[at + 1]! * 2 ** 32;
+    }
+    return sum;
+  }
+
   /** KVM's statistics by its names, summed over the VMs, and zram's when there is one. */
   counters(): Record<string, unknown> {
     const { vm: v } = this.kvm.layout;
@@ -183,6 +192,7 @@ export class Host {
       pf_retried: 0,
       mmu_shadow_zapped: 0,
       remote_tlb_flush: 0,
+      instret: 0,
       pages_4k: 0,
     };
     for (let vm = this.sync.arena.root(Root.vmList) as Ptr<'vm'>; vm !== 0; vm = v.next.get(vm)) {
@@ -192,6 +202,7 @@ export class Host {
       sums.mmu_shadow_zapped += v.mmuShadowZapped.load(vm);
       sums.remote_tlb_flush += v.remoteTlbFlush.load(vm);
       sums.pages_4k += v.pages4k.load(vm);
+      sums.instret += this.#instret(vm);
     }
     const { swapDevice } = this.mm;
     return { ...sums, ...(swapDevice instanceof Zram ? { zram_mm_stat: swapDevice.stats() } : {}) };

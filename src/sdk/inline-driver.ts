@@ -14,12 +14,14 @@ export class InlineDriver implements Driver {
   readonly ended: Promise<MachineEnd>;
   readonly #queue = new Queue();
   readonly #loop: RunLoop;
+  /** The guest said something; whoever listens may answer before it goes on. */
+  #spoke = false;
   #stopped = false;
   #wake: (() => void) | undefined;
 
   constructor(launch: Launch, events: DriverEvents) {
     this.host = Host.create({ ...launch.host, shared: false });
-    const machine = startMachine(this.host, launch, events);
+    const machine = startMachine(this.host, launch, this.#noticing(events));
     this.#loop = new RunLoop({
       machine,
       inlet: this.#queue,
@@ -50,10 +52,23 @@ export class InlineDriver implements Driver {
           await this.#sleep(round.ms);
           break;
         }
-      } while (performance.now() < until);
+      } while (performance.now() < until && !this.#spoke);
+      this.#spoke = false;
       await nextTurn();
     }
     return { kind: 'stopped' };
+  }
+
+  /**
+   * Each output ends the turn, so that an answer to it enters the guest at the same instruction in every run,
+   * however fast this host is (design 12).
+   */
+  #noticing(events: DriverEvents): DriverEvents {
+    const noticing = (listen: (bytes: Uint8Array) => void) => (bytes: Uint8Array) => {
+      this.#spoke = true;
+      listen(bytes);
+    };
+    return { console: noticing(events.console), agent: noticing(events.agent) };
   }
 
   #sleep(ms: number): Promise<void> {
