@@ -94,7 +94,8 @@ export class Sync {
     this.lockdep?.release(cls, at);
     const before = Atomics.sub(this.words, at, 1);
     assert(before > 0, 'readUnlock: the lock was not held for reading');
-    if (before === 1) this.#wakeRw(at);
+    // Only writers wait for a reader to leave, and each has counted itself before it looks at the state.
+    if (before === 1 && Atomics.load(this.words, at + 1) !== 0) this.#wakeRw(at);
   }
 
   writeLock(cls: LockClass, at: number): void {
