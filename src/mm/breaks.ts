@@ -22,6 +22,12 @@ export type MmBreaks = {
   ignorePinned: boolean;
   /** Reclaim takes a page whose swap copy is older than its content for a clean one. */
   forgetDirty: boolean;
+  /** T-LIFE-06: unregister does not wait for callbacks that run. */
+  unregisterWithoutWait: boolean;
+  /** T-LIFE-07: whoever ends the subscription sends `release`, claimed or not. */
+  releaseUnclaimed: boolean;
+  /** T-LIFE-08: a subscriber joins while ranges are open. */
+  registerInRange: boolean;
 };
 export const NO_MM_BREAKS: MmBreaks = {
   swapInByPteAlone: false,
@@ -35,4 +41,7 @@ export const NO_MM_BREAKS: MmBreaks = {
   writeBeforeFlush: false,
   ignorePinned: false,
   forgetDirty: false,
+  unregisterWithoutWait: false,
+  releaseUnclaimed: false,
+  registerInRange: false,
 };

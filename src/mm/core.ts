@@ -92,7 +92,7 @@ export class MmCore {
     this.layout = mmLayout(sync.words);
     const { layout, pageOps, breaks } = this;
     this.heap = new Heap(sync);
-    this.vmstat = new Vmstat(sync);
+    this.vmstat = new Vmstat(sync, this.heap);
     this.pageAlloc = new PageAlloc(sync, layout, { poison: config.poison ? pageOps : undefined });
     this.pages = new Pages(sync, layout, this.pageAlloc);
     this.slabs = new Slabs(sync, layout, this.pageAlloc);
@@ -100,7 +100,7 @@ export class MmCore {
     this.anonVmas = new AnonVmas(sync, layout, this.slabs);
     this.pageTable = new PageTable(this);
     this.notifiers = new MmuNotifiers({
-      ...{ sync, layout, slabs: this.slabs, dropMm: mm => this.mms.drop(mm) },
+      ...{ sync, layout, breaks, slabs: this.slabs, dropMm: mm => this.mms.drop(mm) },
       ...Mms.shared(sync),
     });
     const reclaim = createReclaim(this);
@@ -197,7 +197,6 @@ export function initMm(sync: Sync, config: MmConfig): MmCore {
   const layout = mmLayout(sync.words);
   Heap.init(sync);
   const heap = new Heap(sync);
-  Vmstat.init(sync, heap);
   PageAlloc.init(sync, heap);
   Pages.init(sync, layout, new PageAlloc(sync, layout), config.pageOps);
   Slabs.init(sync, heap);

@@ -57,9 +57,9 @@ export class Gup {
     const seq = this.#mm.wpSeq.load(mm);
     if ((seq & 1) !== 0) return MISS;
     const top = Atomics.load(words, frameWord(this.#mm.pgd.get(mm)) + (vpn >>> 18));
-    if (top === 0) return MISS;
+    if (!this.#deps.sync.arena.isFrame(ptePfn(top))) return MISS;
     const middle = Atomics.load(words, frameWord(ptePfn(top)) + ((vpn >>> 9) & 511));
-    if (middle === 0) return MISS;
+    if (!this.#deps.sync.arena.isFrame(ptePfn(middle))) return MISS;
     const pte = frameWord(ptePfn(middle)) + (vpn & 511);
     const entry = Atomics.load(words, pte);
     const need = write ? Pte.Present | Pte.Young | Pte.Write | Pte.Dirty : Pte.Present | Pte.Young;

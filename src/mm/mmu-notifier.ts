@@ -4,6 +4,7 @@ import type { Vpn } from '../base/units.ts';
 import { Srcu } from '../sync/srcu.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
+import type { MmBreaks } from './breaks.ts';
 import { type MmLayout, RANGES_CLOSED } from './layout.ts';
 import { type MmuNotifierOps, type NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
 import type { Slabs } from './slab.ts';
@@ -20,6 +21,7 @@ export type MmuNotifiersDeps = {
   readonly sync: Sync;
   readonly layout: MmLayout;
   readonly slabs: Slabs;
+  readonly breaks?: MmBreaks;
   /** Word index of the three words of an Srcu. */
   readonly srcuAt: number;
   /** Word index of the lock of the list of address spaces. */
@@ -70,7 +72,7 @@ export class MmuNotifiers {
       throw new Errno('ESRCH', 'mmuNotifierRegister', 'the address space has exited');
     }
     m.count.add(mm, 1);
-    this.closeRanges(mm);
+    if (!this.#deps.breaks?.registerInRange) this.closeRanges(mm);
     n.next.store(notifier, m.notifiers.load(mm));
     m.notifiers.store(mm, notifier);
     this.openRanges(mm);
@@ -94,7 +96,7 @@ export class MmuNotifiers {
     this.#unlink(mm, record);
     sync.writeUnlock('mmap', mm + m.mmapLock.at);
     sync.lock('mmList', mmListLock); // one synchronize at a time
-    this.#srcu.synchronize(srcuAt);
+    if (!this.#deps.breaks?.unregisterWithoutWait) this.#srcu.synchronize(srcuAt);
     sync.unlock('mmList', mmListLock);
     slabs.notifier.free(record);
     this.#deps.dropMm(mm);
@@ -116,7 +118,8 @@ export class MmuNotifiers {
   /** Exactly once per subscriber, whoever of exit and unregister comes first (N-18). */
   #release(notifier: Notifier): void {
     const { notifier: n } = this.#deps.layout;
-    if (n.state.cas(notifier, LIVE, RELEASED) !== LIVE) return;
+    const claimed = n.state.cas(notifier, LIVE, RELEASED) === LIVE;
+    if (!claimed && !this.#deps.breaks?.releaseUnclaimed) return;
     this.#opsOf(notifier).release?.(n.subscriber.get(notifier), n.mm.get(notifier));
   }
 
