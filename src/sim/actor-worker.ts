@@ -14,6 +14,7 @@ export type Load = {
   name: string;
   profile: string;
   breaks: object;
+  everyAtomic: boolean;
   actor: string;
   memory: WebAssembly.Memory;
   setup: unknown;
@@ -41,7 +42,7 @@ function play(part: Part): void {
     turnstile.begin();
     const core = part.core ?? makeCore(part);
     test.reset?.(core);
-    if (test.everyAtomic) unhook = hookAtomics(arena.memory.buffer, turnstile.point);
+    if (load.everyAtomic) unhook = hookAtomics(arena.memory.buffer, turnstile.point);
     test.actors[load.actor]!(core, load.setup);
   } catch (error) {
     if (!(error instanceof ScheduleEnd)) failure = error instanceof Error ? error.message : String(error);

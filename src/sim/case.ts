@@ -39,6 +39,8 @@ export type Case<C, S, B> = {
   /** Bound of preemptions, where another than the run's is wanted. */
   preemptions?: number;
   maxSteps?: number;
+  /** Takes tens of seconds: left to `npm run explore`. */
+  heavy?: boolean;
   /** Passes of one label in one turn before the actor must yield; 0 is never. */
   fair?: number;
 };

@@ -3,7 +3,7 @@ import { allCases } from './cases/index.ts';
 import { litmusMain } from './litmus.ts';
 import { runAll, runOne } from './run.ts';
 
-const USAGE = `npm run explore -- [--list] [--case NAME] [--profile NAME] [--preemptions N] [--random N] [--seed N]
+const USAGE = `npm run explore -- [--list] [--case NAME] [--profile NAME] [--preemptions N] [--random N] [--atomics N] [--seed N]
                    [--mutant NAME] [--schedule 'actor*n actor …'] [--jobs N] [--litmus [--iterations N]]`;
 
 async function main(): Promise<number> {
@@ -15,6 +15,7 @@ async function main(): Promise<number> {
       profile: { type: 'string' },
       preemptions: { type: 'string', default: '2' },
       random: { type: 'string', default: '200' },
+      atomics: { type: 'string', default: '50' },
       seed: { type: 'string', default: '1' },
       mutant: { type: 'string' },
       schedule: { type: 'string' },
@@ -31,6 +32,7 @@ async function main(): Promise<number> {
   const options = {
     preemptions: Number(values.preemptions),
     random: Number(values.random),
+    atomics: Number(values.atomics),
     seed: Number(values.seed),
     maxSchedules: 2_000_000,
   };
@@ -40,7 +42,7 @@ async function main(): Promise<number> {
     return 0;
   }
   if (values.schedule !== undefined) {
-    return runOne(wanted[0]!, values.profile, values.mutant, values.schedule);
+    return runOne(wanted[0]!, values.profile, values.mutant, values.schedule, values.atomics === 'all');
   }
   return runAll(wanted, values.profile, options, Number(values.jobs));
 }

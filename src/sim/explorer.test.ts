@@ -12,7 +12,7 @@ beforeAll(() => {
 });
 afterAll(() => pool.close());
 
-const OPTIONS = { preemptions: 1, random: 10, seed: 1, maxSchedules: 5_000 };
+const OPTIONS = { preemptions: 1, random: 10, atomics: 0, seed: 1, maxSchedules: 5_000 };
 
 async function session(name: string, mutant?: string): Promise<Session> {
   const found = await findCase(name);

@@ -20,6 +20,8 @@ export type Options = {
   preemptions: number;
   /** Seeded schedules on top of the exhaustive ones, and their seed. */
   random: number;
+  /** Seeded schedules that may switch before every atomic access. */
+  atomics: number;
   seed: number;
   /** Give up, and say so, after so many schedules. */
   maxSchedules: number;
@@ -61,13 +63,15 @@ export class Session {
   readonly #test: AnyCase;
   readonly #profile: string;
   readonly #breaks: object;
+  readonly #everyAtomic: boolean;
   readonly #names: string[];
   #arena!: Arena;
   #snapshot!: Int32Array;
   #setup: unknown;
   #oracleCore: unknown;
 
-  constructor(pool: Pool, test: AnyCase, profile: string, breaks: object = {}) {
+  constructor(pool: Pool, test: AnyCase, profile: string, breaks: object = {}, everyAtomic = false) {
+    this.#everyAtomic = everyAtomic || test.everyAtomic === true;
     this.#pool = pool;
     this.#test = test;
     this.#profile = profile;
@@ -90,6 +94,7 @@ export class Session {
         name: this.#test.name,
         profile: this.#profile,
         breaks: this.#breaks,
+        everyAtomic: this.#everyAtomic,
         actor,
         memory: this.#arena.memory,
         setup: this.#setup,
@@ -124,10 +129,10 @@ export class Session {
     words[Ctl.stop] = Stop.None;
     words[Ctl.sleeps] = 0;
     words[Ctl.actors] = this.#names.length;
-    words[Ctl.maxSteps] = Math.min(this.#test.maxSteps ?? 1000, MAX_STEPS);
-    words[Ctl.fair] = this.#test.fair ?? 3;
+    words[Ctl.maxSteps] = this.#everyAtomic ? MAX_STEPS : (this.#test.maxSteps ?? 1000);
+    words[Ctl.fair] = this.#test.fair ?? (this.#everyAtomic ? 100 : 3);
     words[Ctl.random] = seed;
-    words[Ctl.randomEvery] = 6;
+    words[Ctl.randomEvery] = this.#everyAtomic ? 40 : 6;
     words[Ctl.planLength] = plan.length;
     words.set(plan, Ctl.plan);
     words.fill(ActorState.Ready, Ctl.actor, Ctl.actor + this.#names.length * ACTOR_WORDS);
@@ -219,7 +224,8 @@ export function explore(session: Session, reach: Schedules, options: Options): E
     going = step(plan, 0);
   }
   result.complete = going;
-  for (let i = 0; going && i < options.random; i++) going = step([], (options.seed + i * 7919) | 1);
+  const random = session.actors.length > 1 ? options.random : 0;
+  for (let i = 0; going && i < random; i++) going = step([], (options.seed + i * 7919) | 1);
   result.pruned = search.pruned;
   result.unreached = [...unreached].map(([row, order]) => `${row}: ${order}`);
   return result;

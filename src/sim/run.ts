@@ -35,6 +35,7 @@ export async function runCase(pool: Pool, test: AnyCase, profile: string, option
     mutants: [],
     problems: problemsOf(honest, test, profile),
   };
+  if (report.problems.length === 0) await searchAtomics(pool, test, profile, options, report);
   for (const mutant of test.mutants) {
     if (mutant.profiles !== undefined && !mutant.profiles.includes(profile)) continue;
     const broken = await exploreWith(pool, test, profile, mutant.breaks, bounded);
@@ -51,6 +52,24 @@ export async function runCase(pool: Pool, test: AnyCase, profile: string, option
   }
   report.milliseconds = performance.now() - started;
   return report;
+}
+
+/** The second mode: seeded schedules that stop before every atomic access, which no name is given to. */
+async function searchAtomics(
+  pool: Pool,
+  test: AnyCase,
+  profile: string,
+  options: Options,
+  report: Report,
+): Promise<void> {
+  if (test.everyAtomic || Object.keys(test.actors).length < 2 || options.atomics === 0) return;
+  const session = new Session(pool, test, profile, {}, true);
+  await session.load();
+  const found = explore(session, {}, { ...options, preemptions: 0, random: options.atomics });
+  report.schedules += found.schedules;
+  if (found.failure !== undefined) {
+    report.problems.push(`${describe(found.failure, test, profile)} --atomics all`);
+  }
 }
 
 async function exploreWith(
@@ -102,12 +121,19 @@ export async function runOne(
   profile: string | undefined,
   mutant: string | undefined,
   schedule: string,
+  everyAtomic: boolean,
 ): Promise<number> {
   const pool = new Pool();
   try {
     const broken = test.mutants.find(m => m.name === mutant);
     if (mutant !== undefined && broken === undefined) throw new RangeError(`no mutant '${mutant}'`);
-    const session = new Session(pool, test, profile ?? (test.profiles[0] as string), broken?.breaks ?? {});
+    const session = new Session(
+      pool,
+      test,
+      profile ?? (test.profiles[0] as string),
+      broken?.breaks ?? {},
+      everyAtomic,
+    );
     await session.load();
     const { trace, wrong } = session.run(parsePlan(schedule, session.actors));
     for (const e of trace) console.log(`  ${e.actor.padEnd(12)} ${e.label}`);

@@ -14,6 +14,7 @@ import type { Sync } from '../sync/sync.ts';
 import { createPageOpsTwin } from '../wasm/page-ops-twin.ts';
 import { checkReferences } from './accounts.ts';
 import type { CoreOptions } from './case.ts';
+import { probeOps, refuserOps } from './probe.ts';
 import { VcpuActor, type VcpuBreaks } from './vcpu-actor.ts';
 
 /** Rules of every layer that a mutant may switch off. */
@@ -53,6 +54,9 @@ export class World {
   readonly kvm: Kvm;
   readonly vms: Vms;
   readonly profile: string;
+  /** Numbers of the test subscribers, alike on every thread. */
+  readonly probeOps: number;
+  readonly refuserOps: number;
   readonly #breaks: Partial<WorldBreaks>;
 
   constructor(sync: Sync, { profile, breaks }: CoreOptions<WorldBreaks>) {
@@ -63,6 +67,8 @@ export class World {
     this.mm = sync.arena.root(Root.zone) === 0 ? initMm(sync, config) : attachMm(sync, config);
     this.kvm = new Kvm(sync, this.mm, { dropCode() {} }, breaks.kvm ?? {});
     this.vms = new Vms(this.kvm, this.mm.notifiers);
+    this.probeOps = this.mm.notifiers.registerOps(probeOps(sync));
+    this.refuserOps = this.mm.notifiers.registerOps(refuserOps());
   }
 
   /** A VM with slot 0 at GFN over fresh anonymous memory, or over memory of an mm that is there already. */
@@ -145,6 +151,15 @@ export class World {
     this.mm.madvise.advise(mm, (vpn + page) * PAGE_SIZE, count * PAGE_SIZE, 'pageout');
   }
 
+  /** Reclaim takes a page on its own, holding no lock of the mm. Returns how many it freed. */
+  reclaim(guest: Guest, page: number): number {
+    const { lru, vmscan } = this.mm;
+    const pfn = this.primary(guest.mm, guest.vpn + page)?.pfn;
+    lru.drainAll();
+    if (pfn === undefined || !lru.isolatePage(pfn)) return 0;
+    return vmscan.reclaimPages(Int32Array.of(pfn), 1);
+  }
+
   /** Reclaim's reference check of a page: was it used? Clears every young bit (M-34). */
   age(guest: Guest, page: number): boolean {
     const { pages, rmap } = this.mm;
@@ -179,7 +194,7 @@ export class World {
     const vms = guests.flatMap(g => [g, ...(g.others ?? [])]).map(g => g.vm);
     checkInvariants(this.mm);
     checkReferences(this.mm, this.kvm, vms);
-    this.#checkPoison();
+    this.checkPoison();
   }
 
   /** A leaf that was zapped is wholly zero: nobody brought a bit of it back (mm-figures B.2). */
@@ -192,7 +207,7 @@ export class World {
   }
 
   /** OR-1, seen from the frames: nobody wrote to one after it was freed. */
-  #checkPoison(): void {
+  checkPoison(): void {
     const { arena } = this.sync;
     for (let pfn = arena.firstFrame; pfn < arena.firstFrame + arena.frames; pfn++) {
       if (!this.mm.pages.has(pfn, PageFlag.Free)) continue;

@@ -8,6 +8,9 @@ const MODULES: readonly (() => Promise<{ cases: readonly AnyCase[] }>)[] = [
   () => import('./ageing.ts'),
   () => import('./slots.ts'),
   () => import('./sharing.ts'),
+  () => import('./life.ts'),
+  () => import('./reverse-map.ts'),
+  () => import('./swapping.ts'),
 ];
 
 export async function allCases(): Promise<AnyCase[]> {
