@@ -4,14 +4,15 @@ import type { Ptr } from '../sync/struct.ts';
 import { Sync } from '../sync/sync.ts';
 import { type MmBreaks, NO_MM_BREAKS } from './breaks.ts';
 import { mmLayout, PageFlag } from './layout.ts';
-import { Lru } from './lru.ts';
-import { Memcontrol } from './memcontrol.ts';
+import type { Lru } from './lru.ts';
+import type { Memcontrol } from './memcontrol.ts';
+import { createReclaim, initReclaim } from './reclaim.ts';
 import { reclaimLayout } from './reclaim-layout.ts';
 import type { PagesPort, RmapPort, UnmapBatchPort } from './reclaim-ports.ts';
-import { Swap } from './swap.ts';
+import type { Swap } from './swap.ts';
 import type { SwapBackend, SwapRead, SwapWrite } from './swap-backend.ts';
 import type { Slot } from './swap-slots.ts';
-import { Vmscan } from './vmscan.ts';
+import type { Vmscan } from './vmscan.ts';
 
 /** A swap device that keeps its pages in a Map, and fails when told. */
 export class MapDevice implements SwapBackend {
@@ -102,20 +103,15 @@ export class ReclaimRig {
     const heap = { alloc: (words: number) => (this.#heap += Math.ceil(words / 16) * 16) - words };
     this.pages = this.#pagesPort();
     const { sync, layout, pages } = this;
-    const reclaim = this.reclaim;
-    Swap.init({ sync, layout, reclaim, heap });
-    Lru.init({ sync, layout, reclaim, heap });
+    initReclaim({ sync, layout, heap });
     const vmstat = { add: (name: string, by: number) => this.#count(name, by) };
-    this.lru = new Lru({ sync, layout, reclaim, heap, pages, vmstat });
-    const refaulted = (pfn: Pfn, age: number) => this.lru.refaulted(pfn, age);
-    this.swap = new Swap({ sync, layout, reclaim, heap, pages, vmstat, refaulted });
-    const direct = (memcg: Ptr<'memcg'>, n: number) => this.vmscan.reclaim(memcg, n);
-    const createLruvec = () => this.lru.createLruvec();
-    this.memcontrol = new Memcontrol({ sync, layout, heap, reclaim: direct, createLruvec });
+    const core = createReclaim({ sync, layout, heap, pages, vmstat });
+    this.lru = core.lru;
+    this.swap = core.swap;
+    this.memcontrol = core.memcontrol;
     this.device = new MapDevice(this.arena.words, options.slots ?? 256, this.log);
     if (this.device.slots > 0) this.swap.swapon(this.device);
-    this.vmscan = new Vmscan({
-      ...{ sync, layout, pages, vmstat, lru: this.lru, swap: this.swap, memcontrol: this.memcontrol },
+    this.vmscan = core.connect({
       rmap: this.#rmapPort(),
       batch: new LogBatch(this.log),
       breaks: { ...NO_MM_BREAKS, ...options.breaks },
