@@ -75,7 +75,7 @@ function report(result: StressResult): string {
 }
 
 function verdictOfBroken(name: string, result: StressResult): number {
-  const caught = result.lost + result.stale + result.problems.length > 0;
+  const caught = result.lost + result.stale + result.failed + result.problems.length > 0;
   console.log(caught ? `caught: ${name}, after ${result.seconds.toFixed(1)} s` : `NOT CAUGHT: ${name}`);
   // Non-zero says that a write was lost, which is here what should happen.
   return caught ? 1 : 0;
