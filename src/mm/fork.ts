@@ -19,7 +19,7 @@ import {
   VmFlag,
 } from './layout.ts';
 import type { Lru } from './lru.ts';
-import type { Memory } from './memory.ts';
+import { type Memory, NEW_ANON } from './memory.ts';
 import type { MmuNotifiers } from './mmu-notifier.ts';
 import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
 import type { Pages } from './page.ts';
@@ -200,7 +200,7 @@ export class Fork {
   /** The child gets a copy now: the pinned page must stay the parent's, or the device would miss it. */
   #copyPinned(child: Mm, to: Vma, vpn: Vpn, from: PteAt, into: PteAt): void {
     const { memory, pages, pageTable, pageOps, rmap, lru, layout } = this.#deps;
-    const pfn = memory.newPage(child);
+    const pfn = memory.newPage(child, 1, NEW_ANON);
     if (pfn < 0) throw new Errno('ENOMEM', 'fork', 'no frame to copy a pinned page');
     pageTable.lockTwo(from, into);
     const entry = pageTable.load(from);

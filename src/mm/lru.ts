@@ -81,7 +81,7 @@ export class Lru {
 
   /** The lists of a group; of pages charged to none when 0. */
   lruvecOf(memcg: Ptr<'memcg'>): Lruvec {
-    return memcg === 0 ? this.#root : this.#deps.layout.memcg.lru.load(memcg);
+    return memcg === 0 ? this.#root : this.#deps.layout.memcg.lru.get(memcg);
   }
 
   #lruvecOfPage(p: Ptr<'page'>): Lruvec {
@@ -127,7 +127,7 @@ export class Lru {
     let locked = 0 as Lruvec;
     for (let i = 0; i < PAGEVEC_SIZE; i++) {
       const at = vec + this.#deps.reclaim.pagevec.pages.at + i;
-      if (Atomics.load(this.#words, at) === 0) continue;
+      if (vec !== this.#pagevec && Atomics.load(this.#words, at) === 0) continue;
       const pfn = Atomics.exchange(this.#words, at, 0);
       if (pfn !== 0) locked = this.#settleLocked(pfn, locked);
     }
@@ -148,18 +148,14 @@ export class Lru {
     const p = this.#deps.pages.at(pfn);
     while ((page.flags.load(p) & PageFlag.LruPending) !== 0) {
       const lruvec = this.#lruvecOfPage(p);
-      if (lruvec !== locked) {
-        if (locked !== 0) this.unlock(locked);
-        locked = lruvec;
-        this.lock(locked);
+      if (lruvec === locked) {
+        // With the lock of its own group held the page can be neither freed nor moved: `remove` takes it.
+        this.#linkHead(locked, pfn, PageFlag.LruPending);
+        break;
       }
-      // With the lock of its own group held the page can be neither freed nor moved: `remove` takes it.
-      if (this.#lruvecOfPage(p) !== locked) continue;
-      if ((page.flags.load(p) & PageFlag.LruPending) === 0) break;
-      // In this order, as `remove` looks for either bit before it takes the lock.
-      this.#linkHead(locked, pfn);
-      page.flags.and(p, ~PageFlag.LruPending);
-      break;
+      if (locked !== 0) this.unlock(locked);
+      locked = lruvec;
+      this.lock(locked);
     }
     return locked;
   }
@@ -290,11 +286,15 @@ export class Lru {
     page.flags.or(p, PageFlag.Active | PageFlag.Workingset);
   }
 
-  /** Requires: 'lru'. */
-  #linkHead(lruvec: Lruvec, pfn: Pfn): void {
+  /**
+   * `from`: the flag that Lru takes the place of, in one step, as `remove` looks for either before it takes
+   * the lock; or 0. Requires: 'lru'.
+   */
+  #linkHead(lruvec: Lruvec, pfn: Pfn, from = 0): void {
     const { page, lruvec: l } = this.#deps.layout;
     const p = this.#deps.pages.at(pfn);
-    const active = (page.flags.or(p, PageFlag.Lru) & PageFlag.Active) !== 0;
+    const before = from === 0 ? page.flags.or(p, PageFlag.Lru) : page.flags.add(p, PageFlag.Lru - from);
+    const active = (before & PageFlag.Active) !== 0;
     const head = active ? l.activeHead : l.inactiveHead;
     const tail = active ? l.activeTail : l.inactiveTail;
     const first = head.get(lruvec);

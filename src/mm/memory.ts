@@ -44,8 +44,10 @@ export type MemoryDeps = {
 
 /** How often an empty zone is reclaimed from before a fault gives up. */
 const ZONE_RETRIES = 8;
-/** What may change in a present pte without its lock. */
+/** What may have changed in a present pte without its being another. */
 const USE_BITS = Pte.Young | Pte.Dirty;
+/** A page nobody shares, its content in place when it is mapped. */
+export const NEW_ANON = PageFlag.AnonExclusive | PageFlag.Uptodate;
 
 /**
  * Page faults of anonymous memory: first touch, the zero page, copy on write, swap (M.3, M.4). Linux:
@@ -96,7 +98,7 @@ export class Memory {
     const pageTable = this.#pageTable;
     const use = write ? USE_BITS : Pte.Young;
     pageTable.lock(pte);
-    if (((pageTable.load(pte) ^ entry) & ~USE_BITS) !== 0) {
+    if (((pageTable.held(pte) ^ entry) & ~USE_BITS) !== 0) {
       pageTable.unlock(pte);
       return FAULT_RETRY;
     }
@@ -112,7 +114,7 @@ export class Memory {
     const pageTable = this.#pageTable;
     const zero = this.#pages.zeroPage;
     pageTable.lock(pte);
-    if (pageTable.load(pte) !== 0) {
+    if (pageTable.held(pte) !== 0) {
       pageTable.unlock(pte);
       return FAULT_RETRY;
     }
@@ -127,26 +129,26 @@ export class Memory {
   #anonymous(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt): number {
     const pageTable = this.#pageTable;
     if (this.#deps.anonVmas.prepare(vma) === 0) return this.#makeRoom() ? FAULT_RETRY : GUP_NOMEM;
-    const pfn = this.newPage(mm);
+    const pfn = this.newPage(mm, 2, NEW_ANON);
     if (pfn < 0) return GUP_NOMEM;
     this.#deps.pageOps.zero(frameByte(pfn));
     pageTable.lock(pte);
-    if (pageTable.load(pte) !== 0 && !this.#deps.breaks.faultWithoutRecheck) {
+    if (pageTable.held(pte) !== 0 && !this.#deps.breaks.faultWithoutRecheck) {
       pageTable.unlock(pte);
-      this.#pages.put(pfn);
-      return FAULT_RETRY;
+      return this.#dropNew(pfn);
     }
-    this.#mapNew(vma, vpn, pfn);
+    this.#deps.rmap.addNew(pfn, vma, vpn);
     pageTable.fill(pte, mkPte(pfn, Pte.Write | USE_BITS));
     this.#layout.mm.anonPages.add(mm, 1);
     pageTable.unlock(pte);
     return this.#added(pfn);
   }
 
-  /** The new page is its pte's, and the caller's: two references. Requires: the ptl. */
-  #mapNew(vma: Vma, vpn: Vpn, pfn: Pfn): void {
-    this.#deps.rmap.addNew(pfn, vma, vpn);
-    this.#pages.get(pfn);
+  /** A new page that nobody saw goes, with the references of the pte and the caller. */
+  #dropNew(pfn: Pfn): number {
+    this.#pages.put(pfn);
+    this.#pages.put(pfn);
+    return FAULT_RETRY;
   }
 
   #added(pfn: Pfn): number {
@@ -156,20 +158,21 @@ export class Memory {
   }
 
   /**
-   * A charged frame with one reference and unknown content, or -1: out of memory. Reclaims if it must.
-   * Requires: no lock below mmap.
+   * A charged frame with `refs` references, `flags` and unknown content, or -1: out of memory. Reclaims if
+   * it must. Requires: no lock below mmap.
    */
-  newPage(mm: Mm): Pfn | -1 {
+  newPage(mm: Mm, refs: number, flags: number): Pfn | -1 {
     const { memcontrol, pageAlloc } = this.#deps;
     const memcg = this.#layout.mm.memcg.get(mm);
     if (!memcontrol.charge(memcg, 1)) return -1;
-    let pfn = pageAlloc.allocUser();
-    for (let i = 0; pfn < 0 && i < ZONE_RETRIES && this.#makeRoom(); i++) pfn = pageAlloc.allocUser();
+    let pfn = pageAlloc.allocUser(refs, flags);
+    for (let i = 0; pfn < 0 && i < ZONE_RETRIES && this.#makeRoom(); i++)
+      pfn = pageAlloc.allocUser(refs, flags);
     if (pfn < 0) {
       memcontrol.uncharge(memcg, 1);
       return -1;
     }
-    if (memcg !== 0) this.#layout.page.memcg.store(this.#pages.at(pfn), memcg);
+    if (memcg !== 0) this.#layout.page.memcg.set(this.#pages.at(pfn), memcg);
     return pfn;
   }
 
@@ -184,7 +187,7 @@ export class Memory {
     const pfn = ptePfn(entry);
     const pageTable = this.#pageTable;
     pageTable.lock(pte);
-    if (((pageTable.load(pte) ^ entry) & ~USE_BITS) !== 0) {
+    if (((pageTable.held(pte) ^ entry) & ~USE_BITS) !== 0) {
       pageTable.unlock(pte);
       return FAULT_RETRY;
     }
@@ -217,7 +220,7 @@ export class Memory {
     if (pages.mapcount(pfn) !== 1) return FAULT_RETRY;
     pages.lock(pfn);
     this.#pageTable.lock(pte);
-    const same = ((this.#pageTable.load(pte) ^ entry) & ~USE_BITS) === 0;
+    const same = ((this.#pageTable.held(pte) ^ entry) & ~USE_BITS) === 0;
     if (same && pages.has(pfn, PageFlag.SwapCache)) swap.tryToFreeSwap(pfn);
     const last = same && pages.mapcount(pfn) === 1 && pages.refcount(pfn) === 2;
     let result = FAULT_RETRY;
@@ -234,7 +237,7 @@ export class Memory {
   #copy(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number): number {
     const { anonVmas, pageOps, notifiers, breaks } = this.#deps;
     if (anonVmas.prepare(vma) === 0) return this.#makeRoom() ? FAULT_RETRY : GUP_NOMEM;
-    const pfn = this.newPage(mm);
+    const pfn = this.newPage(mm, 2, NEW_ANON);
     if (pfn < 0) return GUP_NOMEM;
     if ((entry & Pte.Zero) !== 0) pageOps.zero(frameByte(pfn));
     else pageOps.copy(frameByte(pfn), frameByte(ptePfn(entry)));
@@ -242,10 +245,7 @@ export class Memory {
     if (!breaks.cowWithoutNotify) notifiers.pageStart(mm, vpn, NotifyEvent.Clear, flags);
     const done = this.#replace(mm, vma, vpn, pte, entry, pfn);
     if (!breaks.cowWithoutNotify) notifiers.pageEnd(mm, vpn, NotifyEvent.Clear);
-    if (!done) {
-      this.#pages.put(pfn);
-      return FAULT_RETRY;
-    }
+    if (!done) return this.#dropNew(pfn);
     // The old frame goes only after the end (M-31).
     if ((entry & Pte.Zero) === 0) this.#pages.put(ptePfn(entry));
     this.#deps.vmstat.add('cow_copy', 1);
@@ -258,14 +258,14 @@ export class Memory {
     const pageTable = this.#pageTable;
     pageTable.lock(pte);
     y('M.0');
-    if (((pageTable.load(pte) ^ entry) & ~USE_BITS) !== 0) {
+    if (((pageTable.held(pte) ^ entry) & ~USE_BITS) !== 0) {
       pageTable.unlock(pte);
       return false;
     }
     pageTable.take(pte);
     y('I.P');
     if (!breaks.cowWithoutNotify) notifiers.invalidatePage(mm, vpn);
-    this.#mapNew(vma, vpn, pfn);
+    rmap.addNew(pfn, vma, vpn);
     pageTable.replace(pte, mkPte(pfn, Pte.Write | USE_BITS));
     if ((entry & Pte.Zero) === 0) rmap.removeMapping(ptePfn(entry));
     else this.#layout.mm.anonPages.add(mm, 1);

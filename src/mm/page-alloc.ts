@@ -12,7 +12,7 @@ const zoneLayout = (words: Int32Array) =>
     lock: i32, //   class 'zone'
     head: i32, //   pfn of the frame freed last; linked by page.next; under the lock
     bump: i32, //   frames from here on were never handed out; under the lock
-    free: i32, //   atomic; changes under the lock
+    free: i32, //   under the lock; read without it as a hint
     min: i32, //    user frames are refused below this
     low: i32, //    background reclaim works below this
     allocs: i32, // under the lock
@@ -59,14 +59,17 @@ export class PageAlloc {
     const { arena } = sync;
     const z = heap.alloc(zone.words) as Ptr<'zone'>;
     zone.bump.set(z, arena.firstFrame);
-    zone.free.store(z, arena.frames);
+    zone.free.set(z, arena.frames);
     zone.min.set(z, Math.min(64, arena.frames >>> 5));
     zone.low.set(z, Math.min(256, arena.frames >>> 4));
     arena.setRoot(Root.zone, z);
   }
 
-  /** A frame with one reference and unknown content, for the kernel's own use; -1 when there is none. */
-  alloc(): Pfn | -1 {
+  /**
+   * A frame with `refs` references, `flags`, and unknown content; -1 when there is none. What is plain here
+   * is published by whatever lets others find the frame.
+   */
+  alloc(refs = 1, flags = 0): Pfn | -1 {
     const { lock, head, bump, free, allocs } = this.#zone;
     const z = this.#z;
     if (this.#failures !== 0 && this.#fails()) return -1;
@@ -81,20 +84,20 @@ export class PageAlloc {
       }
       bump.set(z, pfn + 1);
     }
-    free.add(z, -1);
+    free.set(z, free.get(z) - 1);
     allocs.set(z, allocs.get(z) + 1);
     this.#sync.unlock('zone', z + lock.at);
     const p = this.#at(pfn);
     this.#page.next.set(p, 0);
-    this.#page.flags.store(p, 0);
+    this.#page.flags.set(p, flags);
     // Last: from here on a lockless walker with a stale entry may take a reference.
-    this.#page.refcount.store(p, 1);
+    this.#page.refcount.store(p, refs);
     return pfn;
   }
 
   /** A frame for a user's page: leaves the last ones to those whom reclaim needs. */
-  allocUser(): Pfn | -1 {
-    return this.#zone.free.load(this.#z) <= this.#zone.min.get(this.#z) ? -1 : this.alloc();
+  allocUser(refs: number, flags: number): Pfn | -1 {
+    return this.#zone.free.get(this.#z) <= this.#zone.min.get(this.#z) ? -1 : this.alloc(refs, flags);
   }
 
   /** Drops the owner's reference to a frame of the kernel's. A stale walker's may be the last one. */
@@ -116,14 +119,14 @@ export class PageAlloc {
     this.#sync.lock('zone', z + lock.at);
     this.#page.next.set(p, head.get(z));
     head.set(z, pfn);
-    free.add(z, 1);
+    free.set(z, free.get(z) + 1);
     frees.set(z, frees.get(z) + 1);
     this.#sync.unlock('zone', z + lock.at);
   }
 
   /** Free frames; a hint. */
   get freeFrames(): number {
-    return this.#zone.free.load(this.#z);
+    return this.#zone.free.get(this.#z);
   }
 
   /** Fewer frames are free than background reclaim wants. */

@@ -30,8 +30,10 @@ export type PageTableDeps = {
 };
 
 /**
- * An mm's page tables. Entries change under their table's lock, by atomics, as they are read and their
- * young and dirty bits are set without it.
+ * An mm's page tables. Entries change under their table's lock alone, by atomics, as they are read without
+ * it. Who holds the lock, and so shuts out every writer, reads them plainly; likewise who holds mmap reads
+ * the entries of the upper tables, which then only ever go from none to a table, and are looked at again
+ * under the lock.
  */
 export class PageTable {
   readonly #deps: PageTableDeps;
@@ -70,7 +72,7 @@ export class PageTable {
 
   /** The table that a middle entry names, made if need be; -1 when there is no frame. */
   #below(mm: Ptr<'mm'>, entryAt: number): Pfn | -1 {
-    const entry = Atomics.load(this.#words, entryAt);
+    const entry = this.#words[entryAt] as number;
     return entry !== 0 ? ptePfn(entry) : this.#install(mm, entryAt);
   }
 
@@ -127,6 +129,11 @@ export class PageTable {
     return Atomics.load(this.#words, pte);
   }
 
+  /** As `load`. Requires: its lock. */
+  held(pte: PteAt): number {
+    return this.#words[pte] as number;
+  }
+
   /** Fills an entry that is none. Requires: its lock. */
   fill(pte: PteAt, entry: number): void {
     this.#words[(pte & TABLE_MASK) + Table.used]! += 1;
@@ -149,18 +156,12 @@ export class PageTable {
     return Atomics.exchange(this.#words, pte, 0);
   }
 
-  /** Sets and clears bits of an entry, losing none that others set meanwhile. Returns what it was. */
+  /** Sets and clears bits of an entry. Returns what it was. Requires: its lock. */
   change(pte: PteAt, set: number, clear: number): number {
-    for (let seen = Atomics.load(this.#words, pte); ; ) {
-      const now = Atomics.compareExchange(this.#words, pte, seen, (seen & ~clear) | set);
-      if (now === seen) return seen;
-      seen = now;
-    }
-  }
-
-  /** Sets bits if the entry is still `seen`. */
-  trySet(pte: PteAt, seen: number, set: number): boolean {
-    return Atomics.compareExchange(this.#words, pte, seen, seen | set) === seen;
+    const before = this.#words[pte] as number;
+    const after = (before & ~clear) | set;
+    if (after !== before) Atomics.store(this.#words, pte, after);
+    return before;
   }
 
   /**

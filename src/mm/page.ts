@@ -81,21 +81,24 @@ export class Pages {
     if (before === 1) this.#free(pfn);
   }
 
-  /** The one place where a page ends. Nobody can reach it any more but a scan of the LRU. */
+  /**
+   * The one place where a page ends. Nobody can reach it any more but a scan of the LRU, so what that leaves
+   * alone is plain here.
+   */
   #free(pfn: Pfn): void {
     const { flags, mapping, memcg, mapcount } = this.#page;
     const p = this.at(pfn);
-    assert(mapcount.load(p) === 0, 'M3: a mapped page has references');
-    const anonVma = mapping.load(p);
-    const charged = memcg.load(p);
+    assert(mapcount.get(p) === 0, 'M3: a mapped page has references');
+    const anonVma = mapping.get(p);
+    const charged = memcg.get(p);
     if (this.#hooks !== undefined) {
       if ((flags.load(p) & ON_LRU) !== 0) this.#hooks.lruRemove(pfn);
       if (anonVma !== 0) {
-        mapping.store(p, 0 as Ptr<'anonVma'>);
+        mapping.set(p, 0 as Ptr<'anonVma'>);
         this.#hooks.putAnonVma(anonVma);
       }
     }
-    if (charged !== 0) memcg.store(p, 0 as Ptr<'memcg'>);
+    if (charged !== 0) memcg.set(p, 0 as Ptr<'memcg'>);
     this.#pageAlloc.release(pfn);
     if (charged !== 0) this.#hooks?.uncharge(charged, 1);
   }

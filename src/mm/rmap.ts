@@ -44,16 +44,15 @@ export class Rmap {
     this.#deps = deps;
   }
 
-  /** A new page becomes its VMA's; the caller maps it. Nobody else knows the page yet. */
+  /** A new page becomes its VMA's; the caller maps it. Nobody else knows the page yet: hence plain. */
   addNew(pfn: Pfn, vma: Vma, vpn: Vpn): void {
     const { page, vma: v } = this.#deps.layout;
     const p = this.#deps.pages.at(pfn);
     const anonVma = v.anonVma.load(vma);
     this.#deps.anonVmas.get(anonVma);
-    page.mapping.store(p, anonVma);
+    page.mapping.set(p, anonVma);
     page.index.set(p, v.pgoff.get(vma) + vpn - v.start.get(vma));
-    page.mapcount.store(p, 1);
-    page.flags.or(p, PageFlag.AnonExclusive | PageFlag.Uptodate);
+    page.mapcount.set(p, 1);
   }
 
   /**

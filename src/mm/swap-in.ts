@@ -51,7 +51,7 @@ export class SwapIn {
   /** Reads the slot into a new page of the cache. The page comes back locked, with a reference. */
   #read(mm: Mm, slot: Slot): Pfn | number {
     const { pages, swap, lru, vmstat } = this.#deps;
-    const pfn = this.#memory.newPage(mm);
+    const pfn = this.#memory.newPage(mm, 1, 0);
     if (pfn < 0) return GUP_NOMEM;
     pages.lock(pfn);
     const added = swap.addToCache(slot, pfn);
@@ -117,7 +117,7 @@ export class SwapIn {
   #byPteAlone(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number, write: boolean): number {
     const { pages, pageTable, swap, layout, lru, y } = this.#deps;
     const cached = swap.lookupCache(swpOffset(entry));
-    const pfn = cached === 0 ? this.#memory.newPage(mm) : cached;
+    const pfn = cached === 0 ? this.#memory.newPage(mm, 1, 0) : cached;
     if (pfn < 0) return GUP_NOMEM;
     if (cached === 0) {
       if (swap.readPage(swpOffset(entry), pfn) !== 'ok') pages.set(pfn, PageFlag.Uptodate);

@@ -27,29 +27,46 @@ export const VMSTAT = {
   fork: 19,
 } as const;
 export type VmstatName = keyof typeof VMSTAT;
-const COUNTERS = 32;
+/** Words of a row: the next row, then the counters. */
+const ROW_WORDS = 32;
+const NEXT = 0;
+const FIRST = 1;
 
-/** Counters of the whole arena; atomic words that wrap. */
+/**
+ * Counters of the whole arena, modulo 2^32. Each thread counts in a row of its own, which it alone writes:
+ * plainly, as a fault counts and an atomic costs ten nanoseconds. Rows stay when their threads go. Linux:
+ * vm_event_states.
+ */
 export class Vmstat {
   readonly #words: Int32Array;
-  readonly #at: number;
+  readonly #head: number;
+  readonly #row: number;
 
-  constructor(sync: Sync) {
+  constructor(sync: Sync, heap: Heap) {
     this.#words = sync.words;
-    this.#at = sync.arena.root(Root.vmstat);
-  }
-
-  /** Once per arena, before the first instance. */
-  static init(sync: Sync, heap: Heap): void {
-    sync.arena.setRoot(Root.vmstat, heap.alloc(COUNTERS));
+    this.#head = sync.arena.rootAt(Root.vmstat);
+    this.#row = heap.alloc(ROW_WORDS);
+    for (;;) {
+      const first = Atomics.load(this.#words, this.#head);
+      this.#words[this.#row + NEXT] = first;
+      if (Atomics.compareExchange(this.#words, this.#head, first, this.#row) === first) break;
+    }
   }
 
   add(name: VmstatName, by: number): void {
-    Atomics.add(this.#words, this.#at + VMSTAT[name], by);
+    this.#words[this.#row + FIRST + VMSTAT[name]]! += by;
   }
 
   read(name: VmstatName): number {
-    return Atomics.load(this.#words, this.#at + VMSTAT[name]) >>> 0;
+    let sum = 0;
+    for (
+      let row = Atomics.load(this.#words, this.#head);
+      row !== 0;
+      row = this.#words[row + NEXT] as number
+    ) {
+      sum += this.#words[row + FIRST + VMSTAT[name]] as number;
+    }
+    return sum >>> 0;
   }
 
   /** All counters by name. */
