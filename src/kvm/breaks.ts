@@ -31,6 +31,8 @@ export type KvmBreaks = {
   rmapNextFirst: boolean;
   /** T-FIR-08: in_progress goes down before the sequence goes up (K-23). */
   decrementFirst: boolean;
+  /** T-FIR-08: the check is made before mmu_lock is taken, and not again under it (K-25). */
+  checkUnlocked: boolean;
   /** T-FIR-12: the hull is not reset when in_progress leaves zero (K-21). */
   staleHull: boolean;
   /** T-FIR-13: a boolean where a counter belongs. */
@@ -64,6 +66,7 @@ export const NO_BREAKS: KvmBreaks = {
   ageShortCircuit: false,
   rmapNextFirst: false,
   decrementFirst: false,
+  checkUnlocked: false,
   staleHull: false,
   inProgressFlag: false,
   seqAtStart: false,

@@ -118,12 +118,15 @@ export class KvmFault {
     const { vm: v } = this.#kvm.layout;
     const { sync, mmu, breaks, mm } = this.#kvm;
     const pfn = found & GUP_PFN_MASK;
+    const early = breaks.checkUnlocked && this.#changed(vm, gfn, seen);
+    if (breaks.checkUnlocked) sync.y('F.pre2');
     if (!this.#lockStocked(vm)) {
       mm.pages.put(pfn);
       return this.#missed(GUP_NOMEM);
     }
     sync.y('F.L');
-    const stale = !breaks.installThenCheck && this.#changed(vm, gfn, seen);
+    const late = !breaks.installThenCheck && !breaks.checkUnlocked;
+    const stale = late ? this.#changed(vm, gfn, seen) : early;
     sync.y('F.c');
     if (stale) {
       sync.unlock('mmu', vm + v.mmuLock.at);
