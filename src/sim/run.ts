@@ -13,6 +13,8 @@ export type Report = {
   schedules: number;
   pruned: number;
   points: number;
+  /** Rows whose schedule was wanted. */
+  rows: string[];
   milliseconds: number;
   mutants: { name: string; killed: boolean; schedules: number; by: string }[];
   /** Everything that makes the case fail. */
@@ -31,6 +33,7 @@ export async function runCase(pool: Pool, test: AnyCase, profile: string, option
     schedules: honest.schedules,
     pruned: honest.pruned,
     points: honest.points.size,
+    rows: Object.keys(schedulesOf(test, profile)),
     milliseconds: 0,
     mutants: [],
     problems: problemsOf(honest, test, profile),
@@ -184,6 +187,7 @@ async function* reportsOf(queue: JobTask[]): AsyncGenerator<Report> {
 
 function print(report: Report): void {
   console.log(formatReport(report));
+  if (report.rows.length > 0) console.log(`        ${report.rows.join(', ')}`);
   for (const problem of report.problems) console.log(`     ${problem.replaceAll('\n', '\n     ')}`);
 }
 

@@ -2,7 +2,7 @@ import { assert } from '../../base/assert.ts';
 import { Spte } from '../../kvm/layout.ts';
 import type { AnyCase } from '../case.ts';
 import { GFN, type Guest, type World } from '../world.ts';
-import { ALL, base, checkFaults, cleanPage, fourPages, type WorldCase } from './faults.ts';
+import { ALL, base, COUNTED, checkFaults, cleanPage, fourPages, type WorldCase } from './faults.ts';
 
 // T-AGE: reclaim asks whether a page was used, while the guest uses it.
 
@@ -185,4 +185,46 @@ const pass: WorldCase = {
   mutants: [{ name: 'skip the zap', breaks: { kvm: { skipZap: true } } }],
 };
 
-export const cases: readonly AnyCase[] = [inFlight, dirtyBit, againstZap, manyLeaves, twoVms, pass];
+/** Spins, letting others run, until the word has the value. */
+function until(world: World, word: number, value: number, meanwhile: () => void = () => {}): void {
+  while (Atomics.load(world.sync.words, word) !== value) {
+    world.sync.y('W.spin');
+    meanwhile();
+  }
+}
+
+/** The page is hot: the vCPU never misses, so its leaf's accessed bit is set by a refill alone. */
+const hot: WorldCase = {
+  ...base,
+  name: 'T-AGE-09',
+  title: 'a page hot in the TLB looks used again after an ageing pass has ended (K-51, design 11)',
+  profiles: ALL,
+  setup: fourPages,
+  actors: {
+    vcpu(world, { guest, flag }) {
+      world.vcpu(guest).run(vcpu => {
+        vcpu.load(GFN);
+        Atomics.store(world.sync.words, flag, 1);
+        until(world, flag, 2, () => vcpu.stopPoint());
+        vcpu.stopPoint();
+        vcpu.load(GFN);
+        Atomics.store(world.sync.words, flag, 3);
+      });
+    },
+    reclaim(world, { guest, flag }) {
+      until(world, flag, 1);
+      world.age(guest, 0);
+      world.mm.notifiers.ageingPassEnd(guest.mm);
+      Atomics.store(world.sync.words, flag, 2);
+      until(world, flag, 3);
+      assert(world.age(guest, 0), 'K-51: a page in use looks unused');
+    },
+  },
+  reach: { 'T-AGE-09': 'F.t < A.z < F.f' },
+  oracle: (world, { guest }, trace) => checkFaults(world, guest, trace),
+  mutants: [
+    { name: 'the pass ends without a bump', breaks: { kvm: { noAgeingBump: true } }, profiles: COUNTED },
+  ],
+};
+
+export const cases: readonly AnyCase[] = [inFlight, dirtyBit, againstZap, manyLeaves, twoVms, pass, hot];

@@ -74,6 +74,11 @@ const protocol: readonly WorldMutant[] = [
   { name: 'ignore the sequence (T-FIP-03, T-FIR-03)', breaks: { kvm: { ignoreSeq: true } } },
   { name: 'ignore in_progress (T-FIR-02)', breaks: { kvm: { ignoreInProgress: true } }, profiles: COUNTED },
   { name: 'sequence at the start only (T-FIR-05)', breaks: { kvm: { seqAtStart: true } }, profiles: COUNTED },
+  {
+    name: 'check without the lock, in_progress down first (T-FIR-08)',
+    breaks: { kvm: { checkUnlocked: true, decrementFirst: true } },
+    profiles: COUNTED,
+  },
   { name: 'sample while odd (T-FIP-06)', breaks: { kvm: { sampleOdd: true } }, profiles: SEED },
   { name: 'sample after GUP (T-FIP-09)', breaks: { kvm: { sampleAfterGup: true } } },
   { name: 'a retry leaks its reference (T-FIR-18)', breaks: { kvm: { leakOnRetry: true } } },
@@ -251,6 +256,7 @@ const cow: WorldCase = {
 const staleVisible: WorldCase = {
   ...base,
   name: 'T-FIP-10',
+  heavy: true,
   title: 'one vCPU faults while the VMM breaks COW, another reads after the write has returned',
   profiles: ALL,
   setup(world) {
@@ -348,7 +354,12 @@ const alias: WorldCase = {
     },
     discard: (world, { guest }) => world.discard(guest, 0),
   },
-  reach: { 'the fault comes after': 'M.k < F.s' },
+  reach: profile => ({
+    'T-FIP-11': 'M.k < F.s',
+    ...(profile === 'seed08'
+      ? { 'T-SLOT-10': 'I.z < F.s' }
+      : { 'T-FIR-15': 'S.z < F.s', 'T-SLOT-10': 'S.z < F.s' }),
+  }),
   oracle(world, { guest }, trace) {
     checkFaults(world, guest, trace);
   },
@@ -359,6 +370,7 @@ const alias: WorldCase = {
 const twoVcpus: WorldCase = {
   ...base,
   name: 'T-FIP-13',
+  heavy: true,
   title: 'two vCPUs write to the same page, which is swapped out between their faults',
   profiles: ['seed08', 'modern'],
   setup: fourPages,

@@ -232,6 +232,7 @@ function srcuUpdate({ sync, srcu, breaks, at }: Core): void {
 const srcu: Case<Core, null, Breaks> = {
   ...base,
   name: 'srcu',
+  heavy: true,
   preemptions: 3,
   title: 'two readers of a published value, which an updater replaces twice',
   actors: { reader: srcuRead, other: srcuRead, updater: srcuUpdate },

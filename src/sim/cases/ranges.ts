@@ -11,6 +11,7 @@ import { base, COUNTED, checkFaults, cleanPage, fourPages, type WorldCase } from
 const overlap: WorldCase = {
   ...base,
   name: 'T-FIR-11',
+  heavy: true,
   title: 'the page is swapped out while another is discarded, and then a third: the hull (T-FIR-11, -12)',
   profiles: COUNTED,
   setup: fourPages,
@@ -52,6 +53,7 @@ const overlap: WorldCase = {
 const nested: WorldCase = {
   ...base,
   name: 'T-FIR-13',
+  heavy: true,
   title: 'two discards of one page, nested or overlapping, against a fault',
   profiles: COUNTED,
   setup: fourPages,

@@ -17,6 +17,7 @@ function forked(world: World): Setup {
 const isolation: WorldCase = {
   ...base,
   name: 'T-COW-02',
+  heavy: true,
   title: 'the guest writes a forked page while the child reads it, and the page is swapped out',
   profiles: ALL,
   setup: forked,

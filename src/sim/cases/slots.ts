@@ -19,6 +19,7 @@ function checkPublication(trace: readonly Event[]): void {
 const waits: WorldCase = {
   ...base,
   name: 'T-SLOT-04',
+  heavy: true,
   title: 'a slot is created while pages are discarded and swapped out (also T-SLOT-05)',
   profiles: COUNTED,
   setup: fourPages,
