@@ -4,8 +4,15 @@ import { type Item, item, jumpPiece, type Piece, piece } from '../block.ts';
 import type { Fields } from '../encode.ts';
 import { floatImage, integerImage } from '../operands.ts';
 import type { PrivilegedCase, PrivilegedState } from './image.ts';
-import { PTE_VALUE_COUNT, PTE_VALUES, SPACES } from './layout.ts';
-import { dataAddress, ENTRIES, jumpAddress, WRITTEN_BASE, writtenTable } from './tables.ts';
+import { LANDING, PTE_VALUE_COUNT, PTE_VALUES, SPACES } from './layout.ts';
+import {
+  DATA_ENTRIES,
+  dataAddress,
+  JUMP_ENTRIES,
+  jumpAddress,
+  WRITTEN_BASE,
+  writtenTable,
+} from './tables.ts';
 
 // Random privileged blocks, of 32-bit instructions. What the manual leaves open is left out:
 //
@@ -15,6 +22,7 @@ import { dataAddress, ENTRIES, jumpAddress, WRITTEN_BASE, writtenTable } from '.
 //   FS = Initial, Clean         when they become Dirty is ours to choose
 //   UXL, VS, senvcfg,           WARL with other fields than ours; QEMU 7.2 keeps VS even without vectors
 //   scounteren
+//   executing a loaded page      supervisor mode, user page: see tables.ts
 //   stval of a breakpoint       zero or pc
 //   stray physical addresses    the board answers, not the hart; QEMU also differs on page tables there
 
@@ -96,12 +104,13 @@ export class PrivilegedGenerator {
       [8, () => this.#plain()],
       [5, () => this.#branch()],
       [6, () => this.#status()],
+      [5, () => this.#toggled()],
       [8, () => this.#csrs()],
       [3, () => this.#absent()],
       [3, () => this.#illegal()],
       [4, () => this.#toUser()],
       [2, () => this.#toSupervisor()],
-      [5, () => item(1, piece('ecall', {}))],
+      [9, () => item(1, piece('ecall', {}))],
       [4, () => this.#interrupt()],
       [2, () => this.#wait()],
       [3, () => this.#fence()],
@@ -199,6 +208,24 @@ export class PrivilegedGenerator {
     const flip = piece('xor', { rd: mask, rs1: mask, rs2: old });
     // With FS both ways: of a half-set FS there is none.
     return this.#item1(...load, read('sstatus', old), flip, csr('sstatus', 'csrrw', this.#rd(), mask));
+  }
+
+  /** The same access under both values of SUM or MXR, so that what is cached under one shows. */
+  #toggled(): Item {
+    const r = this.#r;
+    const [mask, rd] = this.#some(2) as [number, number];
+    const rs1 = r.pick(this.#regs.data);
+    const imm = r.below(64) - 32;
+    const access = () => piece(r.pick(['lb', 'ld', 'lb', 'sb']), { rd, rs1, rs2: this.#rs(), imm });
+    const field = r.oneIn(2) ? Status.SUM : Status.MXR;
+    const how = r.oneIn(2) ? ['csrrs', 'csrrc'] : ['csrrc', 'csrrs'];
+    return this.#item1(
+      piece('lui', { rd: mask, imm: field >> 12 }),
+      csr('sstatus', how[0]!, 0, mask),
+      access(),
+      csr('sstatus', how[1]!, 0, mask),
+      access(),
+    );
   }
 
   /** WARL and plain ones: written, read back. */
@@ -331,22 +358,39 @@ export class PrivilegedGenerator {
     );
   }
 
-  /** A new entry in the table in RAM, a fence, and an access through it. */
+  /** An access or jump, a new entry in the table in RAM, a fence, and the same page again. */
   #remap(): Item {
     const r = this.#r;
     const [value, address] = this.#some(2) as [number, number];
-    const entry = r.below(ENTRIES);
-    const fence = r.oneIn(2) ? { rs1: 0, rs2: 0 } : { rs1: address, rs2: 0 };
-    const access = r.pick([...LOADS, ...STORES]);
-    const rd = access.startsWith('f') ? this.#rs() : this.#rd();
+    const isJump = r.oneIn(3);
+    const entry = isJump ? JUMP_ENTRIES.first + r.below(JUMP_ENTRIES.count) : r.below(DATA_ENTRIES);
+    const jump = () => piece('jalr', { rd: 1, rs1: address, imm: 0 });
+    const load = () => piece('lb', { rd: value, rs1: address, imm: 0 });
     return this.#item1(
       piece('lui', { rd: address, imm: entry }),
       piece('add', { rd: address, rs1: address, rs2: this.#regs.written }),
+      ...(isJump ? this.#landing(address, value) : []),
+      isJump ? jump() : load(),
       piece('ld', { rd: value, rs1: this.#regs.values, imm: 8 * r.below(PTE_VALUE_COUNT) }),
       piece('sd', { rs2: value, rs1: this.#regs.table, imm: 8 * entry }),
-      piece('sfence.vma', fence),
-      piece(access, { rd, rs1: address, rs2: this.#rs(), imm: r.below(64) }),
+      piece('sfence.vma', r.oneIn(2) ? { rs1: 0, rs2: 0 } : { rs1: address, rs2: 0 }),
+      isJump ? jump() : this.#through(address),
     );
+  }
+
+  /** Moves `address` to the landing of its page. */
+  #landing(address: number, scratch: number): Piece[] {
+    const half = LANDING / 2;
+    return [
+      piece('addi', { rd: scratch, rs1: address, imm: half }),
+      piece('addi', { rd: address, rs1: scratch, imm: half }),
+    ];
+  }
+
+  #through(address: number): Piece {
+    const access = this.#r.pick([...LOADS, ...STORES]);
+    const rd = access.startsWith('f') ? this.#rs() : this.#rd();
+    return piece(access, { rd, rs1: address, rs2: this.#rs(), imm: this.#r.below(64) });
   }
 
   /** A mode that makes dynamic rounding illegal, for one instruction. */

@@ -42,27 +42,79 @@ class Comparison {
   }
 }
 
-const show = async (comparison: Comparison, world: World, c: PrivilegedCase, print: (l: string) => void) => {
-  const differ = async (cases: readonly PrivilegedCase[]) => {
-    // Together by record; memory is shared, so what only shows there needs a run of its own.
-    const { records } = await comparison.run(world, cases);
-    return records.map(lines => lines.length > 0);
+type Print = (line: string) => void;
+
+const shrinkAlone = (comparison: Comparison, world: World, c: PrivilegedCase): Promise<PrivilegedCase> =>
+  shrink(async cases => (await comparison.run(world, cases)).records.map(lines => lines.length > 0), c);
+
+/** Cases share memory: first fewer of them, then fewer items in each, as long as anything differs. */
+const shrinkTogether = async (
+  comparison: Comparison,
+  world: World,
+  cases: readonly PrivilegedCase[],
+): Promise<readonly PrivilegedCase[]> => {
+  const differs = async (candidate: readonly PrivilegedCase[]) => {
+    const { records, memory } = await comparison.run(world, candidate);
+    return memory.length > 0 || records.some(lines => lines.length > 0);
   };
-  const alone = await comparison.run(world, [c]);
-  if (alone.records[0]!.length === 0) {
-    print(alone.memory.length === 0 ? 'differs, but not alone' : 'leaves other memory');
-    for (const line of alone.memory) print(line);
-    return;
+  let left = await fewer(cases, differs);
+  for (let at = left.length - 1; at >= 0; at--) {
+    const within = (items: PrivilegedCase['items']) => left.map((c, i) => (i === at ? { ...c, items } : c));
+    left = within(await fewer(left[at]!.items, items => differs(within(items))));
   }
-  const small = await shrink(differ, c);
-  const address = buildPrivileged(world, [small]).blockAddresses[0]!;
-  print(`differs, ${small.items.length} of ${c.items.length} items left (frame x${world.frame}):`);
-  for (const line of listing(small.items, address)) print(line);
-  const { x, user, space, sstatus } = small.state;
-  print(`  from ${user ? 'user' : 'supervisor'} mode, space ${space}, sstatus ${sstatus.toString(16)}`);
-  print(`  ${x.map((value, i) => `x${i}=${value.toString(16)}`).join(' ')}`);
-  const { records, memory } = await comparison.run(world, [small]);
-  for (const line of [...records[0]!, ...memory]) print(line);
+  return left;
+};
+
+/** Without ever smaller runs of the list, as long as it differs. */
+const fewer = async <T>(
+  list: readonly T[],
+  differs: (list: readonly T[]) => Promise<boolean>,
+): Promise<readonly T[]> => {
+  for (let size = (list.length + 1) >> 1; size >= 1; size >>= 1) {
+    for (let at = list.length - size; at > -size; at -= size) {
+      const without = [...list.slice(0, Math.max(0, at)), ...list.slice(at + size)];
+      if (await differs(without)) list = without;
+    }
+  }
+  return list;
+};
+
+const showCases = async (
+  comparison: Comparison,
+  world: World,
+  cases: readonly PrivilegedCase[],
+  print: Print,
+) => {
+  const { records, memory } = await comparison.run(world, cases);
+  const addresses = buildPrivileged(world, cases).blockAddresses;
+  cases.forEach(({ items, state }, i) => {
+    print(`block of ${items.length} items, frame x${world.frame}`);
+    for (const line of listing(items, addresses[i]!)) print(line);
+    const { x, user, space, sstatus } = state;
+    print(`  from ${user ? 'user' : 'supervisor'} mode, space ${space}, sstatus ${sstatus.toString(16)}`);
+    print(`  ${x.map((value, n) => `x${n}=${value.toString(16)}`).join(' ')}`);
+    for (const line of records[i]!) print(line);
+  });
+  for (const line of memory) print(line);
+};
+
+/** Prints what differs as short as it can be made. */
+const show = async (
+  comparison: Comparison,
+  world: World,
+  cases: readonly PrivilegedCase[],
+  outcome: Outcome,
+  print: Print,
+): Promise<void> => {
+  const first = outcome.records.findIndex(lines => lines.length > 0);
+  const until = first < 0 ? cases : cases.slice(0, first + 1);
+  const last = until.at(-1)!;
+  const alone = await comparison.run(world, [last]);
+  const small =
+    alone.records[0]!.length > 0
+      ? [await shrinkAlone(comparison, world, last)]
+      : await shrinkTogether(comparison, world, until);
+  await showCases(comparison, world, small, print);
 };
 
 const piecesOf = (cases: readonly PrivilegedCase[]): number =>
@@ -85,13 +137,11 @@ export const runPrivileged = async (o: PrivilegedOptions): Promise<number> => {
     instructions += piecesOf(cases);
     retired += outcome.instructions;
     blocks += cases.length;
-    const different = cases.filter((_, i) => outcome.records[i]!.length > 0);
-    differences += different.length;
-    for (const c of different.slice(0, SHOWN)) await show(comparison, world, c, o.print);
-    if (different.length > 0 || outcome.memory.length === 0) continue;
-    differences++;
-    o.print('memory differs behind blocks whose registers do not:');
-    for (const line of outcome.memory) o.print(line);
+    const different = outcome.records.filter(lines => lines.length > 0).length;
+    // Memory that differs behind equal records is a difference too.
+    const found = different || (outcome.memory.length > 0 ? 1 : 0);
+    if (found > 0) await show(comparison, world, cases, outcome, o.print);
+    differences += found;
   }
   o.print(`${instructions} instructions in ${blocks} blocks (${retired} retired with driver and handler)`);
   return differences;

@@ -14,7 +14,14 @@ const Pte = { V: 1, R: 2, W: 4, X: 8, U: 16, G: 32, A: 64, D: 128 } as const;
 const RWX = Pte.R | Pte.W | Pte.X;
 const PAGE = 4096;
 /** Entries of a level 0 table that lead somewhere. */
-export const ENTRIES = 32;
+const ENTRIES = 64;
+/**
+ * Data accesses stay in the first half of a table and of the data pages, jumps in the second, a page
+ * apart: QEMU 7.2 lets supervisor mode execute a user page that SUM let it load from before.
+ */
+export const DATA_ENTRIES = 32;
+export const JUMP_ENTRIES = { first: 34, count: 30 } as const;
+const DATA_HALF = DATA_PAGES / 2;
 const PAGES_PER_SPACE = 4;
 const GIB = 1 << 30;
 const MIB2 = 1 << 21;
@@ -115,19 +122,23 @@ export const WRITTEN_BASE = BASE + MIB2;
 const u64 = (n: number): bigint => BigInt.asUintN(64, BigInt(n));
 
 /** The start of a page, mapped or not. */
-const somePage = (r: Random): bigint => {
-  const page = () => r.below(ENTRIES + 1) * PAGE;
-  const pageOfData = () => r.below(DATA_PAGES) * PAGE;
+const somePage = (r: Random, use: 'data' | 'jump'): bigint => {
+  const isData = use === 'data';
+  const entry = () =>
+    isData ? r.below(DATA_ENTRIES + 1) : JUMP_ENTRIES.first + r.below(JUMP_ENTRIES.count + 1);
+  const page = () => entry() * PAGE;
+  const pageOfData = () => (isData ? r.below(DATA_HALF) : DATA_HALF + 1 + r.below(DATA_HALF - 1)) * PAGE;
   const half = r.oneIn(4) ? UPPER * GIB : BASE;
   const places: (() => number)[] = [
     () => half + page(),
-    () => half + MIB2 + page(),
+    // One address each, or a fence of one would leave the other.
+    () => BASE + MIB2 + page(),
     () => half + (2 + r.below(8)) * MIB2 + pageOfData(),
     () => half + 11 * MIB2 + page(),
     () => half + r.pick([10, 12, 13, 14]) * MIB2 + page(),
     () => r.pick([17, 18]) * GIB + (DATA - MACHINE) + pageOfData(),
     () => DATA + pageOfData(),
-    () => r.below(512) * PAGE,
+    () => (isData ? 0 : 256 * PAGE) + r.below(256) * PAGE,
   ];
   const weights = [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 4, 5, 6, 7];
   return u64(places[r.pick(weights)]!());
@@ -138,6 +149,6 @@ const spoil = (r: Random, address: bigint): bigint =>
 
 /** Near one end of a page, so that accesses cross into the next. */
 export const dataAddress = (r: Random): bigint =>
-  spoil(r, somePage(r) + BigInt(r.oneIn(2) ? r.below(64) : PAGE - 1 - r.below(16)));
+  spoil(r, somePage(r, 'data') + BigInt(r.oneIn(2) ? r.below(64) : PAGE - 1 - r.below(16)));
 
-export const jumpAddress = (r: Random): bigint => spoil(r, somePage(r) + BigInt(LANDING));
+export const jumpAddress = (r: Random): bigint => spoil(r, somePage(r, 'jump') + BigInt(LANDING));
