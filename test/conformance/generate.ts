@@ -1,10 +1,10 @@
 import type { Random } from '../../src/base/random.ts';
+import { floatImage, integerImage, type Letter, random64 } from '../../src/cpu/float/operands-testing.ts';
 import { INSTRUCTIONS } from '../../src/cpu/instructions.ts';
 import { type Item, item, jumpPiece, type Piece, piece } from './block.ts';
 import { type CompressedRegisters, compressedForms } from './compressed.ts';
 import { type Fields, rowOf } from './encode.ts';
 import { type Case, type Frame, type State, WINDOW_BYTES } from './image.ts';
-import { floatImage, integerImage, type Letter, random64 } from './operands.ts';
 
 // Random blocks. Jumps go forward, except in counted loops; addresses stay in the record's window.
 

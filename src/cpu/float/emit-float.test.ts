@@ -1,9 +1,9 @@
 import { expect, test } from 'vitest';
-import { floatOracle } from '../../../test/conformance/float-oracle.ts';
-import { floatImage, integerImage, type Letter } from '../../../test/conformance/operands.ts';
 import { Random } from '../../base/random.ts';
 import { ModuleBuilder } from '../../wasm/encoder.ts';
 import { emitFloat, type FloatFunctions } from './emit-float.ts';
+import { floatImage, integerImage, type Letter } from './operands-testing.ts';
+import { floatOracle } from './oracle-testing.ts';
 
 const CPU = 64;
 const FFLAGS = 12;

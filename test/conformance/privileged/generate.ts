@@ -1,8 +1,8 @@
 import type { Random } from '../../../src/base/random.ts';
+import { floatImage, integerImage } from '../../../src/cpu/float/operands-testing.ts';
 import { csrNumber } from '../../../src/cpu/registers.ts';
 import { type Item, item, jumpPiece, type Piece, piece } from '../block.ts';
 import type { Fields } from '../encode.ts';
-import { floatImage, integerImage } from '../operands.ts';
 import type { PrivilegedCase, PrivilegedState } from './image.ts';
 import { LANDING, PTE_VALUE_COUNT, PTE_VALUES, SPACES } from './layout.ts';
 import {

@@ -1,4 +1,4 @@
-import type { Random } from '../../src/base/random.ts';
+import type { Random } from '../../base/random.ts';
 
 // Operands where floating point and integers go wrong: each from a generator, all as unsigned 64-bit.
 

@@ -1,1 +1,0 @@
-export { emitFloat, type FloatFunctions } from './emit-float.ts';
