@@ -198,7 +198,7 @@ export function mmLayout(words: Int32Array) {
       ops: i32, //         which implementation; see MmuNotifiers.registerOps
       subscriber: i32, //  pointer given back to it (the vm)
       users: i32, //       atomic: callbacks under way
-      state: i32, //       atomic: 0 live, 1 released
+      state: i32, //       atomic: 0 live, 1 release is being sent, 2 sent
     }),
     /** Limit and usage of one mm or several. Linux: struct mem_cgroup. All in pages, all atomic. */
     memcg: struct(words, 'memcg', {

@@ -13,9 +13,10 @@ type Mm = Ptr<'mm'>;
 type Notifier = Ptr<'notifier'>;
 
 const EAGAIN = -11;
-/** Values of `notifier.state`. */
+/** Values of `notifier.state`: `release` is claimed by one, and once it has returned nothing is called. */
 const LIVE = 0;
-const RELEASED = 1;
+const RELEASING = 1;
+const RELEASED = 2;
 
 export type MmuNotifiersDeps = {
   readonly sync: Sync;
@@ -118,9 +119,10 @@ export class MmuNotifiers {
   /** Exactly once per subscriber, whoever of exit and unregister comes first (N-18). */
   #release(notifier: Notifier): void {
     const { notifier: n } = this.#deps.layout;
-    const claimed = n.state.cas(notifier, LIVE, RELEASED) === LIVE;
+    const claimed = n.state.cas(notifier, LIVE, RELEASING) === LIVE;
     if (!claimed && !this.#deps.breaks?.releaseUnclaimed) return;
     this.#opsOf(notifier).release?.(n.subscriber.get(notifier), n.mm.get(notifier));
+    n.state.store(notifier, RELEASED);
   }
 
   /** The mm exits: every subscriber hears `release`, while its ptes still exist (N-19). */
@@ -130,6 +132,14 @@ export class MmuNotifiers {
     const token = this.#srcu.readLock(this.#deps.srcuAt);
     for (let at = m.notifiers.load(mm); at !== 0; at = n.next.load(at)) this.#release(at);
     this.#srcu.readUnlock(this.#deps.srcuAt, token);
+  }
+
+  /** The first subscriber from `notifier` on that may be called, or 0. */
+  #live(notifier: Notifier): Notifier {
+    const { next, state } = this.#deps.layout.notifier;
+    let at = notifier;
+    while (at !== 0 && state.load(at) === RELEASED) at = next.load(at);
+    return at;
   }
 
   #opsOf(notifier: Notifier): MmuNotifierOps {
@@ -186,7 +196,7 @@ export class MmuNotifiers {
     const { notifier: n, mm: m } = this.#deps.layout;
     const token = this.#srcu.readLock(this.#deps.srcuAt);
     let failed = false;
-    for (let at = m.notifiers.load(mm); at !== 0; at = n.next.load(at)) {
+    for (let at = this.#live(m.notifiers.load(mm)); at !== 0; at = this.#live(n.next.load(at))) {
       const ops = this.#opsOf(at);
       const result = ops.invalidateRangeStart?.(n.subscriber.get(at), mm, start, end, event, flags) ?? 0;
       if (result === 0) continue;
@@ -212,7 +222,7 @@ export class MmuNotifiers {
 
   #ends(mm: Mm, start: Vpn, end: Vpn, event: NotifyEvent, pinning: boolean): void {
     const { notifier: n, mm: m } = this.#deps.layout;
-    for (let at = m.notifiers.load(mm); at !== 0; at = n.next.load(at)) {
+    for (let at = this.#live(m.notifiers.load(mm)); at !== 0; at = this.#live(n.next.load(at))) {
       const ops = this.#opsOf(at);
       if (pinning || !ops.pins) ops.invalidateRangeEnd?.(n.subscriber.get(at), mm, start, end, event);
     }
@@ -231,7 +241,7 @@ export class MmuNotifiers {
     if (!this.any(mm)) return;
     const { notifier: n, mm: m } = this.#deps.layout;
     const token = this.#srcu.readLock(this.#deps.srcuAt);
-    for (let at = m.notifiers.load(mm); at !== 0; at = n.next.load(at)) {
+    for (let at = this.#live(m.notifiers.load(mm)); at !== 0; at = this.#live(n.next.load(at))) {
       this.#opsOf(at).invalidatePage?.(n.subscriber.get(at), mm, page);
     }
     this.#srcu.readUnlock(this.#deps.srcuAt, token);
@@ -246,7 +256,7 @@ export class MmuNotifiers {
     if (!this.any(mm)) return;
     const { notifier: n, mm: m } = this.#deps.layout;
     const token = this.#srcu.readLock(this.#deps.srcuAt);
-    for (let at = m.notifiers.load(mm); at !== 0; at = n.next.load(at)) {
+    for (let at = this.#live(m.notifiers.load(mm)); at !== 0; at = this.#live(n.next.load(at))) {
       const ops = this.#opsOf(at);
       if (ops.pins) ops.invalidateRangeEnd?.(n.subscriber.get(at), mm, start, end, event);
     }
@@ -258,7 +268,7 @@ export class MmuNotifiers {
     if (!this.any(mm)) return;
     const { notifier: n, mm: m } = this.#deps.layout;
     const token = this.#srcu.readLock(this.#deps.srcuAt);
-    for (let at = m.notifiers.load(mm); at !== 0; at = n.next.load(at)) {
+    for (let at = this.#live(m.notifiers.load(mm)); at !== 0; at = this.#live(n.next.load(at))) {
       this.#opsOf(at).flush?.(n.subscriber.get(at));
     }
     this.#srcu.readUnlock(this.#deps.srcuAt, token);
@@ -273,7 +283,7 @@ export class MmuNotifiers {
     const { notifier: n, mm: m } = this.#deps.layout;
     const token = this.#srcu.readLock(this.#deps.srcuAt);
     let young = false;
-    for (let at = m.notifiers.load(mm); at !== 0; at = n.next.load(at)) {
+    for (let at = this.#live(m.notifiers.load(mm)); at !== 0; at = this.#live(n.next.load(at))) {
       young = clearYoungOf(this.#opsOf(at), n.subscriber.get(at), mm, page, flush) || young;
     }
     this.#srcu.readUnlock(this.#deps.srcuAt, token);
@@ -286,7 +296,7 @@ export class MmuNotifiers {
     const { notifier: n, mm: m } = this.#deps.layout;
     const token = this.#srcu.readLock(this.#deps.srcuAt);
     let young = false;
-    for (let at = m.notifiers.load(mm); at !== 0; at = n.next.load(at)) {
+    for (let at = this.#live(m.notifiers.load(mm)); at !== 0; at = this.#live(n.next.load(at))) {
       young = this.#opsOf(at).testYoung?.(n.subscriber.get(at), mm, page) || young;
     }
     this.#srcu.readUnlock(this.#deps.srcuAt, token);
@@ -298,7 +308,7 @@ export class MmuNotifiers {
     if (!this.any(mm)) return;
     const { notifier: n, mm: m } = this.#deps.layout;
     const token = this.#srcu.readLock(this.#deps.srcuAt);
-    for (let at = m.notifiers.load(mm); at !== 0; at = n.next.load(at)) {
+    for (let at = this.#live(m.notifiers.load(mm)); at !== 0; at = this.#live(n.next.load(at))) {
       this.#opsOf(at).ageingPassEnd?.(n.subscriber.get(at));
     }
     this.#srcu.readUnlock(this.#deps.srcuAt, token);
