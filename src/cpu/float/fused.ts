@@ -1,23 +1,20 @@
 import { type FunctionIndex, I32, I64 } from '../../wasm/encoder.ts';
 import { unpack, zeroSum } from './arithmetic.ts';
-import { type Body, call, type Expr, f32, f64, i32, i64, type Var } from './expr.ts';
+import { type Body, call, type Expr, i32, i64, type Var } from './expr.ts';
 import {
   box,
-  Flag,
-  fromNative,
   infinity,
   isFiniteNumber,
   isInfinite,
   isNan,
-  isSafe,
   isZero,
   sign,
   signBit,
   signOf,
-  toNative,
   unboxed,
 } from './format.ts';
-import { define, raise, returnInvalid, type SoftFormat } from './soft.ts';
+import { tryNativeDouble, tryNativeSingle } from './fused-native.ts';
+import { define, returnInvalid, type SoftFormat } from './soft.ts';
 
 // The fused multiply-adds: one rounding of a * b + c. The slow path adds 128-bit integers, where a number
 // is high:low * 2^(exponent - 124).
@@ -50,34 +47,10 @@ const emitVariant = (
     for (const v of [x, y, z]) b.set(v, unboxed(f, s.unbox, v));
     if (negated.product) b.set(x, i64.xor(x, signBit(f)));
     if (negated.addend) b.set(z, i64.xor(z, signBit(f)));
-    if (f.letter === 's') tryNativeSingle(s, b, cpu, [x, y, z], rm);
+    const native = f.letter === 's' ? tryNativeSingle : tryNativeDouble;
+    native(s, b, [cpu, x, y, z, rm]);
     b.return(box(f, call(slow, cpu, x, y, z, rm)));
   });
-
-/** The product is exact in f64; its sum, rounded to odd, rounds again to the right single. */
-const tryNativeSingle = (s: SoftFormat, b: Body, cpu: Expr, [x, y, z]: [Var, Var, Var], rm: Expr): void => {
-  const { f } = s;
-  b.if(i32.eqz(rm), () => {
-    const wide = (v: Expr) => f64.promote(toNative(f, v));
-    const product = b.let(I64, f64.bits(f64.mul(wide(x), wide(y))));
-    const p = f64.ofBits(product);
-    const sum = b.let(I64, f64.bits(f64.add(p, wide(z))));
-    const n = f64.ofBits(sum);
-    const zPart = f64.sub(n, p);
-    const error = b.let(I64, f64.bits(f64.add(f64.sub(p, f64.sub(n, zPart)), f64.sub(wide(z), zPart))));
-    const isExact = f64.eq(f64.ofBits(error), f64.of(0));
-    b.if(i32.eqz(i32.or(isExact, i32.wrap(i64.and(sum, i64.of(1))))), () => {
-      // +1 when the error points away from zero, -1 when towards it.
-      const opposite = i64.shrs(i64.xor(sum, error), i64.of(63));
-      b.set(sum, i64.add(sum, i64.or(opposite, i64.of(1))));
-    });
-    const result = b.let(I64, fromNative(f, f32.demote(n)));
-    b.if(isSafe(f, result), () => {
-      b.if(i32.or(i32.eqz(isExact), f64.ne(wide(result), n)), () => raise(s, b, cpu, i32.of(Flag.Nx)));
-      b.return(box(f, result));
-    });
-  });
-};
 
 const writeFused = (
   s: SoftFormat,
