@@ -117,3 +117,18 @@ test('an addend far below a tie of the product decides it', () => {
   }
   expect(cases.flatMap(differenceOf).slice(0, 5)).toEqual([]);
 });
+
+test('a fused double with native help survives heavy cancellation', () => {
+  const r = new Random(77);
+  const fractionMask = 0x800fffffffffffffn;
+  const medium = () => (floatImage('d', r) & fractionMask) | (BigInt(1023 - 60 + r.below(120)) << 52n);
+  const cases: Case[] = [];
+  for (let i = 0; i < 8000; i++) {
+    const [a, b] = [medium(), medium()];
+    const product = floatOracle('mul_d', [a, b, 0n], r.below(5)).value;
+    const c = r.oneIn(4) ? medium() : (product ^ (BigInt(r.below(2)) << 63n)) + BigInt(r.below(3) - 1);
+    const name = r.pick(['madd_d', 'msub_d', 'nmsub_d', 'nmadd_d']);
+    cases.push({ name, operands: [a, b, c], rm: 0, before: 1 });
+  }
+  expect(cases.flatMap(differenceOf).slice(0, 5)).toEqual([]);
+});
