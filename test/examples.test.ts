@@ -1,0 +1,24 @@
+import { execFileSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { expect, test } from 'vitest';
+
+/** Runs an example against the built package, as a user does, and returns what it prints. */
+const run = (name: string): string =>
+  execFileSync(
+    process.execPath,
+    ['--import', 'tsx', fileURLToPath(new URL(`../examples/${name}`, import.meta.url))],
+    {
+      encoding: 'utf8',
+    },
+  );
+
+test('examples/mm.ts maps, forks, copies on write, and is told of it', () => {
+  expect(run('mm.ts')).toBe(`touched:
+0x10000000-0x10010000 rw- anon
+  0x10000000 zero
+  0x10001000 page writable dirty
+told: pages 0 to 15 change
+told: pages 1 to 1 change
+parent 43, child 42
+`);
+});
