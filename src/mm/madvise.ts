@@ -184,7 +184,10 @@ export class Madvise {
       throw new Errno('EINVAL', 'madvise', 'not anonymous memory');
     notifiers.start(mm, start, end, NotifyEvent.Clear, NotifyFlag.Blockable);
     if (advice === 'dontneed') zap.range(mm, start, end);
-    else this.#eachTable(mm, start, end, (first, count) => this.#freeTable(mm, first, count));
+    else {
+      notifiers.unpinRange(mm, start, end, NotifyEvent.Clear);
+      this.#eachTable(mm, start, end, (first, count) => this.#freeTable(mm, first, count));
+    }
     notifiers.end(mm, start, end, NotifyEvent.Clear);
   }
 
