@@ -43,6 +43,17 @@ const BREAKS: Record<string, Named> = {
   'unmap-without-notify': { mm: { unmapWithoutNotify: true }, why: 'N-5: reclaim tells nobody' },
   'unmap-forgets-dirty': { mm: { unmapForgetsDirty: true }, why: 'M-32: the dirty bit of a pte is dropped' },
   'cow-without-notify': { mm: { cowWithoutNotify: true }, why: 'M-31: COW tells nobody' },
+  'age-plain-store': {
+    kvm: { agePlainStore: true },
+    why: 'B-7: the accessed bit is cleared by a plain store',
+  },
+  'sample-after-gup': { kvm: { sampleAfterGup: true }, why: 'K-15: the sequence is sampled after GUP' },
+  'install-then-check': { kvm: { installThenCheck: true }, why: 'B-6: installed first, checked after' },
+  'seq-at-start': { kvm: { seqAtStart: true }, why: 'T-FIR-05: the sequence moves at the start' },
+  'fault-without-recheck': {
+    mm: { faultWithoutRecheck: true },
+    why: 'M-33: the pte is not compared again under its lock',
+  },
   'fork-keeps-writable': { mm: { forkKeepsWritable: true }, why: 'T-FRK-03: fork leaves ptes writable' },
 };
 
@@ -76,7 +87,7 @@ function jitter(arena: Arena, waiter: Waiter, seed: number): (label: string) => 
   const random = new Random(seed);
   let left = JITTER_EVERY;
   return label => {
-    const broken = BROKEN_POINTS.has(label) && random.oneIn(3);
+    const broken = BROKEN_POINTS.has(label) && !random.oneIn(4);
     if (--left > 0 && !broken) return;
     left = 1 + random.below(2 * JITTER_EVERY);
     if (random.oneIn(broken ? 2 : SLEEP_ONE_IN)) waiter.wait(UNUSED_WORD, 0, SLEEP_MS);

@@ -1,5 +1,6 @@
 import { Random } from '../base/random.ts';
 import { PAGE_SIZE } from '../base/units.ts';
+import { pteIsPresent, ptePfn } from '../mm/layout.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { StressHost } from './stress-host.ts';
 import { counterWord, type StressLayout, type StressShape } from './stress-layout.ts';
@@ -23,6 +24,8 @@ const RECLAIM = 32;
 const AGE = 64;
 const REST_MS = 1;
 const BOUNCES = 24;
+/** Some 50 us. */
+const LINGER_LOADS = 8192;
 /** Pages that are taken away together with it, every other time: their flush comes later. */
 const BOUNCED_WITH = 12;
 /** Rounds between two forks, and how many of them a child lives. */
@@ -90,8 +93,31 @@ export class Housekeeper {
     const count = this.#random.oneIn(2) ? 1 : BOUNCED_WITH;
     const page = this.#random.below(shape.pages - count + 1);
     layout.control.contended.store(control, page);
-    for (let i = 0; i < BOUNCES; i++)
+    for (let i = 0; i < BOUNCES; i++) {
+      if (i % 3 === 0) this.#linger();
+      if (i % 3 !== 1) this.#age(page);
       host.mm.madvise.advise(mm, this.#address(page), count * PAGE_SIZE, 'pageout');
+    }
+  }
+
+  /** Time for a vCPU to find that the page is gone. */
+  #linger(): void {
+    const { words } = this.#o.host.sync;
+    for (let i = this.#random.below(LINGER_LOADS); i > 0; i--) Atomics.load(words, 0);
+  }
+
+  /** Reclaim's reference check of one page (M-34). */
+  #age(page: number): void {
+    const { pageTable, pages, rmap } = this.#o.host.mm;
+    const pte = pageTable.walk(this.#o.mm, this.#address(page) / PAGE_SIZE);
+    const entry = pte === 0 ? 0 : pageTable.load(pte);
+    if (!pteIsPresent(entry) || !pages.tryGet(ptePfn(entry))) return;
+    // The page may have left by now; its reverse map then has nothing to say.
+    if (pages.tryLock(ptePfn(entry))) {
+      rmap.pageReferenced(ptePfn(entry));
+      pages.unlock(ptePfn(entry));
+    }
+    pages.put(ptePfn(entry));
   }
 
   /** MADV_DONTNEED of scratch pages; their epochs are odd meanwhile. */

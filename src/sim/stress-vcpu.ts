@@ -112,8 +112,9 @@ export class StressVcpu {
     const { layout, control } = this.#o;
     const page = layout.control.contended.load(control);
     const counter = this.#random.below(COUNTERS);
-    if (this.#random.oneIn(2)) this.#check(page, counter, Access.Read);
-    else this.#increment(page, counter);
+    // Read first, its leaf is clean, and the write has a dirty bit to set.
+    if (!this.#random.oneIn(4)) this.#check(page, counter, Access.Read);
+    if (!this.#random.oneIn(4)) this.#increment(page, counter);
   }
 
   #check(page: number, counter: number, access: 0 | 1): number {
