@@ -121,8 +121,16 @@ export class Kvm {
     this.requests.makeAll(vm, Request.FlushTlb);
   }
 
-  /** The mm is going away: drop every leaf (N-19). Idempotent. */
+  /**
+   * The mm is going away and its faults fail by now: those that have a frame in hand must notice, then
+   * every leaf is dropped (N-19). Idempotent.
+   */
   releaseMm(vm: Vm): void {
+    const { vm: v } = this.layout;
+    this.sync.lock('mmu', vm + v.mmuLock.at);
+    v.seq.add(vm, 1);
+    v.invSeq.add(vm, 2);
+    this.sync.unlock('mmu', vm + v.mmuLock.at);
     const set = this.memslots.active(vm);
     const count = this.layout.slots.count.get(set);
     for (let i = 0; i < count; i++) this.mmu.zapSlot(vm, this.memslots.at(set, i));

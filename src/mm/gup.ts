@@ -83,7 +83,7 @@ export class Gup {
     const lock = mm + this.#mm.mmapLock.at;
     for (;;) {
       sync.readLock('mmap', lock);
-      const vma = vmas.find(mm, vpn);
+      const vma = this.#mm.users.load(mm) === 0 ? 0 : vmas.find(mm, vpn);
       const result = vma === 0 ? GUP_FAULT : memory.fault(mm, vma, vpn, write);
       sync.readUnlock('mmap', lock);
       if (result !== FAULT_RETRY) return result;

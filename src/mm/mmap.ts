@@ -134,9 +134,11 @@ export class Mmap {
     for (let i = first; i < last; i++) edit.destroy(mm, first);
     const floor = first === 0 ? 0 : layout.vma.end.get(vmas.at(mm, first - 1));
     const ceiling = first === vmas.count(mm) ? VPN_MAX : layout.vma.start.get(vmas.at(mm, first));
-    layout.mm.wpSeq.add(mm, 1); // odd: lockless walkers keep out while tables go
+    // Odd: lockless walkers keep out while tables go. It is odd for good when the mm exits.
+    const live = (layout.mm.wpSeq.load(mm) & 1) === 0;
+    if (live) layout.mm.wpSeq.add(mm, 1);
     this.#deps.pageTable.free(mm, start, end, floor, ceiling);
-    layout.mm.wpSeq.add(mm, 1);
+    if (live) layout.mm.wpSeq.add(mm, 1);
   }
 
   /**

@@ -132,6 +132,7 @@ export class Mms {
     const before = layout.mm.users.add(mm, -1);
     assert(before > 0, 'exit: the address space has exited');
     if (before > 1) return;
+    this.#closeLookups(mm);
     notifiers.releaseAll(mm);
     sync.writeLock('mmap', mm + layout.mm.mmapLock.at);
     if (vmas.count(mm) > 0) mmap.removeVmas(mm, 0, vmas.count(mm));
@@ -145,12 +146,22 @@ export class Mms {
     this.drop(mm);
   }
 
-  /** Requires: mmap for write, everything unmapped. `wpSeq` stays odd: lockless lookups fail for good. */
+  /**
+   * Before subscribers hear of the end, faults begin to fail, or one might still map what nobody will take
+   * away (N-19): the lockless ones by `wpSeq`, which stays odd, the others by `users`, under mmap.
+   */
+  #closeLookups(mm: Mm): void {
+    const { sync, layout } = this.#deps;
+    sync.writeLock('mmap', mm + layout.mm.mmapLock.at);
+    layout.mm.wpSeq.add(mm, 1);
+    sync.writeUnlock('mmap', mm + layout.mm.mmapLock.at);
+  }
+
+  /** Requires: mmap for write, everything unmapped, lookups closed. */
   #free(mm: Mm): void {
     const { layout, pageTable, pageAlloc } = this.#deps;
     const m = layout.mm;
     assert(m.anonPages.load(mm) === 0 && m.swapEnts.load(mm) === 0, 'exit: pages are left over');
-    m.wpSeq.add(mm, 1);
     pageTable.destroy(mm);
     pageAlloc.free(m.vmas.get(mm));
     m.vmas.set(mm, 0);
