@@ -1,7 +1,7 @@
 import { parseArgs } from 'node:util';
 import { allCases } from './cases/index.ts';
 import { litmusMain } from './litmus.ts';
-import { runAll, runOne } from './run.ts';
+import { runAll, runOne, showMutant } from './run.ts';
 
 const USAGE = `npm run explore -- [--list] [--case NAME] [--profile NAME] [--preemptions N] [--random N] [--atomics N] [--seed N]
                    [--mutant NAME] [--schedule 'actor*n actor …'] [--jobs N] [--litmus [--iterations N]]`;
@@ -41,10 +41,18 @@ async function main(): Promise<number> {
     for (const c of wanted) console.log(`${c.name.padEnd(18)} ${c.profiles.join(',').padEnd(24)} ${c.title}`);
     return 0;
   }
+  if (wanted.length === 0) throw new RangeError('no such case; see --list');
   if (values.schedule !== undefined) {
     return runOne(wanted[0]!, values.profile, values.mutant, values.schedule, values.atomics === 'all');
   }
+  if (values.mutant !== undefined) return showMutant(wanted[0]!, values.profile, values.mutant, options);
   return runAll(wanted, values.profile, options, Number(values.jobs));
 }
 
-process.exitCode = await main();
+try {
+  process.exitCode = await main();
+} catch (error) {
+  // A bad option, or a thread that broke; a failing case is a report, not an error.
+  console.error(error instanceof RangeError || error instanceof TypeError ? error.message : error);
+  process.exitCode = 2;
+}

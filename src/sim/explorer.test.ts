@@ -41,6 +41,17 @@ test('a reader without the recheck is seen to read half of a write', async () =>
   expect(explore(s, {}, OPTIONS).failure?.reason).toContain('half of a write');
 });
 
+test('a fault against MADV_DONTNEED is right in every schedule of one preemption', async () => {
+  const found = explore(await session('T-FIP-discard'), {}, OPTIONS);
+  expect(found.failure).toBeUndefined();
+  expect(found.complete).toBe(true);
+});
+
+test('a fault that ignores the sequence is seen to leave a stale leaf', async () => {
+  const s = await session('T-FIP-discard', 'ignore the sequence (T-FIP-03, T-FIR-03)');
+  expect(explore(s, {}, OPTIONS).failure?.reason).toMatch(/^V1: /);
+});
+
 test('the same schedule and the same seed give the same trace every time', async () => {
   const s = await session('seqcount');
   const runs = [0, 1].map(() => [s.run([2, 2, 0], 0).trace, s.run([], 99).trace]);

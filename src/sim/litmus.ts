@@ -1,8 +1,9 @@
+import { spawnWorker } from '../host/node/spawn.ts';
 import { Arena } from '../sync/arena.ts';
 import { Barrier } from './barrier.ts';
 import { CELL_WORDS, LITMUS, type Litmus, type Side } from './litmus-tests.ts';
 import type { LitmusWork } from './litmus-worker.ts';
-import { nextMessage, spawnModule } from './spawn.ts';
+import { nextMessage } from './next-message.ts';
 
 /** Cells between two meetings: few, so that the threads stay abreast. */
 export const CELLS = 64;
@@ -34,7 +35,7 @@ async function race(
   const arena = Arena.create({ frames: 1, heapBytes: 8192, shared: true });
   const rounds = Math.ceil(iterations / CELLS);
   const work: LitmusWork = { name: litmus.name, form, rounds, memory: arena.memory };
-  const worker = spawnModule(new URL('./litmus-worker.ts', import.meta.url), work);
+  const worker = spawnWorker(new URL('./litmus-worker.ts', import.meta.url), work);
   await nextMessage(worker);
   const outcomes = new Map<string, number>();
   let forbidden = 0;

@@ -1,8 +1,9 @@
 import type { Worker } from 'node:worker_threads';
+import { spawnWorker } from '../host/node/spawn.ts';
 import { Arena } from '../sync/arena.ts';
 import type { Load } from './actor-worker.ts';
 import { CONTROLLER, Command, Control, Ctl, MAX_ACTORS } from './control.ts';
-import { nextMessage, spawnModule } from './spawn.ts';
+import { nextMessage } from './next-message.ts';
 
 /** A schedule's thread made no step for so long that it must be in a loop without a yield point. */
 const STUCK_MS = 60_000;
@@ -17,7 +18,7 @@ export class Pool {
   async grow(count: number): Promise<void> {
     if (count > MAX_ACTORS) throw new RangeError(`at most ${MAX_ACTORS} actors`);
     while (this.#workers.length < count) {
-      const worker = spawnModule(new URL('./actor-worker.ts', import.meta.url), {
+      const worker = spawnWorker(new URL('./actor-worker.ts', import.meta.url), {
         buffer: this.control.buffer,
         self: this.#workers.length,
       });

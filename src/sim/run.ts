@@ -1,9 +1,10 @@
+import { spawnWorker } from '../host/node/spawn.ts';
 import { type AnyCase, schedulesOf } from './case.ts';
 import { type Exploration, explore, type Failure, type Options, Session } from './explorer.ts';
 import type { JobTask } from './job-worker.ts';
+import { nextMessage } from './next-message.ts';
 import { Pool } from './pool.ts';
 import { parsePlan } from './schedule.ts';
-import { nextMessage, spawnModule } from './spawn.ts';
 
 /** What came of one case under one profile. Plain data, so that a thread can send it. */
 export type Report = {
@@ -118,6 +119,32 @@ export function formatReport(r: Report): string {
   ].join('  ');
 }
 
+/** Explores one mutant and prints the schedule that gives it away; 1 if none does. */
+export async function showMutant(
+  test: AnyCase,
+  profile: string | undefined,
+  name: string,
+  options: Options,
+): Promise<number> {
+  const pool = new Pool();
+  try {
+    const mutant = mutantOf(test, name);
+    const p = profile ?? (test.profiles[0] as string);
+    const found = await exploreWith(pool, test, p, mutant.breaks, options);
+    if (found.failure === undefined) console.log(`survived ${found.schedules} schedules`);
+    else console.log(`${describe(found.failure, test, p)} --mutant '${name}'`);
+    return found.failure === undefined ? 1 : 0;
+  } finally {
+    await pool.close();
+  }
+}
+
+function mutantOf(test: AnyCase, name: string): AnyCase['mutants'][number] {
+  const found = test.mutants.find(m => m.name === name);
+  if (found !== undefined) return found;
+  throw new RangeError(`no mutant '${name}'; there are: ${test.mutants.map(m => m.name).join('; ')}`);
+}
+
 /** Replays one schedule and prints what happened; 1 if it fails. */
 export async function runOne(
   test: AnyCase,
@@ -128,15 +155,9 @@ export async function runOne(
 ): Promise<number> {
   const pool = new Pool();
   try {
-    const broken = test.mutants.find(m => m.name === mutant);
-    if (mutant !== undefined && broken === undefined) throw new RangeError(`no mutant '${mutant}'`);
-    const session = new Session(
-      pool,
-      test,
-      profile ?? (test.profiles[0] as string),
-      broken?.breaks ?? {},
-      everyAtomic,
-    );
+    const breaks = mutant === undefined ? {} : mutantOf(test, mutant).breaks;
+    const p = profile ?? (test.profiles[0] as string);
+    const session = new Session(pool, test, p, breaks, everyAtomic);
     await session.load();
     const { trace, wrong } = session.run(parsePlan(schedule, session.actors));
     for (const e of trace) console.log(`  ${e.actor.padEnd(12)} ${e.label}`);
@@ -175,7 +196,7 @@ export async function runAll(
 
 /** One thread that takes cases from the queue until it is empty. */
 async function* reportsOf(queue: JobTask[]): AsyncGenerator<Report> {
-  const worker = spawnModule(new URL('./job-worker.ts', import.meta.url), {});
+  const worker = spawnWorker(new URL('./job-worker.ts', import.meta.url), {});
   await nextMessage(worker);
   for (let task = queue.shift(); task !== undefined; task = queue.shift()) {
     const done = nextMessage(worker);

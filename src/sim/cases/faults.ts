@@ -171,6 +171,7 @@ const swapOut: WorldCase = {
       breaks: { mm: { reclaimWithoutFlush: true } },
       profiles: COUNTED,
     },
+    { name: 'a dirty page counts as clean', breaks: { mm: { forgetDirty: true } } },
     { name: 'the rmap tells nobody (N-5)', breaks: { mm: { unmapWithoutNotify: true } } },
     { name: 'a miss is used in spite of a flush (J-7)', breaks: { vcpu: { useStaleMiss: true } } },
   ],

@@ -43,7 +43,7 @@ const isolation: WorldCase = {
     const read = world.hostLoad(child as Setup['guest']['mm'], guest.vpn);
     assert(read === 41, 'T-COW-02: the child sees the write of its parent');
   },
-  mutants: [{ name: 'fork leaves the ptes writable', breaks: { mm: { forkKeepsWritable: true } } }],
+  mutants: [{ name: 'skip the zap', breaks: { kvm: { skipZap: true } } }],
 };
 
 /** Fork write-protects under a guest that has a writable leaf. */

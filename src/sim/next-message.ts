@@ -1,15 +1,4 @@
-import { Worker } from 'node:worker_threads';
-
-/**
- * Starts a TypeScript module of this folder on a thread. Node 20 can't load one by `execArgv`, so a line of
- * plain JavaScript registers the loader first.
- */
-export function spawnModule(url: URL, workerData: unknown): Worker {
-  const source = `
-    import('tsx/esm/api').then(({ register }) => { register(); return import(${JSON.stringify(url.href)}); })
-      .catch(error => { queueMicrotask(() => { throw error; }); });`;
-  return new Worker(source, { eval: true, workerData, execArgv: [] });
-}
+import type { Worker } from 'node:worker_threads';
 
 /** The next message of a worker; rejects when it dies instead. */
 export function nextMessage(worker: Worker): Promise<unknown> {
