@@ -28,8 +28,7 @@ function inletOf(host: Host): Inlet {
 
 function run(): void {
   const host = Host.attach(share);
-  const output = (channel: Channel) => (bytes: Uint8Array) =>
-    post({ kind: 'output', channel, bytes: bytes.slice() });
+  const output = (channel: Channel) => (bytes: Uint8Array) => post({ kind: 'output', channel, bytes });
   const machine = startMachine(host, launch, { console: output('console'), agent: output('agent') });
   const loop = new RunLoop({ machine, inlet: inletOf(host), channels: CHANNELS });
   const { words } = host;
@@ -54,7 +53,8 @@ try {
     kind: 'failed',
     name: e.name,
     code: (e as { code?: string }).code,
-    message: e.stack ?? e.message,
+    message: e.message,
+    stack: e.stack,
     hint,
   });
 }

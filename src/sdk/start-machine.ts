@@ -7,8 +7,9 @@ import type { DriverEvents, Launch } from './driver.ts';
 /** Builds the machine on the thread that will own its devices, and loads what it boots. */
 export function startMachine(host: Host, launch: Launch, events: DriverEvents): Machine {
   const machine = new Machine(host, launch.machine, {
-    console: events.console,
-    ...(launch.agent ? { agent: events.agent } : {}),
+    // Copies: a device uses its buffer again, and listeners may keep what they get.
+    console: bytes => events.console(bytes.slice()),
+    ...(launch.agent ? { agent: (bytes: Uint8Array) => events.agent(bytes.slice()) } : {}),
     disks: launch.disks.map(openDisk),
     monotonicMs,
     epochSeconds: epochSeconds(),
