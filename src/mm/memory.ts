@@ -247,7 +247,7 @@ export class Memory {
     if (!breaks.cowWithoutNotify) notifiers.pageEnd(mm, vpn, NotifyEvent.Clear);
     if (!done) return this.#dropNew(pfn);
     // The old frame goes only after the end (M-31).
-    if ((entry & Pte.Zero) === 0) this.#pages.put(ptePfn(entry));
+    if ((entry & Pte.Zero) === 0) this.#deps.swap.putMapped(ptePfn(entry));
     this.#deps.vmstat.add('cow_copy', 1);
     return this.#added(pfn);
   }

@@ -213,6 +213,21 @@ export class Swap {
     return true;
   }
 
+  /**
+   * Drops a mapping's reference, and the swap cache's if nothing else names the slot any more. Requires: no
+   * page or leaf lock. Linux: free_page_and_swap_cache.
+   */
+  putMapped(pfn: Pfn): void {
+    const { pages, layout } = this.#deps;
+    const p = pages.at(pfn);
+    const cached = (layout.page.flags.load(p) & PageFlag.SwapCache) !== 0;
+    if (cached && layout.page.mapcount.load(p) === 0 && pages.tryLock(pfn)) {
+      this.tryToFreeSwap(pfn);
+      pages.unlock(pfn);
+    }
+    pages.put(pfn);
+  }
+
   /** Reads the slot's content into a frame. Requires: the page locked, no leaf lock. */
   readPage(slot: Slot, pfn: Pfn): SwapRead {
     this.#deps.vmstat.add('pswpin', 1);

@@ -214,6 +214,23 @@ test('a shared page goes out once, and each side gets its own back after writing
   expect(world.leftovers()).toBe(NOTHING);
 });
 
+test('a page of the swap cache that both sides copy away from at once gives its slot back', () => {
+  const world = new Swapping({ lockdep: false });
+  const { mm, at } = world.map(1, 64);
+  const { access, swap } = world.mm;
+  access.write32(mm, at, 7);
+  world.pageOut(mm, at);
+  access.read32(mm, at);
+  const child = world.mm.fork(mm);
+  world.at = label => {
+    if (label !== 'M.0') return;
+    world.at = () => {};
+    access.write32(child, at, 9);
+  };
+  access.write32(mm, at, 8);
+  expect([access.read32(mm, at), access.read32(child, at), swap.slots.used]).toEqual([8, 9, 0]);
+});
+
 /** At `label`, once, the page is brought back, written and swapped out again by somebody else. */
 function meanwhile(world: Swapping, mm: Ptr<'mm'>, at: number, label: string): void {
   world.at = reached => {

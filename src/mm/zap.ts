@@ -1,6 +1,6 @@
 import type { Pfn, Vpn } from '../base/units.ts';
 import type { Ptr } from '../sync/struct.ts';
-import { isSwap, type MmLayout, PageFlag, Pte, ptePfn, swpOffset } from './layout.ts';
+import { isSwap, type MmLayout, Pte, ptePfn, swpOffset } from './layout.ts';
 import type { Pages } from './page.ts';
 import { nextTable, type PageTable, type PteAt, TABLE_PAGES } from './page-table.ts';
 import type { Rmap } from './rmap.ts';
@@ -66,18 +66,8 @@ export class Zap {
   }
 
   #free(): void {
-    for (let i = 0; i < this.#count; i++) this.putPage(this.#gathered[i] as Pfn);
+    for (let i = 0; i < this.#count; i++) this.#deps.swap.putMapped(this.#gathered[i] as Pfn);
     this.#count = 0;
     this.#deps.y('M.x');
-  }
-
-  /** Drops a mapping's reference, and the swap cache's if nothing else names the slot any more. */
-  putPage(pfn: Pfn): void {
-    const { pages, swap } = this.#deps;
-    if (pages.has(pfn, PageFlag.SwapCache) && pages.mapcount(pfn) === 0 && pages.tryLock(pfn)) {
-      swap.tryToFreeSwap(pfn);
-      pages.unlock(pfn);
-    }
-    pages.put(pfn);
   }
 }
