@@ -177,7 +177,11 @@ export class Mmu {
       this.#forgetAdded(vcpu);
       return pfn;
     }
-    return this.serve(vcpu) ? Miss.Again : LEFT;
+    const served = this.serve(vcpu);
+    // Without a frame nothing can be stale; and looking for memory asks for a flush itself, so that to try
+    // again would never end.
+    if (pfn === Miss.Fault || pfn === Miss.Blocked) return pfn;
+    return served ? Miss.Again : LEFT;
   }
 
   /**

@@ -66,7 +66,9 @@ function encode(value: FdtValue): Uint8Array {
   if (isTexts(value)) return concatenate(value.map(text));
   const bytes = new Uint8Array(value.length * 4);
   const view = new DataView(bytes.buffer);
-  value.forEach((cell, index) => view.setUint32(index * 4, cell));
+  value.forEach((cell, index) => {
+    view.setUint32(index * 4, cell);
+  });
   return bytes;
 }
 
@@ -128,7 +130,9 @@ class FdtWriter {
       strings.length,
       structure.length,
     ];
-    header.forEach((word, index) => view.setUint32(index * 4, word));
+    header.forEach((word, index) => {
+      view.setUint32(index * 4, word);
+    });
     blob.set(structure, structureAt);
     blob.set(strings, stringsAt);
     return blob;

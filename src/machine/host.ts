@@ -46,6 +46,8 @@ export type HostShare = {
 /** A guest's pieces in the arena. */
 export type Guest = { vm: Ptr<'vm'>; mm: Ptr<'mm'>; vcpu: VcpuPtr; hva: number };
 
+const REST_MAX = 1023;
+
 /** Heap beside the frames: decode caches, vCPU records, reverse maps, swap tables. Untouched parts are free. */
 const HEAP_BYTES = 192 * MIB;
 
@@ -64,6 +66,9 @@ export class Host {
   readonly #share: HostShare;
   readonly #blocks = new Map<number, BlockedSometimes>();
   #clock: MachineClock | undefined;
+  /** Steps of background reclaim to leave out, as the last ones found nothing to take. */
+  #rest = 0;
+  #fruitless = 0;
 
   private constructor(share: HostShare, mm: MmCore, sync: Sync) {
     this.sync = sync;
@@ -157,7 +162,19 @@ export class Host {
 
   /** One bounded step of background reclaim; true if it did something and there may be more. */
   housekeep(): boolean {
-    return this.mm.vmscan.background();
+    const { vmscan } = this.mm;
+    if (this.#rest > 0) this.#rest--;
+    else if (vmscan.needsBackground()) return this.#reclaimStep();
+    return false;
+  }
+
+  /** Without swap there may be nothing to take, and to look for it over and over would starve the guest. */
+  #reclaimStep(): boolean {
+    const { vmscan } = this.mm;
+    const more = vmscan.background();
+    this.#fruitless = more || !vmscan.needsBackground() ? 0 : Math.min(2 * this.#fruitless + 1, REST_MAX);
+    this.#rest = this.#fruitless;
+    return more;
   }
 
   /** Why the last memory fault on this thread could not be served, for people. */

@@ -17,7 +17,14 @@ export type MachineWorkerData = { share: HostShare; launch: Launch; control: num
 export type MachineMessage =
   | { kind: 'output'; channel: Channel; bytes: Uint8Array }
   | { kind: 'end'; end: MachineEnd }
-  | { kind: 'failed'; name: string; code: string | undefined; message: string; stack: string | undefined; hint: string | undefined };
+  | {
+      kind: 'failed';
+      name: string;
+      code: string | undefined;
+      message: string;
+      stack: string | undefined;
+      hint: string | undefined;
+    };
 
 /**
  * The machine and its devices on a worker, reclaim on another. This thread talks to them by rings and a wake
