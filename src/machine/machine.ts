@@ -40,6 +40,9 @@ export type MachinePorts = {
   random(into: Uint8Array): void;
 };
 
+/** scounteren.TM: user mode may read `time` (privileged manual, "Supervisor Counter-Enable"). */
+const SCOUNTEREN_TM = 1 << 1;
+
 /** A board with one VM and its vCPU, on one thread: load, then `step` until it says otherwise. */
 export class Machine {
   readonly host: Host;
@@ -105,6 +108,8 @@ export class Machine {
     });
     load(this.memory, at.deviceTree, tree);
     this.host.cpu.reset(this.vcpu, { hartId: 0, pc: at.kernel, a1: at.deviceTree });
+    // As firmware leaves it: the vDSO reads `time` in user mode, and without an SBI PMU nobody else allows it.
+    this.host.words[this.vcpu + AT.scounteren] = SCOUNTEREN_TM;
   }
 
   /** Loads an ELF and enters it in S-mode, satp 0, a0 = hart id, SBI answered. */

@@ -52,6 +52,19 @@ describe('tiny', () => {
     expect(mixed).toMatchObject({ code: 3, stdout: 'b c\n/tmp\n', stderr: 'err\n' });
   });
 
+  test('programs in user mode read the clock through the vDSO', async ({ skip }) => {
+    const source = join(work, 'clock.c');
+    writeFileSync(
+      source,
+      `#include <time.h>
+       int main(void) { struct timespec a, b; clock_gettime(CLOCK_MONOTONIC, &a); do clock_gettime(CLOCK_MONOTONIC, &b);
+         while (b.tv_nsec == a.tv_nsec); return b.tv_sec < a.tv_sec; }`,
+    );
+    const clock = compile(source, 'clock', []);
+    if (missing || clock === undefined) skip();
+    expect((await run(['--add', `${clock}:/bin/clock`, 'tiny', '--', 'clock'])).code).toBe(0);
+  });
+
   test('what does not exist is 127, what is not executable 126, and a signal 128 and its number', async ({
     skip,
   }) => {
