@@ -22,3 +22,11 @@ told: pages 1 to 1 change
 parent 43, child 42
 `);
 });
+
+test('examples/kvm.ts loses its spte to swap, and finds the bytes again', () => {
+  expect(run('kvm.ts')).toBe(`before:    spte none
+written:   spte present
+paged out: spte none, 1 page in swap
+read:      spte present, 'elastic'
+`);
+});
