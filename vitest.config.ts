@@ -5,6 +5,7 @@ import { defineConfig } from 'vitest/config';
 export default defineConfig({
   test: {
     testTimeout: 30_000,
+    maxWorkers: 2,
     projects: [
       {
         extends: true,
@@ -20,7 +21,6 @@ export default defineConfig({
           name: 'slow',
           include: ['src/**/*.slow.test.ts', 'test/**/*.test.ts'],
           testTimeout: 300_000,
-          maxWorkers: 2,
         },
       },
     ],
