@@ -131,8 +131,10 @@ export class Kvm {
     v.seq.add(vm, 1);
     v.invSeq.add(vm, 2);
     this.sync.unlock('mmu', vm + v.mmuLock.at);
+    const token = this.srcu.readLock(vm + v.srcuIndex.at);
     const set = this.memslots.active(vm);
     const count = this.layout.slots.count.get(set);
     for (let i = 0; i < count; i++) this.mmu.zapSlot(vm, this.memslots.at(set, i));
+    this.srcu.readUnlock(vm + v.srcuIndex.at, token);
   }
 }

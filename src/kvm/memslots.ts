@@ -1,4 +1,3 @@
-import { assert } from '../base/assert.ts';
 import { Errno } from '../base/errno.ts';
 import { type Gfn, isPageAligned, PAGE_SIZE, type Vpn } from '../base/units.ts';
 import type { Ptr } from '../sync/struct.ts';
@@ -24,6 +23,17 @@ const MAX_PAGES = 2 ** 31 - 1;
 /** Guest physical addresses reach below 512 GiB: three levels of tables. */
 const GPA_END = 2 ** 39;
 const HVA_END = 2 ** 39;
+
+type Three = [number, number, number];
+type Four = [...Three, number];
+/** What DELETE and MOVE publish: the set with the slot hidden, the set after it, and the hidden slot. */
+type Phases = [hidden: Slots, after: Slots, invalid: Slot];
+
+/** Words of a slot's reverse maps: a leaf per page, and per 2 MiB, which may begin and end inside one. */
+const rmapWords = (r: MemoryRegion): [number, number] => {
+  const npages = r.lengthBytes / PAGE_SIZE;
+  return [npages, (npages >>> 9) + 2];
+};
 
 /** A VM's memslots: which host virtual pages are behind which guest frames (L). */
 export class Memslots {
@@ -88,7 +98,8 @@ export class Memslots {
         bad(`${name} is not page aligned`);
     }
     if (r.hostAddress + r.lengthBytes > HVA_END) bad('host address out of range');
-    if ((r.space ?? 0) < 0 || (r.space ?? 0) >= ADDRESS_SPACES) bad('address space out of range');
+    if (!(Number.isInteger(r.space ?? 0) && (r.space ?? 0) >= 0 && (r.space ?? 0) < ADDRESS_SPACES))
+      bad('address space out of range');
     if (!Number.isInteger(r.slot) || r.slot < 0 || r.slot > 32766) bad('slot id out of range');
     if (r.guestAddress + r.lengthBytes > GPA_END) bad('guest address wraps');
     if (r.lengthBytes / PAGE_SIZE > MAX_PAGES) bad('too many pages');
@@ -114,8 +125,9 @@ export class Memslots {
     if (this.#overlaps(this.active(vm), r.space ?? 0, gfn, npages, old)) {
       throw new Errno('EEXIST', 'setUserMemoryRegion', 'guest range overlaps another slot');
     }
-    if (old !== 0 && slot.gfn.get(old) !== gfn) this.#move(vm, old, this.#newSlot(r));
-    else this.#publishWith(vm, old, this.#newSlot(r, old));
+    if (old === 0) this.#create(vm, r);
+    else if (slot.gfn.get(old) === gfn) this.#changeFlags(vm, r, old);
+    else this.#move(vm, r, old);
   }
 
   #byId(set: Slots, space: number, id: number): Slot {
@@ -137,93 +149,99 @@ export class Memslots {
     return false;
   }
 
-  /** A record for the region; takes over the rmap of `old` when only flags change. */
-  #newSlot(r: MemoryRegion, old: Slot = 0 as Slot): Slot {
+  /** CREATE: one phase. */
+  #create(vm: Vm, r: MemoryRegion): void {
+    const { slot, slots } = this.#kvm.layout;
+    const before = this.active(vm);
+    if (slots.count.get(before) === MAX_SLOTS)
+      throw new Errno('ENOMEM', 'setUserMemoryRegion', 'too many slots');
+    const [set, s, rmap, rmapHuge] = this.#allocAll(slots.words, slot.words, ...rmapWords(r)) as Four;
+    this.#fill(s as Slot, r, rmap, rmapHuge);
+    this.#publish(vm, this.#copyInto(set as Slots, before, 0 as Slot, s as Slot));
+    this.#kvm.mm.heap.free(before);
+  }
+
+  /** FLAGS_ONLY: one phase. The new record takes over the reverse map. */
+  #changeFlags(vm: Vm, r: MemoryRegion, old: Slot): void {
+    const { slot, slots } = this.#kvm.layout;
+    const before = this.active(vm);
+    const [set, s] = this.#allocAll(slots.words, slot.words) as [Slots, Slot];
+    this.#fill(s, r, slot.rmap.get(old), slot.rmapHuge.get(old));
+    this.#publish(vm, this.#copyInto(set, before, old, s));
+    this.#kvm.mm.heap.free(before);
+    this.#kvm.mm.heap.free(old);
+  }
+
+  #deleteSlot(vm: Vm, old: Slot): void {
+    const { slot, slots } = this.#kvm.layout;
+    const [hidden, after, invalid] = this.#allocAll(slots.words, slots.words, slot.words) as Phases;
+    this.#replace(vm, old, 0 as Slot, [hidden, after, invalid]);
+  }
+
+  #move(vm: Vm, r: MemoryRegion, old: Slot): void {
+    const { slot, slots } = this.#kvm.layout;
+    const sizes = [slots.words, slots.words, slot.words, slot.words, ...rmapWords(r)];
+    const [hidden, after, invalid, s, rmap, rmapHuge] = this.#allocAll(...sizes) as [...Phases, ...Three];
+    this.#fill(s as Slot, r, rmap, rmapHuge);
+    this.#replace(vm, old, s as Slot, [hidden, after, invalid]);
+  }
+
+  /**
+   * DELETE and MOVE, in two phases (L-14): hide the slot so that faults retry, zap its leaves, publish without
+   * it. All that either phase needs is there before the first, so that no error comes between them.
+   */
+  #replace(vm: Vm, old: Slot, s: Slot, [hidden, after, invalid]: Phases): void {
     const { slot } = this.#kvm.layout;
-    const npages = r.lengthBytes / PAGE_SIZE;
-    const s = this.#kvm.mm.heap.alloc(slot.words) as Slot;
+    const { heap } = this.#kvm.mm;
+    const before = this.active(vm);
+    this.#kvm.words.copyWithin(invalid, old, old + slot.words);
+    slot.flags.set(invalid, slot.flags.get(old) | SlotFlag.Invalid);
+    this.#publish(vm, this.#copyInto(hidden, before, old, invalid));
+    heap.free(before);
+    if (!this.#kvm.breaks.deleteKeepsLeaves) this.#kvm.mmu.zapSlot(vm, invalid);
+    this.#publish(vm, this.#copyInto(after, hidden, invalid, s));
+    heap.free(hidden);
+    heap.free(slot.rmap.get(invalid));
+    heap.free(slot.rmapHuge.get(invalid));
+    heap.free(invalid);
+    heap.free(old);
+  }
+
+  /** Zeroed words of each size, or ENOMEM and none at all. */
+  #allocAll(...sizes: number[]): number[] {
+    const { heap } = this.#kvm.mm;
+    const got: number[] = [];
+    try {
+      for (const words of sizes) got.push(heap.alloc(words));
+    } catch (error) {
+      for (const at of got) heap.free(at);
+      throw error;
+    }
+    return got;
+  }
+
+  #fill(s: Slot, r: MemoryRegion, rmap: number, rmapHuge: number): void {
+    const { slot } = this.#kvm.layout;
     slot.id.set(s, r.slot);
     slot.space.set(s, r.space ?? 0);
     slot.flags.set(s, r.flags ?? 0);
     slot.gfn.set(s, r.guestAddress / PAGE_SIZE);
-    slot.npages.set(s, npages);
+    slot.npages.set(s, r.lengthBytes / PAGE_SIZE);
     slot.vpn.set(s, r.hostAddress / PAGE_SIZE);
     slot.userAlloc.set(s, 1);
-    slot.rmap.set(s, old === 0 ? this.#kvm.mm.heap.alloc(npages) : slot.rmap.get(old));
-    slot.rmapHuge.set(s, old === 0 ? this.#kvm.mm.heap.alloc((npages >>> 9) + 2) : slot.rmapHuge.get(old));
-    return s;
+    slot.rmap.set(s, rmap);
+    slot.rmapHuge.set(s, rmapHuge);
   }
 
-  /** CREATE and FLAGS_ONLY: one phase. */
-  #publishWith(vm: Vm, old: Slot, s: Slot): void {
-    const before = this.active(vm);
-    this.#publish(vm, this.#copy(before, old, s));
-    this.#kvm.mm.heap.free(before);
-    if (old !== 0) this.#kvm.mm.heap.free(old);
-  }
-
-  /** Two phases (L-14): hide the slot so that faults retry, zap its leaves, publish without it. */
-  #deleteSlot(vm: Vm, old: Slot): void {
-    this.#hide(vm, old);
-    const hidden = this.active(vm);
-    const invalid = this.#invalidCopyOf(hidden, old);
-    this.#publish(vm, this.#copy(hidden, invalid, 0 as Slot));
-    this.#kvm.mm.heap.free(hidden);
-    this.#freeSlot(invalid);
-    this.#kvm.mm.heap.free(old);
-  }
-
-  #move(vm: Vm, old: Slot, s: Slot): void {
-    this.#hide(vm, old);
-    const hidden = this.active(vm);
-    const invalid = this.#invalidCopyOf(hidden, old);
-    this.#publish(vm, this.#copy(hidden, invalid, s));
-    this.#kvm.mm.heap.free(hidden);
-    this.#freeSlot(invalid);
-    this.#kvm.mm.heap.free(old);
-  }
-
-  #hide(vm: Vm, old: Slot): void {
-    const { slot } = this.#kvm.layout;
-    const invalid = this.#kvm.mm.heap.alloc(slot.words) as Slot;
-    for (let i = 0; i < slot.words; i++) this.#kvm.words[invalid + i] = this.#kvm.words[old + i] as number;
-    slot.flags.set(invalid, slot.flags.get(old) | SlotFlag.Invalid);
-    const before = this.active(vm);
-    this.#publish(vm, this.#copy(before, old, invalid));
-    this.#kvm.mm.heap.free(before);
-    if (!this.#kvm.breaks.deleteKeepsLeaves) this.#kvm.mmu.zapSlot(vm, invalid);
-  }
-
-  #invalidCopyOf(set: Slots, old: Slot): Slot {
-    const { slot } = this.#kvm.layout;
-    const found = this.#byId(set, slot.space.get(old), slot.id.get(old));
-    assert(
-      found !== 0 && (slot.flags.get(found) & SlotFlag.Invalid) !== 0,
-      'memslots: the hidden slot is gone',
-    );
-    return found;
-  }
-
-  #freeSlot(s: Slot): void {
-    const { slot } = this.#kvm.layout;
-    this.#kvm.mm.heap.free(slot.rmap.get(s));
-    this.#kvm.mm.heap.free(slot.rmapHuge.get(s));
-    this.#kvm.mm.heap.free(s);
-  }
-
-  /** A new set like `set`, with `old` replaced by `s` (either may be 0). */
-  #copy(set: Slots, old: Slot, s: Slot): Slots {
+  /** Makes `copy` a set like `set`, with `old` replaced by `s` (either may be 0). There is room for it. */
+  #copyInto(copy: Slots, set: Slots, old: Slot, s: Slot): Slots {
     const { slots } = this.#kvm.layout;
-    const copy = this.#kvm.mm.heap.alloc(slots.words) as Slots;
     let n = 0;
     for (let i = 0; i < slots.count.get(set); i++) {
       const entry = this.at(set, i);
       if (entry !== old) this.#kvm.words[copy + slots.entries.at + n++] = entry;
     }
-    if (s !== 0) {
-      if (n === MAX_SLOTS) throw new Errno('ENOMEM', 'setUserMemoryRegion', 'too many slots');
-      this.#kvm.words[copy + slots.entries.at + n++] = s;
-    }
+    if (s !== 0) this.#kvm.words[copy + slots.entries.at + n++] = s;
     slots.count.set(copy, n);
     slots.generation.set(copy, slots.generation.get(set) + 1);
     return copy;

@@ -30,6 +30,7 @@ export function seqlockNotifier(kvm: Kvm): MmuNotifierOps {
 
   /** Zaps [start, end) in all slots; the references go only after the flush (K-8, K-11). */
   const unmapHva = (vm: Vm, start: Vpn, end: Vpn): void => {
+    const token = kvm.srcu.readLock(vm + v.srcuIndex.at);
     sync.lock('mmu', vm + v.mmuLock.at);
     sync.y('I.l');
     kvm.pins.begin();
@@ -45,6 +46,7 @@ export function seqlockNotifier(kvm: Kvm): MmuNotifierOps {
     if (zapped > 0) kvm.requests.flushRemoteTlbs(vm);
     sync.y('I.f');
     sync.unlock('mmu', vm + v.mmuLock.at);
+    kvm.srcu.readUnlock(vm + v.srcuIndex.at, token);
     sync.y('I.u');
   };
 

@@ -46,8 +46,8 @@ export class Vms {
     v.mm.set(vm, options.mm);
     v.protocol.set(vm, options.protocol ?? Protocol.Modern);
     v.code.set(vm, options.code ?? 0);
-    v.slots.store(vm, heap.alloc(slots.words) as Ptr<'slots'>);
     try {
+      v.slots.store(vm, heap.alloc(slots.words) as Ptr<'slots'>);
       if (!this.#kvm.mmu.createRoots(vm))
         throw new Errno('ENOMEM', 'createVm', 'no frame for the root tables');
       const ops = v.protocol.get(vm) === Protocol.SeqlockPin ? this.#seqlockOps : this.#modernOps;
@@ -98,13 +98,14 @@ export class Vms {
     const { heap } = this.#kvm.mm;
     const { vm: v, slot, slots } = this.#kvm.layout;
     const set = v.slots.load(vm);
-    for (let i = 0; i < slots.count.get(set); i++) {
+    const count = set === 0 ? 0 : slots.count.get(set);
+    for (let i = 0; i < count; i++) {
       const s = this.#kvm.memslots.at(set, i);
       heap.free(slot.rmap.get(s));
       heap.free(slot.rmapHuge.get(s));
       heap.free(s);
     }
-    heap.free(set);
+    if (set !== 0) heap.free(set);
     this.#kvm.mmu.destroy(vm);
     heap.free(vm);
   }

@@ -1,0 +1,119 @@
+import { expect, test } from 'vitest';
+import { PAGE_SIZE } from '../base/units.ts';
+import { PageFlag } from '../mm/layout.ts';
+import { frameByte } from '../sync/arena.ts';
+import { VmMemory } from './guest-memory.ts';
+import { SlotFlag } from './layout.ts';
+import { GFN, KvmRig } from './testing.ts';
+
+const BASE = GFN * PAGE_SIZE;
+
+type Pin = Exclude<ReturnType<VmMemory['pin']>, string>;
+
+function rigWithMemory(options: ConstructorParameters<typeof KvmRig>[0] = {}) {
+  const rig = new KvmRig(options);
+  return { rig, memory: new VmMemory(rig.kvm, rig.vm) };
+}
+
+const pinned = (memory: VmMemory, gpa: number, length: number, access: 'read' | 'write'): Pin => {
+  const pin = memory.pin(gpa, length, access);
+  if (typeof pin === 'string') throw new Error(`not pinned: ${pin}`);
+  return pin;
+};
+
+test('a pin across pages gives a piece of each, in order, and they are the bytes of the guest', () => {
+  const { rig, memory } = rigWithMemory();
+  const pin = pinned(memory, BASE + PAGE_SIZE - 3, PAGE_SIZE + 5, 'write');
+  expect(pin.pieces.map(piece => piece.length)).toEqual([3, PAGE_SIZE, 2]);
+  for (const [i, piece] of pin.pieces.entries()) piece.fill(i + 1);
+  memory.unpin(pin);
+  const at = (page: number, offset: number) => rig.sync.arena.bytes[frameByte(rig.read(GFN + page)) + offset];
+  expect([at(0, 4092), at(0, 4093), at(1, 0), at(1, 4095), at(2, 1), at(2, 2)]).toEqual([0, 1, 2, 2, 3, 0]);
+  rig.check();
+});
+
+test('a pin of no bytes holds nothing', () => {
+  const { memory } = rigWithMemory();
+  expect(memory.pin(BASE, 0, 'write')).toEqual({ pieces: [], pfns: [] });
+});
+
+test.each([
+  ['before RAM', BASE - PAGE_SIZE, 8, 'read'],
+  ['that begin before RAM', BASE - 4, 8, 'read'],
+  ['that end behind RAM', BASE + 16 * PAGE_SIZE - 4, 8, 'write'],
+  ['beyond what a guest can have', 2 ** 40, 8, 'read'],
+  ['at the end of all addresses', 2 ** 53 - 8, 8, 'read'],
+  ['beyond 64 bits', 2 ** 63, 8, 'write'],
+] as const)('bytes %s are a fault, and nothing stays pinned', (_where, gpa, length, access) => {
+  const { rig, memory } = rigWithMemory();
+  rig.write(GFN);
+  rig.write(GFN + 15);
+  const counts = () => [GFN, GFN + 15].map(gfn => rig.core.pages.refcount(rig.read(gfn)));
+  const before = counts();
+  expect(memory.pin(gpa, length, access)).toBe('fault');
+  expect(counts()).toEqual(before);
+});
+
+test('a read-only slot can be pinned to read, and not to write', () => {
+  const { rig, memory } = rigWithMemory({ pages: 0 });
+  rig.set({ pages: 4, flags: SlotFlag.ReadOnly });
+  expect(memory.pin(BASE, 8, 'write')).toBe('fault');
+  memory.unpin(pinned(memory, BASE, 8, 'read'));
+  rig.check();
+});
+
+test('unpinning gives back every reference, also of a page that was pinned twice', () => {
+  const { rig, memory } = rigWithMemory();
+  const pfn = rig.write(GFN);
+  const before = rig.core.pages.refcount(pfn);
+  const pins = [
+    pinned(memory, BASE, 100, 'read'),
+    pinned(memory, BASE, 100, 'write'),
+    pinned(memory, BASE, 2 * PAGE_SIZE, 'read'),
+  ];
+  expect(rig.core.pages.refcount(pfn)).toBe(before + 3);
+  for (const pin of pins) memory.unpin(pin);
+  expect(rig.core.pages.refcount(pfn)).toBe(before);
+  rig.check();
+});
+
+test('a pinned page is not taken away; unpinned it is, with what the device wrote', () => {
+  const { rig, memory } = rigWithMemory();
+  const pin = pinned(memory, BASE, 4, 'write');
+  rig.advise('pageout', 0);
+  pin.pieces[0]?.set([1, 2, 3, 4]);
+  expect(rig.read(GFN)).toBe(pin.pfns[0]);
+  memory.unpin(pin);
+  rig.advise('pageout', 0);
+  expect(rig.leaf(GFN)).toBe(0);
+  const at = frameByte(rig.read(GFN));
+  expect([...rig.sync.arena.bytes.subarray(at, at + 4)]).toEqual([1, 2, 3, 4]);
+  rig.check();
+});
+
+test('DMA makes a page dirty that swap holds a copy of, and drops its decoded instructions', () => {
+  const { rig, memory } = rigWithMemory({ code: 64 });
+  rig.write(GFN);
+  rig.advise('pageout', 0);
+  const pfn = rig.read(GFN);
+  rig.core.pages.clear(pfn, PageFlag.Dirty);
+  rig.dropped.length = 0;
+  memory.unpin(pinned(memory, BASE, 4, 'read'));
+  expect([rig.core.pages.has(pfn, PageFlag.Dirty), rig.dropped]).toEqual([false, []]);
+  const pin = pinned(memory, BASE, 4, 'write');
+  expect([rig.core.pages.has(pin.pfns[0] as number, PageFlag.Dirty), rig.dropped]).toEqual([true, [pfn]]);
+  memory.unpin(pin);
+});
+
+test('a pin that is blocked half way holds nothing and can be asked again', () => {
+  const rig = new KvmRig();
+  let asked = 0;
+  const memory = new VmMemory(rig.kvm, rig.vm, () => ++asked === 2);
+  const pfn = rig.write(GFN);
+  const before = rig.core.pages.refcount(pfn);
+  expect(memory.pin(BASE, 3 * PAGE_SIZE, 'write')).toBe('blocked');
+  expect(rig.core.pages.refcount(pfn)).toBe(before);
+  memory.unpin(pinned(memory, BASE, 3 * PAGE_SIZE, 'write'));
+  expect(rig.core.pages.refcount(pfn)).toBe(before);
+  rig.check();
+});

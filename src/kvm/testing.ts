@@ -1,0 +1,130 @@
+import { Errno } from '../base/errno.ts';
+import { PAGE_SIZE, type Vpn } from '../base/units.ts';
+import { Access } from '../cpu/interface.ts';
+import { VCPU_WORDS } from '../cpu/vcpu.ts';
+import { initMm, type MmCore } from '../mm/index.ts';
+import { Pte, pteIsPresent, ptePfn } from '../mm/layout.ts';
+import { Arena } from '../sync/arena.ts';
+import type { Ptr } from '../sync/struct.ts';
+import { Sync } from '../sync/sync.ts';
+import { createPageOps } from '../wasm/page-ops.ts';
+import { checkVm, Kvm, Protocol, Vms } from './index.ts';
+import { Spte } from './layout.ts';
+import type { MemoryRegion } from './memslots.ts';
+import type { MmPorts } from './ports.ts';
+
+type Vm = Ptr<'vm'>;
+type Mm = Ptr<'mm'>;
+
+/** The first guest frame of slot 0. */
+export const GFN = 16;
+/** Pages that the rig's address space maps. */
+export const PAGES = 64;
+
+/** One VM over the real mm on one thread: private memory, zram, lock order checked, freed frames poisoned. */
+export class KvmRig {
+  readonly sync: Sync;
+  readonly core: MmCore;
+  readonly kvm: Kvm;
+  readonly vms: Vms;
+  /** Frames whose decoded instructions were dropped, in order. */
+  readonly dropped: number[] = [];
+  /** After so many allocations from the heap there is no more. */
+  allocations = Number.POSITIVE_INFINITY;
+  readonly mm: Mm;
+  readonly vpn: Vpn;
+  readonly vm: Vm;
+
+  constructor(options: { protocol?: 0 | 1 | 2; code?: number; pages?: number } = {}) {
+    const arena = Arena.create({ frames: 512, heapBytes: 1 << 20, shared: false });
+    this.sync = new Sync(arena, { lockdep: true });
+    const pageOps = createPageOps(arena.memory, false);
+    this.core = initMm(this.sync, { pageOps, poison: true, swap: { kind: 'zram', bytes: 256 * PAGE_SIZE } });
+    this.kvm = new Kvm(this.sync, this.#ports(), { dropCode: (_code, pfn) => void this.dropped.push(pfn) });
+    this.vms = new Vms(this.kvm, this.core.notifiers);
+    this.mm = this.core.createMm();
+    this.vpn = this.core.mmap.map(this.mm, PAGES * PAGE_SIZE) / PAGE_SIZE;
+    this.vm = this.vms.create({
+      mm: this.mm,
+      protocol: options.protocol ?? Protocol.Modern,
+      code: options.code ?? 0,
+    });
+    if (options.pages !== 0) this.set({ pages: options.pages ?? 16 });
+  }
+
+  /** The mm's, but its heap may be told to run out. */
+  #ports(): MmPorts {
+    const { gup, pages, pageAlloc, heap } = this.core;
+    const alloc = (words: number): number => {
+      if (this.allocations-- <= 0) throw new Errno('ENOMEM', 'alloc');
+      return heap.alloc(words);
+    };
+    return { gup, pages, pageAlloc, heap: { alloc, free: at => heap.free(at) } };
+  }
+
+  /** Sets a memslot in pages: `page` of the mapping at `gfn`. */
+  set(r: { slot?: number; gfn?: number; page?: number; pages?: number; flags?: number; space?: number }) {
+    this.kvm.memslots.set(this.vm, {
+      slot: r.slot ?? 0,
+      space: r.space ?? 0,
+      flags: r.flags ?? 0,
+      guestAddress: (r.gfn ?? GFN) * PAGE_SIZE,
+      lengthBytes: (r.pages ?? 16) * PAGE_SIZE,
+      hostAddress: (this.vpn + (r.page ?? 0)) * PAGE_SIZE,
+    } satisfies MemoryRegion);
+  }
+
+  addVcpu(vm: Vm = this.vm): Ptr<'vcpu'> {
+    const vcpu = this.core.heap.alloc(VCPU_WORDS) as Ptr<'vcpu'>;
+    this.vms.addVcpu(vm, vcpu);
+    return vcpu;
+  }
+
+  read = (gfn: number, space = 0): number => this.kvm.fault.resolve(this.vm, space, gfn, Access.Read);
+  write = (gfn: number, space = 0): number => this.kvm.fault.resolve(this.vm, space, gfn, Access.Write);
+
+  /** The leaf of a guest frame: 0 when there is none. */
+  leaf(gfn: number, space = 0): number {
+    const at = this.kvm.mmu.walk(this.vm, space, gfn);
+    return at === 0 ? 0 : (this.sync.words[at] as number);
+  }
+
+  /** Guest frames of slot 0's first place that have a leaf. */
+  present(from = GFN, pages = 16): number[] {
+    return Array.from({ length: pages }, (_, i) => from + i).filter(g => (this.leaf(g) & Spte.Present) !== 0);
+  }
+
+  /** The memslots as plain values, in order, with what publication counts. */
+  slots() {
+    const { slot, slots, vm: v } = this.kvm.layout;
+    const set = this.kvm.memslots.active(this.vm);
+    const list = Array.from({ length: slots.count.get(set) }, (_, i) => {
+      const s = this.kvm.memslots.at(set, i);
+      const page = slot.vpn.get(s) - this.vpn;
+      const [id, space, flags] = [slot.id.get(s), slot.space.get(s), slot.flags.get(s)];
+      return { id, space, flags, gfn: slot.gfn.get(s), npages: slot.npages.get(s), page };
+    });
+    return { list, generation: v.generation.load(this.vm), leaves: v.pages4k.load(this.vm) };
+  }
+
+  /** Frames and heap words that are in use. */
+  usage(): { frames: number; heap: number } {
+    this.core.lru.drainAll();
+    return { frames: -this.core.pageAlloc.freeFrames, heap: this.core.heap.used };
+  }
+
+  /** V1, V2, V5 and the mm's invariants. */
+  check(): void {
+    checkVm(this.kvm, this.vm, vpn => {
+      const pte = this.core.pageTable.walk(this.mm, vpn);
+      const entry = pte === 0 ? 0 : this.core.pageTable.load(pte);
+      if (!pteIsPresent(entry)) return undefined;
+      return { pfn: ptePfn(entry), writable: (entry & Pte.Write) !== 0 };
+    });
+    this.core.checkInvariants();
+  }
+
+  advise(advice: 'pageout' | 'dontneed', page: number, pages = 1): void {
+    this.core.madvise.advise(this.mm, (this.vpn + page) * PAGE_SIZE, pages * PAGE_SIZE, advice);
+  }
+}
