@@ -116,6 +116,8 @@ export class VcpuLoop {
   #wait(): Step {
     if (this.runnable) return 'ran';
     const { clock, board } = this.#o;
+    // What a device waits for may be what the guest waits for.
+    if (board.blocked) return 'blocked';
     const device = board.nextDeadline();
     const next = Math.min(
       this.#timecmp(),
