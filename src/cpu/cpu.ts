@@ -117,6 +117,8 @@ export class Cpu {
     this.#words.fill(0, vcpu, vcpu + AT.mode);
     this.#words[vcpu + AT.privilege] = Privilege.Supervisor;
     this.#words[vcpu + AT.hartId] = state.hartId;
+    // No timer is set.
+    this.#words.fill(-1, vcpu + AT.timecmp, vcpu + AT.timecmp + 2);
     this.setPc(vcpu, state.pc);
     this.setX(vcpu, 10, state.hartId, 0);
     this.setX(vcpu, 11, state.a1 | 0, Math.floor(state.a1 / 2 ** 32));
