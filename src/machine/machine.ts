@@ -1,7 +1,5 @@
 import { assert } from '../base/assert.ts';
-import { FaultlineError } from '../base/error.ts';
 import { Random } from '../base/random.ts';
-import { PAGE_SIZE } from '../base/units.ts';
 import type { VcpuPtr } from '../cpu/interface.ts';
 import { AT, Interrupt } from '../cpu/vcpu.ts';
 import type { BlockBackend } from '../devices/interface.ts';
@@ -210,11 +208,4 @@ function seededBytes(seed: number): (into: Uint8Array) => void {
   return into => {
     for (let i = 0; i < into.length; i++) into[i] = random.below(256);
   };
-}
-
-/** Throws E_MEMORY_TOO_SMALL unless guest RAM is whole pages and something remains of it. */
-export function checkMemory(bytes: number): void {
-  if (bytes % PAGE_SIZE !== 0 || bytes < 1 << 20) {
-    throw new FaultlineError('E_MEMORY_TOO_SMALL', `${bytes} bytes of RAM`, { hint: '--memory 256M' });
-  }
 }
