@@ -37,7 +37,9 @@ export class WorkerDriver implements Driver {
   readonly #housekeeper: Worker;
   readonly #control: number;
   readonly #rings: Map<Channel, Ring>;
-  readonly #overflow: { channel: Channel; bytes: Uint8Array }[] = [];
+  /** Input that its channel's ring has no room for yet. */
+  readonly #overflow = new Map<Channel, Uint8Array[]>(CHANNELS.map(c => [c, []]));
+  #over = false;
   #pump: NodeJS.Timeout | undefined;
 
   constructor(launch: Launch, events: DriverEvents) {
@@ -58,7 +60,8 @@ export class WorkerDriver implements Driver {
   }
 
   send(channel: Channel, bytes: Uint8Array): void {
-    this.#overflow.push({ channel, bytes });
+    if (this.#over) return;
+    this.#overflow.get(channel)!.push(bytes);
     this.#flush();
   }
 
@@ -67,21 +70,30 @@ export class WorkerDriver implements Driver {
     this.#wakeUp();
   }
 
-  /** Moves what fits into the rings; the rest follows when there is room. */
+  /** Moves what fits into the rings; the rest follows when there is room. No channel waits for another. */
   #flush(): void {
-    while (this.#overflow.length > 0) {
-      const first = this.#overflow[0]!;
-      const taken = this.#rings.get(first.channel)!.write(first.bytes);
-      if (taken > 0) this.#wakeUp();
-      if (taken < first.bytes.length) {
-        first.bytes = first.bytes.subarray(taken);
-        this.#pump ??= setInterval(() => this.#flush(), 5);
-        return;
-      }
-      this.#overflow.shift();
+    const waiting = CHANNELS.filter(channel => !this.#moveOn(channel));
+    if (waiting.length > 0) {
+      this.#pump ??= setInterval(() => this.#flush(), 5);
+      return;
     }
     clearInterval(this.#pump);
     this.#pump = undefined;
+  }
+
+  /** True if nothing of the channel waits any more. */
+  #moveOn(channel: Channel): boolean {
+    const waiting = this.#overflow.get(channel)!;
+    for (let first = waiting[0]; first !== undefined; first = waiting[0]) {
+      const taken = this.#rings.get(channel)!.write(first);
+      if (taken > 0) this.#wakeUp();
+      if (taken < first.length) {
+        waiting[0] = first.subarray(taken);
+        return false;
+      }
+      waiting.shift();
+    }
+    return true;
   }
 
   #wakeUp(): void {
@@ -104,6 +116,7 @@ export class WorkerDriver implements Driver {
   }
 
   #tearDown(): void {
+    this.#over = true;
     clearInterval(this.#pump);
     Atomics.store(this.host.words, this.#control + CONTROL.stop, 1);
     this.#wakeUp();
