@@ -48,6 +48,8 @@ export class InlineDriver implements Driver {
       do {
         const round = this.#loop.round();
         if (round.kind === 'end') return round.end;
+        // A listener may have stopped it while it ran, with nobody asleep to be woken.
+        if (this.#stopped) break;
         if (round.kind === 'sleep' && round.ms > 0) {
           await this.#sleep(round.ms);
           break;
