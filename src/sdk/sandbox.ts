@@ -220,6 +220,7 @@ function timeout(ms: number | undefined): Promise<never> | undefined {
 function aborted(signal: AbortSignal | undefined): Promise<never> | undefined {
   if (signal === undefined) return undefined;
   return new Promise((_, reject) => {
+    if (signal.aborted) reject(signal.reason);
     signal.addEventListener('abort', () => reject(signal.reason), { once: true });
   });
 }
