@@ -11,7 +11,6 @@ const QUIET_MS = 50;
 
 while (Atomics.load(host.words, control + CONTROL.stop) === 0) {
   const worked = host.housekeep();
-  // Waits on a word of its own, which only the limit's crossing notifies.
+  // A word of its own, which nobody notifies: input for the machine is no reason to reclaim.
   Atomics.wait(host.words, host.housekeepWord, 0, worked ? BUSY_MS : QUIET_MS);
-  Atomics.store(host.words, host.housekeepWord, 0);
 }
