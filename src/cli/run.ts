@@ -251,6 +251,13 @@ async function bare(file: string, flags: RunFlags): Promise<number> {
     throw new FaultlineError('E_USAGE', `--bare: ${file} cannot be read`, { cause });
   }
   const { add: _add, env: _env, break: breaks, ...rest } = flags;
-  const running = runBare(elf, { ...rest, breaks }, bytes => process.stdout.write(bytes));
-  return Promise.race([running, timeLimit(flags.timeout)]);
+  const over = new AbortController();
+  const running = runBare(elf, { ...rest, breaks, signal: over.signal }, bytes =>
+    process.stdout.write(bytes),
+  );
+  try {
+    return await Promise.race([running, timeLimit(flags.timeout)]);
+  } finally {
+    over.abort();
+  }
 }

@@ -8,7 +8,10 @@ import { WorkerDriver } from './worker-driver.ts';
 
 const DEFAULT_MEMORY = 128 * MIB;
 
-/** Runs one ELF in supervisor mode; resolves with the code it stored to `tohost`, or 0 if it powered off. */
+/**
+ * Runs one ELF in supervisor mode; resolves with the code it stored to `tohost`, or 0 if it powered off.
+ * `options.signal` stops it, which rejects.
+ */
 export async function runBare(
   elf: Uint8Array,
   options: SandboxOptions,
@@ -35,6 +38,8 @@ export async function runBare(
   };
   const events = { console: onConsole, agent: () => {} };
   const driver = options.runners === 0 ? new InlineDriver(launch, events) : new WorkerDriver(launch, events);
+  options.signal?.addEventListener('abort', () => driver.stop(), { once: true });
+  if (options.signal?.aborted) driver.stop();
   const end = await driver.ended;
   if (end.kind === 'exit') return end.code!;
   if (end.kind === 'shutdown') return 0;
