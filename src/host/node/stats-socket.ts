@@ -13,7 +13,7 @@ export function publishStats(read: () => unknown): () => void {
   const path = join(directory(), `${process.pid}.sock`);
   const server = createServer(socket => {
     socket.on('error', () => {});
-    socket.end(`${JSON.stringify(read())}\n`);
+    socket.end(look(read));
   });
   server.on('error', () => {});
   server.unref();
@@ -28,6 +28,15 @@ export function publishStats(read: () => unknown): () => void {
     server.close();
     rmSync(path, { force: true });
   };
+}
+
+/** The answer to one connection: empty when there are no figures, as while a guest goes. */
+function look(read: () => unknown): string {
+  try {
+    return `${JSON.stringify(read())}\n`;
+  } catch {
+    return '';
+  }
 }
 
 /** Process ids of guests that offer their counters; stale sockets are passed over by `readStats`. */
@@ -52,6 +61,15 @@ export function readStats(pid: number): Promise<unknown> {
       rmSync(path, { force: true });
       resolve(undefined);
     });
-    socket.on('end', () => resolve(JSON.parse(Buffer.concat(chunks).toString())));
+    socket.on('end', () => resolve(parse(Buffer.concat(chunks).toString())));
   });
+}
+
+/** A guest that ends in the middle of its answer is gone. */
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }
