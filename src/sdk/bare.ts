@@ -2,7 +2,7 @@ import { MIB } from '../base/units.ts';
 import { framesFor } from '../machine/host.ts';
 import type { Launch } from './driver.ts';
 import { InlineDriver } from './inline-driver.ts';
-import { type SandboxOptions, sizesOf } from './options.ts';
+import { type SandboxOptions, type Sizes, sizesOf } from './options.ts';
 import { endError } from './sandbox.ts';
 import { WorkerDriver } from './worker-driver.ts';
 
@@ -18,6 +18,19 @@ export async function runBare(
   onConsole: (bytes: Uint8Array) => void,
 ): Promise<number> {
   const sizes = sizesOf(options, DEFAULT_MEMORY);
+  try {
+    return await runSized(elf, options, sizes, onConsole);
+  } finally {
+    sizes.closeSwap();
+  }
+}
+
+async function runSized(
+  elf: Uint8Array,
+  options: SandboxOptions,
+  sizes: Sizes,
+  onConsole: (bytes: Uint8Array) => void,
+): Promise<number> {
   const launch: Launch = {
     host: {
       frames: framesFor(sizes.memoryBytes, sizes.limitBytes, sizes.swap),

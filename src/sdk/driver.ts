@@ -22,7 +22,7 @@ export type DriverEvents = {
 
 /** Where a machine runs: on this thread, or on a worker with the same code (design 4). */
 export interface Driver {
-  /** Resolves when the machine has ended; rejects when our own code failed. */
+  /** Resolves when the machine has ended and its threads have; rejects when our own code failed. */
   readonly ended: Promise<MachineEnd>;
   /** The Host as this thread sees it, for counters. */
   readonly host: Host;

@@ -41,11 +41,21 @@ export type SandboxOptions = {
 /** Below this a guest's kernel and a handful of device pages would chase each other out (O-2). */
 export const LIMIT_MIN = 8 * MIB;
 
-const bytes = (size: Size): number => (typeof size === 'number' ? size : parseSize(size));
+function bytes(size: Size): number {
+  if (typeof size === 'string') return parseSize(size);
+  if (Number.isSafeInteger(size) && size >= 0) return size;
+  throw new FaultlineError('E_USAGE', 'a size is a whole number of bytes', { hint: "268435456 or '256M'" });
+}
 
-export type Sizes = { memoryBytes: number; limitBytes: number | undefined; swap: SwapSpec };
+export type Sizes = {
+  memoryBytes: number;
+  limitBytes: number | undefined;
+  swap: SwapSpec;
+  /** Gives the swap file back; once no thread uses it any more. */
+  closeSwap(): void;
+};
 
-/** Checks what was asked for before anything is made. Throws E_USAGE, E_MEMORY_TOO_SMALL, E_MEMORY_LIMIT, E_SWAP. */
+/** Checks what was asked for before anything is made. Throws E_USAGE, E_MEMORY_LIMIT, E_SWAP and E_DISK_FULL. */
 export function sizesOf(options: SandboxOptions, defaultMemory: number): Sizes {
   const memoryBytes = bytes(options.memory ?? defaultMemory);
   const limitBytes = options.memoryLimit === undefined ? undefined : bytes(options.memoryLimit);
@@ -78,7 +88,7 @@ export function sizesOf(options: SandboxOptions, defaultMemory: number): Sizes {
   return {
     memoryBytes,
     limitBytes,
-    swap: parseSwap(options.swap ?? defaultSwap(memoryBytes, limitBytes), memoryBytes),
+    ...parseSwap(options.swap ?? defaultSwap(memoryBytes, limitBytes), memoryBytes),
   };
 }
 
@@ -87,12 +97,17 @@ function defaultSwap(memoryBytes: number, limitBytes: number | undefined): strin
   return limitBytes !== undefined && limitBytes < memoryBytes ? 'zram' : 'none';
 }
 
-function parseSwap(text: string, memoryBytes: number): SwapSpec {
+type Swap = Pick<Sizes, 'swap' | 'closeSwap'>;
+
+const noFile = (swap: SwapSpec): Swap => ({ swap, closeSwap() {} });
+
+function parseSwap(text: string, memoryBytes: number): Swap {
   const [kind, rest] = splitOnce(text);
-  if (kind === 'none' && rest === undefined) return { kind: 'none' };
-  if (kind === 'zram') return { kind: 'zram', bytes: rest === undefined ? memoryBytes : parseSize(rest) };
+  if (kind === 'none' && rest === undefined) return noFile({ kind: 'none' });
+  const size = rest === undefined || kind !== 'zram' ? memoryBytes : parseSize(rest);
+  if (kind === 'zram' && size >= PAGE_SIZE) return noFile({ kind: 'zram', bytes: size });
   if (kind === 'file' && rest) return swapFile(rest, memoryBytes);
-  throw new FaultlineError('E_USAGE', `--swap ${text} is not known`, {
+  throw new FaultlineError('E_USAGE', `--swap ${text} is nothing to swap to`, {
     hint: '--swap none, zram, zram:256M or file:PATH',
   });
 }
@@ -102,7 +117,7 @@ function splitOnce(text: string): [string, string | undefined] {
   return colon < 0 ? [text, undefined] : [text.slice(0, colon), text.slice(colon + 1)];
 }
 
-function swapFile(path: string, memoryBytes: number): SwapSpec {
+function swapFile(path: string, memoryBytes: number): Swap {
   const file = openSwapFile(path, memoryBytes);
-  return { kind: 'file', path, fd: file.fd, bytes: memoryBytes };
+  return { swap: { kind: 'file', path, fd: file.fd, bytes: memoryBytes }, closeSwap: () => file.close() };
 }

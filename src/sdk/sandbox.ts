@@ -8,7 +8,7 @@ import { Commands } from './commands.ts';
 import type { Driver, DriverEvents, Launch } from './driver.ts';
 import { InlineDriver } from './inline-driver.ts';
 import { Memory } from './memory.ts';
-import { type SandboxOptions, sizesOf } from './options.ts';
+import { type SandboxOptions, type Sizes, sizesOf } from './options.ts';
 import { WorkerDriver } from './worker-driver.ts';
 
 /** Bytes of console kept to explain a guest that died. */
@@ -75,26 +75,14 @@ export class Sandbox implements AsyncDisposable {
 
   static #start(image: OpenImage, options: SandboxOptions): Sandbox {
     const sizes = sizesOf(options, image.manifest.defaultMemory ?? DEFAULT_MEMORY);
-    const launch: Launch = {
-      host: {
-        frames: framesFor(sizes.memoryBytes, sizes.limitBytes, sizes.swap),
-        shared: true,
-        swap: sizes.swap,
-        breaks: options.breaks ?? [],
-      },
-      machine: {
-        memoryBytes: sizes.memoryBytes,
-        ...(sizes.limitBytes === undefined ? {} : { memoryLimitBytes: sizes.limitBytes }),
-        commandLine: [options.cmdline ?? image.commandLine, options.append].filter(Boolean).join(' '),
-        clock: options.clock ?? 'real',
-        ...(options.seed === undefined && options.clock !== 'instret' ? {} : { seed: options.seed ?? 1 }),
-        ...(options.blockedOneIn === undefined ? {} : { blockedOneIn: options.blockedOneIn }),
-      },
-      files: { kernel: image.kernel(), initrd: image.initramfs() },
-      disks: image.manifest.disk === undefined ? [] : [`${image.directory}/${image.manifest.disk.file}`],
-      agent: true,
-    };
-    return Sandbox.fromLaunch(launch, options);
+    try {
+      const vm = Sandbox.fromLaunch(launchOf(image, sizes, options), options);
+      void vm.ended.catch(() => {}).finally(sizes.closeSwap);
+      return vm;
+    } catch (error) {
+      sizes.closeSwap();
+      throw error;
+    }
   }
 
   /** Runs what a Launch describes. */
@@ -157,6 +145,26 @@ export class Sandbox implements AsyncDisposable {
     await this.kill();
   }
 }
+
+const launchOf = (image: OpenImage, sizes: Sizes, options: SandboxOptions): Launch => ({
+  host: {
+    frames: framesFor(sizes.memoryBytes, sizes.limitBytes, sizes.swap),
+    shared: true,
+    swap: sizes.swap,
+    breaks: options.breaks ?? [],
+  },
+  machine: {
+    memoryBytes: sizes.memoryBytes,
+    ...(sizes.limitBytes === undefined ? {} : { memoryLimitBytes: sizes.limitBytes }),
+    commandLine: [options.cmdline ?? image.commandLine, options.append].filter(Boolean).join(' '),
+    clock: options.clock ?? 'real',
+    ...(options.seed === undefined && options.clock !== 'instret' ? {} : { seed: options.seed ?? 1 }),
+    ...(options.blockedOneIn === undefined ? {} : { blockedOneIn: options.blockedOneIn }),
+  },
+  files: { kernel: image.kernel(), initrd: image.initramfs() },
+  disks: image.manifest.disk === undefined ? [] : [`${image.directory}/${image.manifest.disk.file}`],
+  agent: true,
+});
 
 /** The last of what a console printed. */
 class ConsoleTail {

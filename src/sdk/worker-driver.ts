@@ -115,12 +115,11 @@ export class WorkerDriver implements Driver {
     });
   }
 
-  #tearDown(): void {
+  async #tearDown(): Promise<void> {
     this.#over = true;
     clearInterval(this.#pump);
     Atomics.store(this.host.words, this.#control + CONTROL.stop, 1);
     this.#wakeUp();
-    void this.#machine.terminate();
-    void this.#housekeeper.terminate();
+    await Promise.all([this.#machine.terminate(), this.#housekeeper.terminate()]);
   }
 }
