@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-import { Command, Option } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import { doctor } from './doctor.ts';
 import { imageCommand } from './image.ts';
 import { mem } from './mem.ts';
@@ -23,12 +23,12 @@ program
   .option('-m, --memory <size>', "guest RAM (default: the image's, 256M)")
   .option('--memory-limit <size>', 'most of it that may be in frames at once; the rest swaps')
   .option('--swap <spec>', 'none, zram[:SIZE] or file:PATH (default: zram when there is a limit)')
-  .option('--cpus <n>', 'harts; this version runs one', Number)
-  .option('--runners <n>', 'workers that run vCPUs; 0 runs all on one thread', Number)
+  .option('--cpus <n>', 'harts; this version runs one', count)
+  .option('--runners <n>', 'workers that run vCPUs; 0 runs all on one thread', count)
   .addOption(
     new Option('--clock <kind>', 'real time, or the count of instructions').choices(['real', 'instret']),
   )
-  .option('--seed <n>', "seed of the guest's random sources", Number)
+  .option('--seed <n>', "seed of the guest's random sources", count)
   .option('--append <text>', "added to the kernel's command line")
   .option('--cmdline <text>', "instead of the image's command line")
   .option('--pristine', 'modules and command line as Debian ships them')
@@ -40,9 +40,9 @@ program
     'run an ELF in supervisor mode, with nothing but SBI; its store to `tohost` ends it',
   )
   .option('--stats <file>', 'write counters at exit, as JSON with vmstat names')
-  .option('--timeout <seconds>', 'give up after so long (exit code 124)', Number)
+  .option('--timeout <seconds>', 'give up after so long (exit code 124)', count)
   .option('--console', "show the guest's console on standard error")
-  .option('--blocked-one-in <n>', 'test: answer one page in so many `blocked` first', Number)
+  .option('--blocked-one-in <n>', 'test: answer one page in so many `blocked` first', count)
   .addOption(
     new Option('--break <rule>', 'test: switch a rule of the memory core off')
       .argParser(collect)
@@ -87,6 +87,13 @@ program
   .action(async (flags: { json?: boolean }) => {
     process.exitCode = await doctor(flags);
   });
+
+function count(value: string): number {
+  const number = Number(value);
+  if (value.trim() === '' || !(number >= 0 && number < 2 ** 53))
+    throw new InvalidArgumentError('Not a number.');
+  return number;
+}
 
 function collect(value: string, before: string[]): string[] {
   return [...before, value];

@@ -35,6 +35,8 @@ export type RunFlags = {
 
 const TIMED_OUT = 124;
 const INTERRUPTED = 130;
+/** 24 days; a longer one would ring at once. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 /** `faultline run`: boots, runs, ends; returns the exit code. */
 export async function run(image: string | undefined, command: string[], flags: RunFlags): Promise<number> {
@@ -204,12 +206,15 @@ function environment(pairs: readonly string[]): Record<string, string> {
 function timeLimit(seconds: number | undefined): Promise<number> {
   return new Promise(resolve => {
     if (seconds === undefined) return;
-    setTimeout(() => {
-      process.stderr.write(
-        `faultline: error: still running after ${seconds} s   (code E_TIMEOUT)\n    try: a larger --timeout\n`,
-      );
-      resolve(TIMED_OUT);
-    }, seconds * 1000).unref();
+    setTimeout(
+      () => {
+        process.stderr.write(
+          `faultline: error: still running after ${seconds} s   (code E_TIMEOUT)\n    try: a larger --timeout\n`,
+        );
+        resolve(TIMED_OUT);
+      },
+      Math.min(seconds * 1000, LONGEST_TIMER_MS),
+    ).unref();
   });
 }
 
