@@ -27,6 +27,7 @@ const BENCHES: Record<string, Bench> = {
   },
   cpu: { question: 'how fast are programs in the guest, against QEMU?', load: () => import('./cpu.ts') },
   ageing: { question: 'does the TLB generation bump save refaults?', load: () => import('./ageing.ts') },
+  idle: { question: 'what does an idle guest at its prompt cost?', load: () => import('./idle.ts') },
   swap: {
     question: 'does a squeezed guest keep every byte, and at what rate?',
     load: () => import('./swap.ts'),

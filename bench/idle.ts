@@ -1,0 +1,36 @@
+// What an idle guest at its prompt costs: CPU time of the whole process, all threads, as a share of one core.
+
+import { spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { FAULTLINE } from './lib.ts';
+
+const SETTLE_MS = 8_000;
+const WATCH_MS = 20_000;
+const CEILING = 0.02;
+
+/** Seconds of CPU that a process and its threads have used. Linux only. */
+function cpuSeconds(pid: number): number {
+  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ');
+  return (Number(fields[11]) + Number(fields[12])) / 100;
+}
+
+const sleep = (ms: number): Promise<void> => new Promise(resolve => setTimeout(resolve, ms));
+
+export async function run(): Promise<boolean> {
+  const child = spawn(process.execPath, [FAULTLINE, 'run', '-q', '--memory', '256M', 'tiny'], {
+    stdio: ['pipe', 'ignore', 'inherit'],
+  });
+  try {
+    await sleep(SETTLE_MS);
+    const before = cpuSeconds(child.pid!);
+    await sleep(WATCH_MS);
+    const share = (cpuSeconds(child.pid!) - before) / (WATCH_MS / 1000);
+    const met = share <= CEILING;
+    console.log(
+      `idle: ${(share * 100).toFixed(2)} % of a core, bar at most ${CEILING * 100} %: ${met ? 'met' : 'NOT MET'}`,
+    );
+    return met;
+  } finally {
+    child.kill('SIGKILL');
+  }
+}
