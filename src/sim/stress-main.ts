@@ -1,12 +1,14 @@
 import { loadavg } from 'node:os';
 import { parseArgs } from 'node:util';
 import { runStress, type StressResult } from './stress.ts';
-import { BREAK_NAMES, breaksOf } from './stress-host.ts';
+import { stressGuest } from './stress-guest.ts';
+import { BREAK_NAMES, breaksOf, type StressBreaks } from './stress-host.ts';
 
-const USAGE = `npm run stress -- [--seconds 60] [--seed N] [--vcpus 2] [--protocol modern|seqlock] [--break NAME]
+const USAGE = `npm run stress -- [--seconds 60] [--seed N] [--vcpus 2] [--protocol modern|seqlock] [--break NAME] [--guest]
 
 vCPU threads count in guest memory while one thread takes that memory away: ages, swaps, unmaps, forks.
 Every counter is checked at every use. With --break a rule is switched off, and the run must lose a write.
+With --guest the vCPU is that of a running Debian, which fills and verifies memory with 64 of 256 MiB in frames.
 NAME is one of: ${BREAK_NAMES.join(', ')}.`;
 
 /** What a run of `FLOOR_SECONDS` must reach without a loss (issue 2, bars). */
@@ -23,6 +25,7 @@ async function main(): Promise<number> {
       vcpus: { type: 'string', default: '2' },
       protocol: { type: 'string', default: 'modern' },
       break: { type: 'string' },
+      guest: { type: 'boolean' },
       help: { type: 'boolean' },
     },
   });
@@ -36,6 +39,7 @@ async function main(): Promise<number> {
     return 2;
   }
   const seconds = Number(values.seconds ?? (values.break === undefined ? FLOOR_SECONDS : CATCH_SECONDS));
+  if (values.guest) return inGuest(breaks, values.break, seconds, Number(values.seed));
   const broken = values.break !== undefined;
   const result = await runStress({
     ...{ seconds, breaks, seed: Number(values.seed), vcpus: Number(values.vcpus) },
@@ -79,6 +83,22 @@ function verdictOfBroken(name: string, result: StressResult): number {
   console.log(caught ? `caught: ${name}, after ${result.seconds.toFixed(1)} s` : `NOT CAUGHT: ${name}`);
   // Non-zero says that a write was lost, which is here what should happen.
   return caught ? 1 : 0;
+}
+
+/** Non-zero says, as it does without a guest, that a write was lost. */
+async function inGuest(
+  breaks: StressBreaks,
+  name: string | undefined,
+  seconds: number,
+  seed: number,
+): Promise<number> {
+  const { kind, detail } = await stressGuest({ breaks, seconds, seed });
+  const lost = kind === 'wrong' || kind === 'dead';
+  if (kind === 'not run') console.log(`not run: ${detail}`);
+  else if (name === undefined)
+    console.log(`${lost ? 'LOST WRITES OR WORSE' : 'ok: no write lost'}; ${detail}`);
+  else console.log(`${lost ? 'caught' : 'NOT CAUGHT'}: ${name}, ${detail}`);
+  return lost ? 1 : 0;
 }
 
 /** Floors scale with the time asked for. */
