@@ -99,6 +99,11 @@ function collect(value: string, before: string[]): string[] {
   return [...before, value];
 }
 
+/** Whoever read our output has left, as `head` does: nobody is told, and the guest goes too. Shells have 128 + SIGPIPE. */
+process.stdout.on('error', (error: { code?: string }) => {
+  process.exit(error.code === 'EPIPE' ? 141 : OWN_FAILURE);
+});
+
 try {
   await program.parseAsync();
 } catch (error) {
