@@ -138,12 +138,18 @@ async function commandSession(
   const detach = connectInput(guest, flags);
   try {
     const exit = await guest.exit;
-    if (guest.failure !== undefined)
-      process.stderr.write(`faultline: ${argv[0]}: ${guest.failure.what} (errno ${guest.failure.errno})\n`);
+    if (guest.failure !== undefined) process.stderr.write(`faultline: ${notStarted(guest.failure)}\n`);
     return exit.code;
   } finally {
     detach();
   }
+}
+
+const REASONS: Record<number, string> = { 2: 'not found', 8: 'not a program', 13: 'permission denied' };
+
+/** Why the guest could not start the command. `what` is the thing that failed: the program, or a directory. */
+function notStarted({ what, errno }: { what: string; errno: number }): string {
+  return `${what}: ${REASONS[errno] ?? 'could not be started'} (errno ${errno})`;
 }
 
 function connectInput(guest: AgentProcess, flags: RunFlags): () => void {
