@@ -20,8 +20,8 @@ export function checkVm(kvm: Kvm, vm: Ptr<'vm'>, primary: PrimaryLookup): void {
   let leaves = 0;
   for (let i = 0; i < slots.count.get(set); i++)
     leaves += checkSlot(kvm, vm, kvm.memslots.at(set, i), primary);
-  if (leaves !== v.pages4k.load(vm))
-    fail(`V2: ${leaves} leaves in reverse maps, ${v.pages4k.load(vm)} counted`);
+  const counted = v.pfFixed.load(vm) - v.mmuShadowZapped.load(vm);
+  if (leaves !== counted) fail(`V2: ${leaves} leaves in reverse maps, ${counted} counted`);
 }
 
 function checkSlot(kvm: Kvm, vm: Ptr<'vm'>, slot: Ptr<'slot'>, primary: PrimaryLookup): number {

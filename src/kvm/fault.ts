@@ -58,7 +58,6 @@ export class KvmFault {
   #slow(vm: Vm, space: number, gfn: Gfn, access: Access): Pfn | number {
     const { vm: v } = this.#kvm.layout;
     const { sync } = this.#kvm;
-    v.pfTaken.add(vm, 1);
     sync.y('F.enter');
     for (;;) {
       const result = this.#attempt(vm, space, gfn, access);
@@ -138,7 +137,6 @@ export class KvmFault {
     if (replaced !== 0 && sptePfn(replaced) !== pfn) this.#kvm.requests.flushRemoteTlbs(vm);
     sync.unlock('mmu', vm + v.mmuLock.at);
     sync.y('F.U');
-    v.pfFixed.add(vm, 1);
     this.#settleReference(vm, pfn, replaced);
     sync.y('F.r');
     if (breaks.installThenCheck && this.#changed(vm, gfn, seen)) return RETRY;

@@ -89,7 +89,7 @@ export class KvmMmu {
     const replaced = (before & Spte.Present) === 0 ? 0 : this.removeLeaf(vm, slot, gfn, leaf);
     this.#kvm.rmap.add(vm, this.#kvm.rmap.head(slot, gfn, 0), leaf);
     Atomics.store(this.#words, leaf, value);
-    this.#kvm.layout.vm.pages4k.add(vm, 1);
+    this.#kvm.layout.vm.pfFixed.add(vm, 1);
     return replaced;
   }
 
@@ -114,7 +114,6 @@ export class KvmMmu {
     if ((before & Spte.Accessed) !== 0) mm.pages.setReferenced(pfn);
     if ((before & Spte.Dirty) !== 0 && !breaks.dropDirty) mm.pages.setDirty(pfn);
     if ((before & Spte.Exec) !== 0) this.#kvm.cpu.dropCode(layout.vm.code.get(vm), pfn);
-    layout.vm.pages4k.add(vm, -1);
     layout.vm.mmuShadowZapped.add(vm, 1);
     return before;
   }

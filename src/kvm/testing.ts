@@ -104,7 +104,11 @@ export class KvmRig {
       const [id, space, flags] = [slot.id.get(s), slot.space.get(s), slot.flags.get(s)];
       return { id, space, flags, gfn: slot.gfn.get(s), npages: slot.npages.get(s), page };
     });
-    return { list, generation: v.generation.load(this.vm), leaves: v.pages4k.load(this.vm) };
+    return {
+      list,
+      generation: v.generation.load(this.vm),
+      leaves: v.pfFixed.load(this.vm) - v.mmuShadowZapped.load(this.vm),
+    };
   }
 
   /** Frames and heap words that are in use. */

@@ -213,12 +213,12 @@ export class Host {
       pages_4k: 0,
     };
     for (let vm = this.sync.arena.root(Root.vmList) as Ptr<'vm'>; vm !== 0; vm = v.next.get(vm)) {
-      sums.pf_taken += v.pfTaken.load(vm);
+      sums.pf_taken += v.pfFixed.load(vm) + v.pfRetried.load(vm);
       sums.pf_fixed += v.pfFixed.load(vm);
       sums.pf_retried += v.pfRetried.load(vm);
       sums.mmu_shadow_zapped += v.mmuShadowZapped.load(vm);
       sums.remote_tlb_flush += v.remoteTlbFlush.load(vm);
-      sums.pages_4k += v.pages4k.load(vm);
+      sums.pages_4k += v.pfFixed.load(vm) - v.mmuShadowZapped.load(vm);
       sums.instret += this.#instret(vm);
     }
     const { swapDevice } = this.mm;

@@ -51,3 +51,48 @@ export async function run(
     rmSync(work, { recursive: true });
   }
 }
+
+export type Running = {
+  /** Resolves when what was printed so far ends in, or holds, the pattern. */
+  printed(pattern: RegExp): Promise<void>;
+  type(text: string): void;
+  /** The exit code; null if it had to be killed. */
+  readonly code: Promise<number | null>;
+};
+
+/** `faultline` on pipes, to talk to. */
+export function startFaultline(args: readonly string[]): Running {
+  const child = spawn(process.execPath, [COMMAND, ...args], { stdio: ['pipe', 'pipe', 'ignore'] });
+  const timer = setTimeout(() => child.kill('SIGKILL'), LIMIT_MS);
+  let text = '';
+  let look = (): void => {};
+  child.stdout.on('data', (b: Buffer) => {
+    text += b.toString().replaceAll(ASK_CURSOR, '');
+    look();
+  });
+  const code = new Promise<number | null>(resolve => {
+    child.on('close', c => {
+      clearTimeout(timer);
+      resolve(c);
+    });
+  });
+  return {
+    code,
+    type: typed => void child.stdin.write(typed),
+    printed(pattern) {
+      const seen = new Promise<void>(resolve => {
+        look = () => {
+          if (pattern.test(text)) resolve();
+        };
+        look();
+      });
+      const ended = code.then(() => {
+        throw new Error(`ended before it printed ${pattern}: ${text.slice(-300)}`);
+      });
+      return Promise.race([seen, ended]);
+    },
+  };
+}
+
+/** What a shell sends to learn where the cursor is. */
+const ASK_CURSOR = `${String.fromCharCode(27)}[6n`;

@@ -22,7 +22,7 @@ function byHand(world: World, { guest, flag }: Setup, count: number): { head: nu
     const leaf = flag + i;
     world.sync.words[leaf] = (world.mm.pages.zeroPage << 12) | Spte.Present;
     rmap.add(guest.vm, head, leaf);
-    layout.vm.pages4k.add(guest.vm, 1);
+    layout.vm.pfFixed.add(guest.vm, 1);
     sync.unlock('mmu', lock);
     leaves.push(leaf);
   }
