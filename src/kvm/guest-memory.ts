@@ -21,6 +21,8 @@ export class VmMemory {
   readonly #kvm: Kvm;
   readonly #vm: Vm;
   readonly #blocked: BlockedSometimes | undefined;
+  /** A pin found no memory left, or lost content: the device that asked is broken, so the run must end. */
+  failed = false;
 
   constructor(kvm: Kvm, vm: Vm, blocked?: BlockedSometimes) {
     this.#kvm = kvm;
@@ -68,11 +70,18 @@ export class VmMemory {
         memslots.vpnOf(slot as Ptr<'slot'>, gfn),
         write,
       );
-      if (result < 0) result = result === GUP_BLOCKED ? Miss.Blocked : Miss.Fault;
+      if (result < 0) result = this.#missed(result);
       else result &= GUP_PFN_MASK;
     }
     srcu.readUnlock(this.#vm + layout.vm.srcuIndex.at, token);
     return result;
+  }
+
+  #missed(code: number): number {
+    if (code === GUP_BLOCKED) return Miss.Blocked;
+    this.failed = true;
+    this.#kvm.fault.lastGup = code;
+    return Miss.Fault;
   }
 
   /** DMA changes bytes behind the CPU's back: the page is dirty, and decoded instructions of it are stale. */

@@ -49,6 +49,7 @@ export class RunLoop {
     this.#o.housekeep?.();
     for (let i = 0; i < SLICES_PER_ROUND; i++) {
       const step = machine.step();
+      if (machine.memory.failed) return this.#outcome('out-of-memory');
       if (step === 'ran') continue;
       return this.#outcome(step);
     }
