@@ -1,5 +1,5 @@
 import { PAGE_SIZE, type Pfn, pageNumber } from '../base/units.ts';
-import { type Access, Miss, Request } from '../cpu/interface.ts';
+import { Miss, Request } from '../cpu/interface.ts';
 import { GUP_BLOCKED, GUP_PFN_MASK } from '../mm/fault-codes.ts';
 import { frameByte } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
@@ -94,12 +94,4 @@ export class VmMemory {
     }
     if (code !== 0) requests.makeAll(this.#vm, Request.Kick);
   }
-}
-
-/** How the CPU's `resolve` port is answered for a vCPU of a VM; `space` 0. */
-export function resolvePort(kvm: Kvm, vmOf: (vcpu: Ptr<'vcpu'>) => Vm, blocked?: BlockedSometimes) {
-  return (vcpu: Ptr<'vcpu'>, gfn: number, access: Access): number => {
-    if (blocked?.()) return Miss.Blocked;
-    return kvm.fault.resolve(vmOf(vcpu), 0, gfn, access);
-  };
 }

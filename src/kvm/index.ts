@@ -2,7 +2,7 @@
 export { Access, Miss } from '../cpu/interface.ts';
 export { type KvmBreaks, NO_BREAKS } from './breaks.ts';
 export { checkVm } from './check.ts';
-export { resolvePort, VmMemory } from './guest-memory.ts';
+export { VmMemory } from './guest-memory.ts';
 export { Kvm } from './kvm.ts';
 export { ADDRESS_SPACES, MAX_SLOTS, MAX_VCPUS, Protocol, SlotFlag, Spte } from './layout.ts';
 export type { MemoryRegion } from './memslots.ts';

@@ -1,11 +1,11 @@
 import { Errno } from '../base/errno.ts';
 import { MIB, PAGE_SIZE, pagesOf } from '../base/units.ts';
 import { Cpu } from '../cpu/cpu.ts';
-import type { VcpuPtr } from '../cpu/interface.ts';
+import { type Access, Miss, type VcpuPtr } from '../cpu/interface.ts';
 import { compileInterpreter } from '../cpu/interpreter.ts';
 import { AT, type CodePtr } from '../cpu/vcpu.ts';
 import { swapFilePort } from '../host/node/swap-file.ts';
-import type { BlockedSometimes, resolvePort } from '../kvm/guest-memory.ts';
+import type { BlockedSometimes } from '../kvm/guest-memory.ts';
 import { Kvm } from '../kvm/kvm.ts';
 import { Vms } from '../kvm/vm.ts';
 import { GUP_HWPOISON, GUP_NOMEM } from '../mm/fault-codes.ts';
@@ -76,12 +76,12 @@ export class Host {
     this.mm = mm;
     this.#share = share;
     this.housekeepWord = share.housekeepWord;
-    const vmOf = (vcpu: Ptr<'vcpu'>) => this.words[vcpu + AT.vm] as Ptr<'vm'>;
-    const resolve: ReturnType<typeof resolvePort> = (vcpu, gfn, access) =>
-      this.#resolve(vmOf(vcpu), vcpu, gfn, access);
     this.cpu = new Cpu(
       sync.arena,
-      { resolve, time: () => this.#clock?.ticks() ?? 0 },
+      {
+        resolve: (vcpu, gfn, access) => this.#resolve(vcpu, gfn, access),
+        time: () => this.#clock?.ticks() ?? 0,
+      },
       { alloc: words => mm.heap.alloc(words), module: share.interpreter },
     );
     this.kvm = new Kvm(
@@ -126,9 +126,9 @@ export class Host {
     if (blocks !== undefined) this.#blocks.set(vm, blocks);
   }
 
-  #resolve(vm: Ptr<'vm'>, _vcpu: VcpuPtr, gfn: number, access: 0 | 1 | 2): number {
-    const blocks = this.#blocks.get(vm);
-    if (blocks?.()) return -2;
+  #resolve(vcpu: VcpuPtr, gfn: number, access: Access): number {
+    const vm = this.words[vcpu + AT.vm] as Ptr<'vm'>;
+    if (this.#blocks.get(vm)?.()) return Miss.Blocked;
     return this.kvm.fault.resolve(vm, 0, gfn, access);
   }
 
