@@ -10,7 +10,7 @@ import { Kvm } from '../kvm/kvm.ts';
 import { Vms } from '../kvm/vm.ts';
 import { GUP_HWPOISON, GUP_NOMEM } from '../mm/fault-codes.ts';
 import { attachMm, initMm, type MmConfig, type MmCore } from '../mm/index.ts';
-import { Zram } from '../mm/zram.ts';
+import { Zram } from '../mm/swap/zram.ts';
 import { Arena, Root } from '../sync/arena.ts';
 import { ringWords } from '../sync/ring.ts';
 import type { Ptr } from '../sync/struct.ts';

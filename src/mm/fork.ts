@@ -18,14 +18,14 @@ import {
   swpOffset,
   VmFlag,
 } from './layout.ts';
-import type { Lru } from './lru.ts';
 import { type Memory, NEW_ANON } from './memory.ts';
 import type { MmuNotifiers } from './mmu-notifier.ts';
 import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
 import type { Pages } from './page.ts';
 import { nextTable, type PageTable, type PteAt } from './page-table.ts';
+import type { Lru } from './reclaim/lru.ts';
 import type { Rmap } from './rmap.ts';
-import type { Swap } from './swap.ts';
+import type { Swap } from './swap/swap.ts';
 import type { Vmas } from './vma.ts';
 import type { VmaEdit } from './vma-edit.ts';
 import type { Vmstat } from './vmstat.ts';

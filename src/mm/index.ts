@@ -16,5 +16,5 @@ export type { Advice } from './madvise.ts';
 export type { MapOptions, Protection } from './mmap.ts';
 export type { MmOptions } from './mms.ts';
 export { type MmuNotifierOps, NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
-export type { SwapConfig } from './swap-config.ts';
-export type { SwapFilePort } from './swap-file.ts';
+export type { SwapConfig } from './swap/swap-config.ts';
+export type { SwapFilePort } from './swap/swap-file.ts';

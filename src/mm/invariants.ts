@@ -15,7 +15,7 @@ import {
   VmFlag,
 } from './layout.ts';
 import { VPN_MAX } from './page-table.ts';
-import type { Slot } from './swap-slots.ts';
+import type { Slot } from './swap/swap-slots.ts';
 
 type Mm = Ptr<'mm'>;
 type Vma = Ptr<'vma'>;

@@ -7,11 +7,11 @@ import type { Sync } from '../sync/sync.ts';
 import type { PageOps } from '../wasm/page-ops.ts';
 import type { Heap } from './heap.ts';
 import type { MmLayout } from './layout.ts';
-import type { Memcontrol } from './memcontrol.ts';
 import type { Mmap } from './mmap.ts';
 import type { MmuNotifiers } from './mmu-notifier.ts';
 import type { PageAlloc } from './page-alloc.ts';
 import type { PageTable } from './page-table.ts';
+import type { Memcontrol } from './reclaim/memcontrol.ts';
 import type { Slabs } from './slab.ts';
 import type { Vmas } from './vma.ts';
 

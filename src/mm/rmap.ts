@@ -9,8 +9,8 @@ import type { MmuNotifiers } from './mmu-notifier.ts';
 import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
 import type { Pages } from './page.ts';
 import type { PageTable, PteAt } from './page-table.ts';
-import type { Swap } from './swap.ts';
-import type { UnmapBatch } from './unmap-batch.ts';
+import type { UnmapBatch } from './reclaim/unmap-batch.ts';
+import type { Swap } from './swap/swap.ts';
 
 type Vma = Ptr<'vma'>;
 type Mm = Ptr<'mm'>;

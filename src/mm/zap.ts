@@ -4,7 +4,7 @@ import { isSwap, type MmLayout, Pte, ptePfn, swpOffset } from './layout.ts';
 import type { Pages } from './page.ts';
 import { nextTable, type PageTable, type PteAt, TABLE_PAGES } from './page-table.ts';
 import type { Rmap } from './rmap.ts';
-import type { Swap } from './swap.ts';
+import type { Swap } from './swap/swap.ts';
 
 type Mm = Ptr<'mm'>;
 

@@ -1,11 +1,11 @@
-import { assert } from '../base/assert.ts';
-import { Errno } from '../base/errno.ts';
-import { Root } from '../sync/arena.ts';
-import type { Ptr } from '../sync/struct.ts';
-import type { Sync } from '../sync/sync.ts';
-import { MAX_SWAP_SLOTS, type MmLayout } from './layout.ts';
-import { AreaFlag, MAX_SWAP_AREAS, type ReclaimLayout } from './reclaim-layout.ts';
-import type { WordsPort } from './reclaim-ports.ts';
+import { assert } from '../../base/assert.ts';
+import { Errno } from '../../base/errno.ts';
+import { Root } from '../../sync/arena.ts';
+import type { Ptr } from '../../sync/struct.ts';
+import type { Sync } from '../../sync/sync.ts';
+import { MAX_SWAP_SLOTS, type MmLayout } from '../layout.ts';
+import { AreaFlag, MAX_SWAP_AREAS, type ReclaimLayout } from '../reclaim/reclaim-layout.ts';
+import type { WordsPort } from '../reclaim/reclaim-ports.ts';
 import type { SwapBackend } from './swap-backend.ts';
 
 /** A swap slot's number, over all areas. */

@@ -1,9 +1,9 @@
-import { assert } from '../base/assert.ts';
-import type { Pfn } from '../base/units.ts';
-import { Root } from '../sync/arena.ts';
-import type { Ptr } from '../sync/struct.ts';
-import type { Sync } from '../sync/sync.ts';
-import { type MmLayout, PageFlag } from './layout.ts';
+import { assert } from '../../base/assert.ts';
+import type { Pfn } from '../../base/units.ts';
+import { Root } from '../../sync/arena.ts';
+import type { Ptr } from '../../sync/struct.ts';
+import type { Sync } from '../../sync/sync.ts';
+import { type MmLayout, PageFlag } from '../layout.ts';
 import { MAX_PAGEVECS, PAGEVEC_SIZE, type ReclaimLayout } from './reclaim-layout.ts';
 import type { PagesPort, WordsPort } from './reclaim-ports.ts';
 

@@ -1,4 +1,4 @@
-import { array, i32, ptr, struct } from '../sync/struct.ts';
+import { array, i32, ptr, struct } from '../../sync/struct.ts';
 
 // Records of reclaim alone. As in layout.ts: `atomic` fields are touched outside their lock.
 

@@ -1,9 +1,9 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { PAGE_SIZE } from '../base/units.ts';
-import type { Ptr } from '../sync/struct.ts';
-import { PageFlag } from './layout.ts';
-import type { MmuNotifierOps } from './mmu-notifier-ops.ts';
+import { PAGE_SIZE } from '../../base/units.ts';
+import type { Ptr } from '../../sync/struct.ts';
+import { PageFlag } from '../layout.ts';
+import type { MmuNotifierOps } from '../mmu-notifier-ops.ts';
 import type { SwapBackend } from './swap-backend.ts';
 import { Swapping } from './swapping-testing.ts';
 

@@ -1,11 +1,11 @@
-import { assert } from '../base/assert.ts';
-import type { Pfn } from '../base/units.ts';
-import type { Sync } from '../sync/sync.ts';
-import type { MmBreaks } from './breaks.ts';
-import { type MmLayout, PageFlag } from './layout.ts';
+import { assert } from '../../base/assert.ts';
+import type { Pfn } from '../../base/units.ts';
+import type { Sync } from '../../sync/sync.ts';
+import type { MmBreaks } from '../breaks.ts';
+import { type MmLayout, PageFlag } from '../layout.ts';
+import type { Swap } from '../swap/swap.ts';
 import type { Lru } from './lru.ts';
 import type { PagesPort, RmapPort, UnmapBatchPort } from './reclaim-ports.ts';
-import type { Swap } from './swap.ts';
 
 /** Pages that go through one flush (design 11). Linux: SWAP_CLUSTER_MAX. */
 export const RECLAIM_BATCH = 32;

@@ -1,8 +1,8 @@
-import type { Vpn } from '../base/units.ts';
-import type { Ptr } from '../sync/struct.ts';
-import type { MmBreaks } from './breaks.ts';
-import type { MmuNotifiers } from './mmu-notifier.ts';
-import { NotifyEvent } from './mmu-notifier-ops.ts';
+import type { Vpn } from '../../base/units.ts';
+import type { Ptr } from '../../sync/struct.ts';
+import type { MmBreaks } from '../breaks.ts';
+import type { MmuNotifiers } from '../mmu-notifier.ts';
+import { NotifyEvent } from '../mmu-notifier-ops.ts';
 
 type Mm = Ptr<'mm'>;
 

@@ -1,9 +1,9 @@
-import type { Pfn, Vpn } from '../base/units.ts';
-import type { Ptr } from '../sync/struct.ts';
-import { FAULT_RETRY, GUP_FAULT, GUP_NOMEM, GUP_WRITABLE } from './fault-codes.ts';
-import { mkPte, PageFlag, Pte, Swp, swpOffset, VmFlag } from './layout.ts';
-import type { Memory, MemoryDeps } from './memory.ts';
-import type { PteAt } from './page-table.ts';
+import type { Pfn, Vpn } from '../../base/units.ts';
+import type { Ptr } from '../../sync/struct.ts';
+import { FAULT_RETRY, GUP_FAULT, GUP_NOMEM, GUP_WRITABLE } from '../fault-codes.ts';
+import { mkPte, PageFlag, Pte, Swp, swpOffset, VmFlag } from '../layout.ts';
+import type { Memory, MemoryDeps } from '../memory.ts';
+import type { PteAt } from '../page-table.ts';
 import type { Slot } from './swap-slots.ts';
 
 type Mm = Ptr<'mm'>;

@@ -1,9 +1,9 @@
-import { assert } from '../base/assert.ts';
-import type { Pfn } from '../base/units.ts';
-import type { Ptr } from '../sync/struct.ts';
-import { PageFlag } from './layout.ts';
-import { AreaFlag } from './reclaim-layout.ts';
-import type { PagesPort } from './reclaim-ports.ts';
+import { assert } from '../../base/assert.ts';
+import type { Pfn } from '../../base/units.ts';
+import type { Ptr } from '../../sync/struct.ts';
+import { PageFlag } from '../layout.ts';
+import { AreaFlag } from '../reclaim/reclaim-layout.ts';
+import type { PagesPort } from '../reclaim/reclaim-ports.ts';
 import type { SwapBackend, SwapRead, SwapWrite } from './swap-backend.ts';
 import { type Slot, SwapSlots, type SwapSlotsDeps } from './swap-slots.ts';
 

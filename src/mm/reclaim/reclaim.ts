@@ -1,14 +1,14 @@
-import type { Ptr } from '../sync/struct.ts';
-import type { Sync } from '../sync/sync.ts';
-import type { MmBreaks } from './breaks.ts';
-import type { MmLayout } from './layout.ts';
+import type { Ptr } from '../../sync/struct.ts';
+import type { Sync } from '../../sync/sync.ts';
+import type { MmBreaks } from '../breaks.ts';
+import type { MmLayout } from '../layout.ts';
+import { Swap } from '../swap/swap.ts';
+import type { VmstatName } from '../vmstat.ts';
 import { Lru } from './lru.ts';
 import { Memcontrol } from './memcontrol.ts';
 import { type ReclaimLayout, reclaimLayout } from './reclaim-layout.ts';
 import type { PagesPort, RmapPort, UnmapBatchPort, WordsPort } from './reclaim-ports.ts';
-import { Swap } from './swap.ts';
 import { Vmscan, type VmscanDeps } from './vmscan.ts';
-import type { VmstatName } from './vmstat.ts';
 
 export type ReclaimDeps = {
   readonly sync: Sync;

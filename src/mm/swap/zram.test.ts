@@ -1,11 +1,11 @@
 import { beforeEach, describe, expect, test } from 'vitest';
-import { Random } from '../base/random.ts';
-import { PAGE_SIZE, type Pfn } from '../base/units.ts';
-import { Arena, frameByte } from '../sync/arena.ts';
-import { Sync } from '../sync/sync.ts';
-import { createPageOps, LZ4_SCRATCH_WORDS, type PageOps } from '../wasm/page-ops.ts';
-import { createPageOpsTwin } from '../wasm/page-ops-twin.ts';
-import { PAGE_SAMPLES } from '../wasm/page-samples.ts';
+import { Random } from '../../base/random.ts';
+import { PAGE_SIZE, type Pfn } from '../../base/units.ts';
+import { Arena, frameByte } from '../../sync/arena.ts';
+import { Sync } from '../../sync/sync.ts';
+import { createPageOps, LZ4_SCRATCH_WORDS, type PageOps } from '../../wasm/page-ops.ts';
+import { createPageOpsTwin } from '../../wasm/page-ops-twin.ts';
+import { PAGE_SAMPLES } from '../../wasm/page-samples.ts';
 import type { FramePort, HeapPort } from './swap-backend.ts';
 import { Zram, type ZramParts, type ZramStats } from './zram.ts';
 

@@ -1,5 +1,5 @@
-import type { Pfn } from '../base/units.ts';
-import type { Ptr } from '../sync/struct.ts';
+import type { Pfn } from '../../base/units.ts';
+import type { Ptr } from '../../sync/struct.ts';
 
 // What reclaim asks of the rest of the mm. page.ts, rmap.ts and mmu-notifier.ts satisfy these.
 

@@ -1,5 +1,5 @@
-import { assert } from '../base/assert.ts';
-import type { Pfn } from '../base/units.ts';
+import { assert } from '../../base/assert.ts';
+import type { Pfn } from '../../base/units.ts';
 import type { FramePort } from './swap-backend.ts';
 
 /**

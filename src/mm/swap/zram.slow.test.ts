@@ -1,9 +1,9 @@
 import { once } from 'node:events';
 import { expect, test } from 'vitest';
-import { spawnWorker } from '../host/node/spawn.ts';
-import { Arena } from '../sync/arena.ts';
-import { Sync } from '../sync/sync.ts';
-import { createPageOps } from '../wasm/page-ops.ts';
+import { spawnWorker } from '../../host/node/spawn.ts';
+import { Arena } from '../../sync/arena.ts';
+import { Sync } from '../../sync/sync.ts';
+import { createPageOps } from '../../wasm/page-ops.ts';
 import { Zram } from './zram.ts';
 import { STACK_HEAD, sharedFrames, type ZramThreadData } from './zram-thread.testing.ts';
 

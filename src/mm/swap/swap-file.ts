@@ -1,9 +1,9 @@
-import { assert } from '../base/assert.ts';
-import { Errno } from '../base/errno.ts';
-import { PAGE_SIZE, type Pfn } from '../base/units.ts';
-import { type Arena, frameByte, Root } from '../sync/arena.ts';
-import { i32, type Ptr, struct } from '../sync/struct.ts';
-import type { PageOps } from '../wasm/page-ops.ts';
+import { assert } from '../../base/assert.ts';
+import { Errno } from '../../base/errno.ts';
+import { PAGE_SIZE, type Pfn } from '../../base/units.ts';
+import { type Arena, frameByte, Root } from '../../sync/arena.ts';
+import { i32, type Ptr, struct } from '../../sync/struct.ts';
+import type { PageOps } from '../../wasm/page-ops.ts';
 import type { HeapPort, SwapBackend, SwapRead, SwapWrite } from './swap-backend.ts';
 
 /**

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
-import { AssertionError } from '../base/assert.ts';
-import { PageFlag } from './layout.ts';
-import { MapDevice, ReclaimRig } from './reclaim-testing.ts';
+import { AssertionError } from '../../base/assert.ts';
+import { PageFlag } from '../layout.ts';
+import { MapDevice, ReclaimRig } from '../reclaim/reclaim-testing.ts';
 
 const locked = (rig: ReclaimRig, pfn: number, body: () => void): void => {
   rig.pages.lock(pfn);

@@ -1,9 +1,9 @@
-import { assert } from '../base/assert.ts';
-import { PAGE_SIZE, type Pfn } from '../base/units.ts';
-import { type Arena, frameByte, Root } from '../sync/arena.ts';
-import { array, i32, type Ptr, struct } from '../sync/struct.ts';
-import type { Sync } from '../sync/sync.ts';
-import { LZ4_SCRATCH_WORDS, type PageOps } from '../wasm/page-ops.ts';
+import { assert } from '../../base/assert.ts';
+import { PAGE_SIZE, type Pfn } from '../../base/units.ts';
+import { type Arena, frameByte, Root } from '../../sync/arena.ts';
+import { array, i32, type Ptr, struct } from '../../sync/struct.ts';
+import type { Sync } from '../../sync/sync.ts';
+import { LZ4_SCRATCH_WORDS, type PageOps } from '../../wasm/page-ops.ts';
 import { FrameStash } from './frame-stash.ts';
 import type { FramePort, HeapPort, SwapBackend, SwapRead, SwapWrite } from './swap-backend.ts';
 import { type ZsHandle, Zsmalloc } from './zsmalloc.ts';

@@ -1,4 +1,4 @@
-import type { Pfn } from '../base/units.ts';
+import type { Pfn } from '../../base/units.ts';
 
 // What reclaim needs of a place to swap to. The slot numbers, their counts and the swap cache are
 // swap.ts's; a backend only keeps one page's content per slot.

@@ -1,15 +1,15 @@
-import { PAGE_SIZE } from '../base/units.ts';
-import { Arena } from '../sync/arena.ts';
-import type { Ptr } from '../sync/struct.ts';
-import { Sync } from '../sync/sync.ts';
-import { productionWaiter } from '../sync/waiter.ts';
-import { createPageOps } from '../wasm/page-ops.ts';
-import type { MmBreaks } from './breaks.ts';
-import { initMm, type MmCore } from './core.ts';
-import { pteIsPresent, ptePfn } from './layout.ts';
+import { PAGE_SIZE } from '../../base/units.ts';
+import { Arena } from '../../sync/arena.ts';
+import type { Ptr } from '../../sync/struct.ts';
+import { Sync } from '../../sync/sync.ts';
+import { productionWaiter } from '../../sync/waiter.ts';
+import { createPageOps } from '../../wasm/page-ops.ts';
+import type { MmBreaks } from '../breaks.ts';
+import { initMm, type MmCore } from '../core.ts';
+import { pteIsPresent, ptePfn } from '../layout.ts';
+import type { VmstatName } from '../vmstat.ts';
 import type { SwapConfig } from './swap-config.ts';
 import type { SwapFilePort } from './swap-file.ts';
-import type { VmstatName } from './vmstat.ts';
 
 export type SwappingOptions = {
   frames?: number;

@@ -1,10 +1,10 @@
 import { beforeEach, expect, test } from 'vitest';
-import { Errno } from '../base/errno.ts';
-import { Random } from '../base/random.ts';
-import { PAGE_SIZE } from '../base/units.ts';
-import { Arena, frameByte } from '../sync/arena.ts';
-import { createPageOpsTwin } from '../wasm/page-ops-twin.ts';
-import { PAGE_SAMPLES } from '../wasm/page-samples.ts';
+import { Errno } from '../../base/errno.ts';
+import { Random } from '../../base/random.ts';
+import { PAGE_SIZE } from '../../base/units.ts';
+import { Arena, frameByte } from '../../sync/arena.ts';
+import { createPageOpsTwin } from '../../wasm/page-ops-twin.ts';
+import { PAGE_SAMPLES } from '../../wasm/page-samples.ts';
 import { SwapFile, type SwapFilePort } from './swap-file.ts';
 
 const SLOTS = 32;

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
-import type { MmBreaks } from './breaks.ts';
-import { PageFlag } from './layout.ts';
+import type { MmBreaks } from '../breaks.ts';
+import { PageFlag } from '../layout.ts';
 import { ReclaimRig } from './reclaim-testing.ts';
 
 const NONE = 0 as never;

@@ -1,4 +1,4 @@
-import { PAGE_SIZE } from '../base/units.ts';
+import { PAGE_SIZE } from '../../base/units.ts';
 
 // Size classes of the compressed pool. A zspage is 1 to 4 frames that need not be adjacent, seen as one
 // run of bytes: a header, then objects of one size. Objects may straddle two frames.

@@ -1,9 +1,9 @@
-import { assert } from '../base/assert.ts';
-import { Errno } from '../base/errno.ts';
-import { Root } from '../sync/arena.ts';
-import type { Ptr } from '../sync/struct.ts';
-import type { Sync } from '../sync/sync.ts';
-import type { MmLayout } from './layout.ts';
+import { assert } from '../../base/assert.ts';
+import { Errno } from '../../base/errno.ts';
+import { Root } from '../../sync/arena.ts';
+import type { Ptr } from '../../sync/struct.ts';
+import type { Sync } from '../../sync/sync.ts';
+import type { MmLayout } from '../layout.ts';
 import type { WordsPort } from './reclaim-ports.ts';
 
 type Memcg = Ptr<'memcg'>;

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { Errno } from '../base/errno.ts';
+import { Errno } from '../../base/errno.ts';
 import { workingMinimumPages } from './memcontrol.ts';
 import { ReclaimRig } from './reclaim-testing.ts';
 

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
-import { Random } from '../base/random.ts';
-import { PageFlag } from './layout.ts';
+import { Random } from '../../base/random.ts';
+import { PageFlag } from '../layout.ts';
 import { Lru } from './lru.ts';
 import { ReclaimRig } from './reclaim-testing.ts';
 

@@ -1,17 +1,17 @@
-import type { Pfn } from '../base/units.ts';
-import { Arena, PAGE_STRUCT_WORDS } from '../sync/arena.ts';
-import type { Ptr } from '../sync/struct.ts';
-import { Sync } from '../sync/sync.ts';
-import { type MmBreaks, NO_MM_BREAKS } from './breaks.ts';
-import { mmLayout, PageFlag } from './layout.ts';
+import type { Pfn } from '../../base/units.ts';
+import { Arena, PAGE_STRUCT_WORDS } from '../../sync/arena.ts';
+import type { Ptr } from '../../sync/struct.ts';
+import { Sync } from '../../sync/sync.ts';
+import { type MmBreaks, NO_MM_BREAKS } from '../breaks.ts';
+import { mmLayout, PageFlag } from '../layout.ts';
+import type { Swap } from '../swap/swap.ts';
+import type { SwapBackend, SwapRead, SwapWrite } from '../swap/swap-backend.ts';
+import type { Slot } from '../swap/swap-slots.ts';
 import type { Lru } from './lru.ts';
 import type { Memcontrol } from './memcontrol.ts';
 import { createReclaim, initReclaim } from './reclaim.ts';
 import { reclaimLayout } from './reclaim-layout.ts';
 import type { PagesPort, RmapPort, UnmapBatchPort } from './reclaim-ports.ts';
-import type { Swap } from './swap.ts';
-import type { SwapBackend, SwapRead, SwapWrite } from './swap-backend.ts';
-import type { Slot } from './swap-slots.ts';
 import type { Vmscan } from './vmscan.ts';
 
 /** A swap device that keeps its pages in a Map, and fails when told. */

@@ -1,7 +1,7 @@
-import { assert } from '../base/assert.ts';
-import { PAGE_SIZE, type Pfn } from '../base/units.ts';
-import { frameByte, frameWord } from '../sync/arena.ts';
-import type { PageOps } from '../wasm/page-ops.ts';
+import { assert } from '../../base/assert.ts';
+import { PAGE_SIZE, type Pfn } from '../../base/units.ts';
+import { frameByte, frameWord } from '../../sync/arena.ts';
+import type { PageOps } from '../../wasm/page-ops.ts';
 import type { FrameStash } from './frame-stash.ts';
 import { OBJECT_HEADER, type SizeClass, sizeClasses, ZSPAGE_HEADER } from './zs-classes.ts';
 

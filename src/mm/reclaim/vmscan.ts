@@ -1,6 +1,6 @@
-import type { Pfn } from '../base/units.ts';
-import type { Ptr } from '../sync/struct.ts';
-import { PageFlag } from './layout.ts';
+import type { Pfn } from '../../base/units.ts';
+import type { Ptr } from '../../sync/struct.ts';
+import { PageFlag } from '../layout.ts';
 import type { Memcontrol } from './memcontrol.ts';
 import type { UnmapBatchPort } from './reclaim-ports.ts';
 import { RECLAIM_BATCH, ShrinkList, type ShrinkListDeps } from './shrink-list.ts';

@@ -1,10 +1,10 @@
 import { parentPort, workerData } from 'node:worker_threads';
-import { Random } from '../base/random.ts';
-import { PAGE_SIZE } from '../base/units.ts';
-import { Arena, frameByte } from '../sync/arena.ts';
-import { Sync } from '../sync/sync.ts';
-import { createPageOps } from '../wasm/page-ops.ts';
-import { PAGE_SAMPLES } from '../wasm/page-samples.ts';
+import { Random } from '../../base/random.ts';
+import { PAGE_SIZE } from '../../base/units.ts';
+import { Arena, frameByte } from '../../sync/arena.ts';
+import { Sync } from '../../sync/sync.ts';
+import { createPageOps } from '../../wasm/page-ops.ts';
+import { PAGE_SAMPLES } from '../../wasm/page-samples.ts';
 import type { FramePort } from './swap-backend.ts';
 import { Zram } from './zram.ts';
 
