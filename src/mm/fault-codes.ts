@@ -9,5 +9,19 @@ export const GUP_NOMEM = -2;
 /** Somebody owes us the page: call again when told. Nothing is half done (J-5). */
 export const GUP_BLOCKED = -3;
 export const GUP_HWPOISON = -4;
+/** A user fault that nobody was asked to resolve: SIGBUS for an access, EFAULT for a system call (U-20, U-23). */
+export const GUP_SIGBUS = -5;
 /** Within the mm: something changed meanwhile; look again (M-26). */
 export const FAULT_RETRY = -100;
+
+/** How an access may be delayed (M-21). None: it may sleep as often as it must. */
+export const FaultFlag = {
+  /** Answer GUP_BLOCKED at once, queueing nothing, where the fault would sleep (RETRY_NOWAIT). */
+  NoWait: 1 << 0,
+  /** Not at all: a user fault is SIGBUS (ALLOW_RETRY missing). ptrace, core dumps (U-35). */
+  NoRetry: 1 << 1,
+  /** Made by the system on the program's behalf: USER_MODE_ONLY contexts refuse it (V-20). */
+  Kernel: 1 << 2,
+  /** The second attempt under the rule of 2014 (M-21, F-12). */
+  Tried: 1 << 3,
+} as const;

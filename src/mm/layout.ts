@@ -31,6 +31,8 @@ export const PageFlag = {
   LruPending: 1 << 18,
   /** MADV_FREE: while clean it may be dropped instead of swapped (M-32). */
   LazyFree: 1 << 19,
+  /** Of a shared mapping: `mapping` is a shmem inode, `index` the page within it. */
+  Shmem: 1 << 20,
 } as const;
 
 /** One-word primary page-table entry. Present: pfn in bits 12..31. */
@@ -85,6 +87,8 @@ export const Table = {
   refs: 513,
   /** Entries that are not none; under the lock. */
   used: 514,
+  /** In a middle table: spare tables kept for its huge entries, a list through word 0; under the lock. */
+  deposit: 515,
 } as const;
 
 /** Low word of vm_flags; the high word holds bits 32 and up (J-2). */
@@ -159,6 +163,7 @@ export function mmLayout(words: Int32Array) {
       hiwaterRss: i32, //  atomic
       /** Invalidations of reclaim that have no mmap lock, RANGES_CLOSED while none may begin; atomic. */
       ranges: i32,
+      uffds: ptr('uffd'), // contexts bound to it, linked by uffd.next; under mmap for write
     }),
     /** Linux: struct vm_area_struct. Under the mm's mmap lock. */
     vma: struct(words, 'vma', {
@@ -169,7 +174,7 @@ export function mmLayout(words: Int32Array) {
       anonVma: ptr('anonVma'),
       pgoff: i32, //       vpn at which it was born: index = pgoff + (vpn - start)
       ops: i32, //         0: anonymous
-      uffd: i32, //        userfaultfd context or 0
+      uffd: ptr('uffd'), // userfaultfd context, or 0
       policy: i32,
       avcs: ptr('avc'), // its anon_vma_chains, under mmap
     }),
@@ -228,6 +233,42 @@ export function mmLayout(words: Int32Array) {
       age: i32, //         evictions and activations so far, the clock of refaults; atomic
       scanned: i32, //     pages aged since the pass began; atomic
       passEnd: i32, //     atomic: 1 while a pass is over and the secondaries are yet to be told
+    }),
+    /** Linux: struct userfaultfd_ctx, of both generations of the interface (parts F and V). */
+    uffd: struct(words, 'uffd', {
+      mm: ptr('mm'), //    its structure is counted, its address space is not (F-1, V-30)
+      refs: i32, //        atomic: descriptors, and events that carry it; the last one releases
+      next: ptr('uffd'), // list of mm.uffds, under mmap for write
+      lock: i32, //        class 'uffd': the queues and what hangs in them
+      state: i32, //       atomic, UffdState
+      flags: i32, //       UffdFlag; fixed at birth
+      features: i32, //    atomic; 0 until the handshake, by compare-exchange (V-3)
+      pendingHead: ptr('uffdWait'), // faults nobody has read; under the lock
+      pendingTail: ptr('uffdWait'),
+      faultHead: ptr('uffdWait'), //   read and not yet answered; under the lock
+      faultTail: ptr('uffdWait'),
+      eventHead: ptr('uffdWait'), //   fork, remap, remove, unmap; under the lock
+      eventTail: ptr('uffdWait'),
+      ready: i32, //       atomic: goes up when something can be read; readers and pollers sleep on it
+      waiters: i32, //     atomic: entries in the fault queues, so that a waker may look without the lock
+      mapChanging: i32, // class 'mapChanging', two words
+      mapChanging2: i32,
+      mmapChanging: i32, // atomic: mutations begun and not done (V-54)
+    }),
+    /** A sleeper in a context's queues. The sleeper makes it and frees it. Linux: userfaultfd_wait_queue. */
+    uffdWait: struct(words, 'uffdWait', {
+      ctx: ptr('uffd'),
+      next: ptr('uffdWait'), // under the context's lock
+      prev: ptr('uffdWait'),
+      state: i32, //       atomic, WaitState; the sleeper sleeps on it
+      event: i32, //       UffdEvent
+      flags: i32, //       of a page fault: UffdFault
+      vpn: i32, //         the page, or the first page of the event
+      offset: i32, //      of the address within its page (V-5 EXACT_ADDRESS)
+      end: i32, //         of the event; exclusive
+      to: i32, //          remap: where it went
+      child: ptr('uffd'), // fork: the child's context
+      thread: i32, //      who faulted (THREAD_ID)
     }),
   };
 }

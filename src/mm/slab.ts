@@ -15,7 +15,7 @@ const cacheLayout = (words: Int32Array) =>
     total: i32, // under the lock
   });
 
-const KINDS = ['mm', 'vma', 'anonVma', 'avc', 'notifier'] as const;
+const KINDS = ['mm', 'vma', 'anonVma', 'avc', 'notifier', 'uffd', 'uffdWait'] as const;
 type Kind = (typeof KINDS)[number];
 const CACHE_WORDS = 16;
 
@@ -107,6 +107,8 @@ export class Slabs {
   readonly anonVma: SlabCache<'anonVma'>;
   readonly avc: SlabCache<'avc'>;
   readonly notifier: SlabCache<'notifier'>;
+  readonly uffd: SlabCache<'uffd'>;
+  readonly uffdWait: SlabCache<'uffdWait'>;
 
   constructor(sync: Sync, layout: MmLayout, pageAlloc: PageAlloc) {
     this.mm = new SlabCache(sync, layout, pageAlloc, 'mm');
@@ -114,6 +116,8 @@ export class Slabs {
     this.anonVma = new SlabCache(sync, layout, pageAlloc, 'anonVma');
     this.avc = new SlabCache(sync, layout, pageAlloc, 'avc');
     this.notifier = new SlabCache(sync, layout, pageAlloc, 'notifier');
+    this.uffd = new SlabCache(sync, layout, pageAlloc, 'uffd');
+    this.uffdWait = new SlabCache(sync, layout, pageAlloc, 'uffdWait');
   }
 
   /** Once per arena, before the first instance. */

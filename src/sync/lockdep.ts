@@ -19,6 +19,7 @@ export const LOCK_ORDER = [
   'zram', //          the compressed pool
   'zone', //          the free lists                      Linux: zone->lock
   'irqchip', //       PLIC and pending words
+  'uffd', //          a userfaultfd's queues              Linux: ctx->fault_pending_wqh.lock
 ] as const;
 export type LockClass = (typeof LOCK_ORDER)[number];
 
