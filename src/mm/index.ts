@@ -18,3 +18,4 @@ export type { MmOptions } from './mms.ts';
 export { type MmuNotifierOps, NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
 export type { SwapConfig } from './swap/swap-config.ts';
 export type { SwapFilePort } from './swap/swap-file.ts';
+export { UffdEvent, UffdFault, UffdFeature, UffdMode } from './userfaultfd/state.ts';
