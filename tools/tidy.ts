@@ -126,6 +126,30 @@ function checkReached(all: Map<string, string>): void {
   }
 }
 
+/** What a page loads must load there: from src/web on, nothing names Node or a package. */
+function checkBrowser(all: Map<string, string>): void {
+  const seen = new Set([...all.keys()].filter(path => path.startsWith('src/web/') && !isTest(path)));
+  for (const path of seen) {
+    for (const name of runtimeImports(path, all.get(path) ?? '')) {
+      if (!name.startsWith('.')) complaints.push(`${path}: a page reaches it, so it may not import ${name}`);
+      else seen.add(relative('.', join(dirname(path), name)));
+    }
+  }
+}
+
+/** Modules that are still imported once types are gone. */
+function runtimeImports(path: string, text: string): string[] {
+  const source = ts.createSourceFile(path, text, ts.ScriptTarget.Latest, true);
+  return source.statements.flatMap(statement => {
+    if (!ts.isImportDeclaration(statement) && !ts.isExportDeclaration(statement)) return [];
+    const typeOnly = ts.isImportDeclaration(statement)
+      ? statement.importClause?.phaseModifier === ts.SyntaxKind.TypeKeyword
+      : statement.isTypeOnly;
+    const from = statement.moduleSpecifier;
+    return typeOnly || from === undefined || !ts.isStringLiteral(from) ? [] : [from.text];
+  });
+}
+
 checkOrder();
 const all = new Map<string, string>();
 for (const folder of ['src', 'tools', 'bench', 'test', 'examples'])
@@ -135,6 +159,7 @@ for (const [path, text] of all) {
   checkSizes(path, text);
 }
 checkReached(all);
+checkBrowser(all);
 for (const complaint of complaints) console.error(complaint);
 console.log(`tidy: ${all.size} files, ${complaints.length} complaints`);
 process.exitCode = complaints.length === 0 ? 0 : 1;

@@ -4,12 +4,12 @@ import { Cpu } from '../cpu/cpu.ts';
 import { type Access, Miss, type VcpuPtr } from '../cpu/interface.ts';
 import { compileInterpreter } from '../cpu/interpreter.ts';
 import { AT, type CodePtr } from '../cpu/vcpu.ts';
-import { swapFilePort } from '../host/node/swap-file.ts';
 import type { BlockedSometimes } from '../kvm/guest-memory.ts';
 import { Kvm } from '../kvm/kvm.ts';
 import { Vms } from '../kvm/vm.ts';
 import { GUP_HWPOISON, GUP_NOMEM } from '../mm/fault-codes.ts';
 import { attachMm, initMm, type MmConfig, type MmCore } from '../mm/index.ts';
+import type { SwapFilePort } from '../mm/swap/swap-file.ts';
 import { Zram } from '../mm/swap/zram.ts';
 import { Arena, Root } from '../sync/arena.ts';
 import { ringWords } from '../sync/ring.ts';
@@ -32,6 +32,12 @@ export type HostConfig = {
   swap: SwapSpec;
   /** Test: rules to switch off, by name. */
   breaks: readonly string[];
+};
+
+/** What a thread brings to the Host that cannot be sent to it. */
+export type HostPorts = {
+  /** The swap file that the Host's first thread opened as `fd`. Where there are no files, none. */
+  swapFile?(fd: number): SwapFilePort;
 };
 
 /** What another thread needs to attach. */
@@ -94,10 +100,10 @@ export class Host {
   }
 
   /** Makes the arena and everything in it. Throws ENOMEM. */
-  static create(config: HostConfig): Host {
+  static create(config: HostConfig, ports: HostPorts = {}): Host {
     const arena = Arena.create({ frames: config.frames, heapBytes: HEAP_BYTES, shared: config.shared });
     const sync = new Sync(arena);
-    const mm = initMm(sync, mmConfig(arena, config.swap, config.breaks));
+    const mm = initMm(sync, mmConfig(arena, config.swap, config.breaks, ports));
     const share: HostShare = {
       memory: arena.memory,
       swap: config.swap,
@@ -108,10 +114,10 @@ export class Host {
     return new Host(share, mm, sync);
   }
 
-  static attach(share: HostShare): Host {
+  static attach(share: HostShare, ports: HostPorts = {}): Host {
     const arena = Arena.attach(share.memory);
     const sync = new Sync(arena);
-    return new Host(share, attachMm(sync, mmConfig(arena, share.swap, share.breaks)), sync);
+    return new Host(share, attachMm(sync, mmConfig(arena, share.swap, share.breaks, ports)), sync);
   }
 
   share(): HostShare {
@@ -226,9 +232,10 @@ export class Host {
   }
 }
 
-function mmConfig(arena: Arena, swap: SwapSpec, breaks: readonly string[]): MmConfig {
+function mmConfig(arena: Arena, swap: SwapSpec, breaks: readonly string[], ports: HostPorts): MmConfig {
   const pageOps = createPageOps(arena.memory, arena.shared);
-  const swapFile = swap.kind === 'file' ? { swapFile: swapFilePort(swap.fd) } : {};
+  const port = swap.kind === 'file' ? ports.swapFile?.(swap.fd) : undefined;
+  const swapFile = port === undefined ? {} : { swapFile: port };
   return { pageOps, swap, ...swapFile, breaks: chosen(breaks) };
 }
 

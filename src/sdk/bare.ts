@@ -2,6 +2,7 @@ import { MIB } from '../base/units.ts';
 import { framesFor } from '../machine/host.ts';
 import type { Launch } from './driver.ts';
 import { InlineDriver } from './inline-driver.ts';
+import { nodeMachine } from './node-ports.ts';
 import { type SandboxOptions, type Sizes, sizesOf } from './options.ts';
 import { endError } from './sandbox.ts';
 import { WorkerDriver } from './worker-driver.ts';
@@ -50,7 +51,8 @@ async function runSized(
     agent: false,
   };
   const events = { console: onConsole, agent: () => {} };
-  const driver = options.runners === 0 ? new InlineDriver(launch, events) : new WorkerDriver(launch, events);
+  const driver =
+    options.runners === 0 ? new InlineDriver(launch, events, nodeMachine) : new WorkerDriver(launch, events);
   options.signal?.addEventListener('abort', () => driver.stop(), { once: true });
   if (options.signal?.aborted) driver.stop();
   const end = await driver.ended;

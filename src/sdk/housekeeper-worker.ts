@@ -1,11 +1,12 @@
 import { workerData } from 'node:worker_threads';
 import { Host, type HostShare } from '../machine/host.ts';
+import { nodePorts } from './node-ports.ts';
 import { CONTROL } from './worker-driver.ts';
 
 // kswapd: keeps every VM a little below its limit, so that faults seldom reclaim for themselves.
 
 const { share, control } = workerData as { share: HostShare; control: number };
-const host = Host.attach(share);
+const host = Host.attach(share, nodePorts);
 const BUSY_MS = 1;
 const QUIET_MS = 50;
 

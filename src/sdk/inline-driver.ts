@@ -1,14 +1,25 @@
+import { nextTurn } from '../host/world.ts';
 import type { Channel } from '../machine/board.ts';
-import { Host } from '../machine/host.ts';
+import { Host, type HostPorts } from '../machine/host.ts';
 import type { MachineEnd } from '../machine/run-loop.ts';
 import { RunLoop } from '../machine/run-loop.ts';
 import { type Driver, type DriverEvents, type Launch, Queue } from './driver.ts';
-import { startMachine } from './start-machine.ts';
+import { type OpenDisk, startMachine } from './start-machine.ts';
 
 /** How long the guest runs before the event loop gets a turn. */
 const TURN_MS = 10;
 
-/** One-worker mode: the machine, its devices and reclaim on this thread, over memory nobody shares. */
+export type InlineOptions = {
+  openDisk: OpenDisk;
+  ports?: HostPorts;
+  /** Other threads may attach. By default the memory is this thread's alone. */
+  shared?: boolean;
+};
+
+/**
+ * One-worker mode: the machine, its devices and reclaim on this thread. Names neither Node nor the DOM, so a
+ * browser's worker runs it as it is.
+ */
 export class InlineDriver implements Driver {
   readonly host: Host;
   readonly ended: Promise<MachineEnd>;
@@ -19,9 +30,9 @@ export class InlineDriver implements Driver {
   #stopped = false;
   #wake: (() => void) | undefined;
 
-  constructor(launch: Launch, events: DriverEvents) {
-    this.host = Host.create({ ...launch.host, shared: false });
-    const machine = startMachine(this.host, launch, this.#noticing(events));
+  constructor(launch: Launch, events: DriverEvents, options: InlineOptions) {
+    this.host = Host.create({ ...launch.host, shared: options.shared ?? false }, options.ports);
+    const machine = startMachine(this.host, launch, this.#noticing(events), options.openDisk);
     this.#loop = new RunLoop({
       machine,
       inlet: this.#queue,
@@ -83,5 +94,3 @@ export class InlineDriver implements Driver {
     });
   }
 }
-
-const nextTurn = (): Promise<void> => new Promise(resolve => setImmediate(resolve));

@@ -1,9 +1,11 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { FaultlineError } from '../base/error.ts';
+import { openDisk } from '../image/open-disk.ts';
 import type { Channel } from '../machine/board.ts';
 import { Host } from '../machine/host.ts';
 import { type Inlet, type Round, RunLoop } from '../machine/run-loop.ts';
 import { Ring } from '../sync/ring.ts';
+import { nodePorts } from './node-ports.ts';
 import { startMachine } from './start-machine.ts';
 import {
   CHANNELS,
@@ -27,9 +29,14 @@ function inletOf(host: Host): Inlet {
 }
 
 function run(): void {
-  const host = Host.attach(share);
+  const host = Host.attach(share, nodePorts);
   const output = (channel: Channel) => (bytes: Uint8Array) => post({ kind: 'output', channel, bytes });
-  const machine = startMachine(host, launch, { console: output('console'), agent: output('agent') });
+  const machine = startMachine(
+    host,
+    launch,
+    { console: output('console'), agent: output('agent') },
+    openDisk,
+  );
   const loop = new RunLoop({ machine, inlet: inletOf(host), channels: CHANNELS });
   const { words } = host;
   for (;;) {

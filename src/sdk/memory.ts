@@ -1,4 +1,4 @@
-import { monotonicMs } from '../host/node/world.ts';
+import { monotonicMs } from '../host/world.ts';
 import { type MemoryStat, memoryStat } from '../inspect/mem-stat.ts';
 import type { Host } from '../machine/host.ts';
 

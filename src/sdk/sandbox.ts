@@ -8,6 +8,7 @@ import { Commands } from './commands.ts';
 import type { Driver, DriverEvents, Launch } from './driver.ts';
 import { InlineDriver } from './inline-driver.ts';
 import { Memory } from './memory.ts';
+import { nodeMachine } from './node-ports.ts';
 import { type SandboxOptions, type Sizes, sizesOf } from './options.ts';
 import { WorkerDriver } from './worker-driver.ts';
 
@@ -97,7 +98,10 @@ export class Sandbox implements AsyncDisposable {
       },
       agent: bytes => agent.receive(bytes),
     };
-    driver = options.runners === 0 ? new InlineDriver(launch, events) : new WorkerDriver(launch, events);
+    driver =
+      options.runners === 0
+        ? new InlineDriver(launch, events, nodeMachine)
+        : new WorkerDriver(launch, events);
     return new Sandbox(driver, agent, tail);
   }
 

@@ -1,11 +1,13 @@
-import { epochSeconds, fillRandom, monotonicMs } from '../host/node/world.ts';
-import { openDisk } from '../image/open-disk.ts';
+import { epochSeconds, fillRandom, monotonicMs } from '../host/world.ts';
 import type { Host } from '../machine/host.ts';
-import { Machine } from '../machine/machine.ts';
+import { Machine, type MachinePorts } from '../machine/machine.ts';
 import type { DriverEvents, Launch } from './driver.ts';
 
+/** Opens a disk that a Launch names, on the machine's own thread. */
+export type OpenDisk = (path: string) => NonNullable<MachinePorts['disks']>[number];
+
 /** Builds the machine on the thread that will own its devices, and loads what it boots. */
-export function startMachine(host: Host, launch: Launch, events: DriverEvents): Machine {
+export function startMachine(host: Host, launch: Launch, events: DriverEvents, openDisk: OpenDisk): Machine {
   const machine = new Machine(host, launch.machine, {
     // Copies: a device uses its buffer again, and listeners may keep what they get.
     console: bytes => events.console(bytes.slice()),

@@ -5,6 +5,7 @@ import { Host, type HostShare } from '../machine/host.ts';
 import type { MachineEnd } from '../machine/run-loop.ts';
 import { Ring } from '../sync/ring.ts';
 import type { Driver, DriverEvents, Launch } from './driver.ts';
+import { nodePorts } from './node-ports.ts';
 
 /** Bytes of input that may wait in the arena for each channel. */
 export const INPUT_RING_BYTES = 1 << 16;
@@ -43,7 +44,7 @@ export class WorkerDriver implements Driver {
   #pump: NodeJS.Timeout | undefined;
 
   constructor(launch: Launch, events: DriverEvents) {
-    this.host = Host.create({ ...launch.host, shared: true });
+    this.host = Host.create({ ...launch.host, shared: true }, nodePorts);
     this.#control = this.host.mm.heap.alloc(CONTROL.words);
     const places = CHANNELS.map(() => this.host.allocRing(INPUT_RING_BYTES));
     this.#rings = new Map(
