@@ -28,6 +28,14 @@ export type MmBreaks = {
   releaseUnclaimed: boolean;
   /** T-LIFE-08: a subscriber joins while ranges are open. */
   registerInRange: boolean;
+  /** T-UF-03: who has queued a user fault does not look at the pte again (F-13, V-24). */
+  queueWithoutRecheck: boolean;
+  /** T-UF-07: a read takes a fault off one queue and, later, puts it on the other (V-25). */
+  refileInTwoSteps: boolean;
+  /** T-UF-06, V-15: a wake finds only what has been read. */
+  wakeOnlyRead: boolean;
+  /** T-DN-01: resolvers do not hold the gate while they install (V-54). */
+  skipGate: boolean;
 };
 export const NO_MM_BREAKS: MmBreaks = {
   swapInByPteAlone: false,
@@ -44,4 +52,8 @@ export const NO_MM_BREAKS: MmBreaks = {
   unregisterWithoutWait: false,
   releaseUnclaimed: false,
   registerInRange: false,
+  queueWithoutRecheck: false,
+  refileInTwoSteps: false,
+  wakeOnlyRead: false,
+  skipGate: false,
 };

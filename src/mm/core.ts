@@ -31,6 +31,7 @@ import { openSwap, type SwapConfig } from './swap/swap-config.ts';
 import type { SwapFilePort } from './swap/swap-file.ts';
 import { SwapIn } from './swap/swap-in.ts';
 import { Zram, type ZramStats } from './swap/zram.ts';
+import { UffdContexts } from './userfaultfd/contexts.ts';
 import { Vmas } from './vma.ts';
 import { VmaEdit } from './vma-edit.ts';
 import { Vmstat } from './vmstat.ts';
@@ -66,6 +67,7 @@ export class MmCore {
   readonly slabs: Slabs;
   readonly vmas: Vmas;
   readonly anonVmas: AnonVmas;
+  readonly uffds: UffdContexts;
   readonly pageTable: PageTable;
   readonly notifiers: MmuNotifiers;
   readonly lru: Lru;
@@ -98,6 +100,9 @@ export class MmCore {
     this.slabs = new Slabs(sync, layout, this.pageAlloc);
     this.vmas = new Vmas(sync, layout);
     this.anonVmas = new AnonVmas(sync, layout, this.slabs);
+    this.uffds = new UffdContexts({
+      ...{ sync, layout, breaks, slabs: this.slabs, dropMm: mm => this.mms.drop(mm) },
+    });
     this.pageTable = new PageTable(this);
     this.notifiers = new MmuNotifiers({
       ...{ sync, layout, breaks, slabs: this.slabs, dropMm: mm => this.mms.drop(mm) },

@@ -238,6 +238,7 @@ export function mmLayout(words: Int32Array) {
     uffd: struct(words, 'uffd', {
       mm: ptr('mm'), //    its structure is counted, its address space is not (F-1, V-30)
       refs: i32, //        atomic: descriptors, and events that carry it; the last one releases
+      count: i32, //       atomic: the structure lives; all refs together are one, each entry is one
       next: ptr('uffd'), // list of mm.uffds, under mmap for write
       lock: i32, //        class 'uffd': the queues and what hangs in them
       state: i32, //       atomic, UffdState
@@ -254,6 +255,7 @@ export function mmLayout(words: Int32Array) {
       mapChanging: i32, // class 'mapChanging', two words
       mapChanging2: i32,
       mmapChanging: i32, // atomic: mutations begun and not done (V-54)
+      serial: i32, //      number of the last entry queued; under the lock
     }),
     /** A sleeper in a context's queues. The sleeper makes it and frees it. Linux: userfaultfd_wait_queue. */
     uffdWait: struct(words, 'uffdWait', {
@@ -269,6 +271,7 @@ export function mmLayout(words: Int32Array) {
       to: i32, //          remap: where it went
       child: ptr('uffd'), // fork: the child's context
       thread: i32, //      who faulted (THREAD_ID)
+      serial: i32, //      tells it from another in the same place; under the lock
     }),
   };
 }
