@@ -4,11 +4,15 @@ import { runIsa } from './isa.ts';
 import { runPrivileged } from './privileged/privileged.ts';
 import { findQemuSystem } from './privileged/qemu-system.ts';
 import { findQemuUser } from './qemu-user.ts';
+import { runRequirements } from './requirements/requirements.ts';
 
 // npm run conformance -- isa [--extension F] [--instructions N] [--seed N]
 // npm run conformance -- privileged [--instructions N] [--seed N]
+// npm run conformance -- requirements [--untested]
 
-const USAGE = 'usage: conformance isa|privileged [--seed N] [--instructions N] [--extension I|M|A|F|D|C]';
+const USAGE =
+  'usage: conformance isa|privileged [--seed N] [--instructions N] [--extension I|M|A|F|D|C]\n' +
+  '       conformance requirements [--untested]';
 const print = (line: string): void => console.log(line);
 
 const { values, positionals } = parseArgs({
@@ -17,6 +21,7 @@ const { values, positionals } = parseArgs({
     seed: { type: 'string' },
     instructions: { type: 'string' },
     extension: { type: 'string', multiple: true },
+    untested: { type: 'boolean' },
   },
 });
 
@@ -55,6 +60,8 @@ const privileged = async (): Promise<number> => {
 const run = async (): Promise<number> => {
   if (positionals[0] === 'isa') return isa();
   if (positionals[0] === 'privileged') return privileged();
+  if (positionals[0] === 'requirements')
+    return runRequirements({ untestedOnly: values.untested === true, print });
   throw new Error(USAGE);
 };
 
