@@ -2,6 +2,8 @@
 
 /** Milliseconds of a clock that never goes back. */
 export const monotonicMs = (): number => performance.now();
+/** Nanoseconds of a clock that all threads of the process share; never goes back within one. */
+export const sharedClockNs = (): number => Math.floor((performance.timeOrigin + performance.now()) * 1e6);
 export const epochSeconds = (): number => Math.floor(Date.now() / 1000);
 
 /** Random bytes fit for keys. */

@@ -4,6 +4,7 @@ import { Cpu } from '../cpu/cpu.ts';
 import { type Access, Miss, type VcpuPtr } from '../cpu/interface.ts';
 import { compileInterpreter } from '../cpu/interpreter.ts';
 import { AT, type CodePtr } from '../cpu/vcpu.ts';
+import { sharedClockNs } from '../host/world.ts';
 import type { BlockedSometimes } from '../kvm/guest-memory.ts';
 import { Kvm } from '../kvm/kvm.ts';
 import { Vms } from '../kvm/vm.ts';
@@ -236,7 +237,7 @@ function mmConfig(arena: Arena, swap: SwapSpec, breaks: readonly string[], ports
   const pageOps = createPageOps(arena.memory, arena.shared);
   const port = swap.kind === 'file' ? ports.swapFile?.(swap.fd) : undefined;
   const swapFile = port === undefined ? {} : { swapFile: port };
-  return { pageOps, swap, ...swapFile, breaks: chosen(breaks) };
+  return { pageOps, swap, ...swapFile, clock: sharedClockNs, breaks: chosen(breaks) };
 }
 
 /** The rules that a test switches off, as the record that a core takes; names it doesn't know do nothing. */

@@ -19,7 +19,9 @@ import { Pages } from './page.ts';
 import { PageAlloc } from './page-alloc.ts';
 import { PageTable } from './page-table.ts';
 import type { Lru } from './reclaim/lru.ts';
+import type { MemcgFiles } from './reclaim/memcg-files.ts';
 import type { Memcontrol } from './reclaim/memcontrol.ts';
+import type { Psi } from './reclaim/psi.ts';
 import { createReclaim, initReclaim } from './reclaim/reclaim.ts';
 import { UnmapBatch } from './reclaim/unmap-batch.ts';
 import type { Vmscan } from './reclaim/vmscan.ts';
@@ -45,6 +47,10 @@ export type MmConfig = {
   readonly swap?: SwapConfig;
   /** This thread's port to the swap file. */
   readonly swapFile?: SwapFilePort;
+  /** Nanoseconds of a clock that all threads share, for memory pressure; without it none is measured. */
+  readonly clock?: () => number;
+  /** Processors that the tasks of this arena run on. */
+  readonly processors?: number;
   /** Fills freed frames with FRAME_POISON, so that a use after free shows (J-9). */
   readonly poison?: boolean;
   /** For tests. */
@@ -76,6 +82,8 @@ export class MmCore {
   readonly swapDevice: SwapBackend | undefined;
   readonly rmap: Rmap;
   readonly memcontrol: Memcontrol;
+  readonly memcgFiles: MemcgFiles;
+  readonly psi: Psi;
   readonly vmscan: Vmscan<UnmapBatch>;
   readonly memory: Memory;
   readonly gup: Gup;
@@ -85,6 +93,7 @@ export class MmCore {
   readonly madvise: Madvise;
   readonly access: Access;
   readonly #fork: Fork;
+  readonly #stallReclaim: (memcg: Ptr<'memcg'>, pages: number) => number;
 
   /** Use `initMm` or `attachMm`. */
   constructor(sync: Sync, config: MmConfig) {
@@ -108,10 +117,16 @@ export class MmCore {
       ...{ sync, layout, breaks, slabs: this.slabs, dropMm: mm => this.mms.drop(mm) },
       ...Mms.shared(sync),
     });
-    const reclaim = createReclaim(this);
+    const reclaim = createReclaim({
+      ...{ sync, layout, heap: this.heap, pages: this.pages, vmstat: this.vmstat },
+      ...{ clock: config.clock, processors: config.processors },
+    });
     this.lru = reclaim.lru;
     this.swap = reclaim.swap;
     this.memcontrol = reclaim.memcontrol;
+    this.memcgFiles = reclaim.files;
+    this.psi = reclaim.psi;
+    this.#stallReclaim = reclaim.stallReclaim;
     this.swapDevice = openSwap(
       { ...this.#swapDeps(), swapFile: config.swapFile },
       config.swap ?? { kind: 'none' },
@@ -153,11 +168,11 @@ export class MmCore {
 
   #memoryDeps(): MemoryDeps {
     const { layout, pageOps, pages, pageAlloc, pageTable, vmas, anonVmas, rmap, notifiers } = this;
-    const { memcontrol, lru, swap, vmstat, breaks } = this;
+    const { memcontrol, psi, lru, swap, vmstat, breaks } = this;
     return {
       ...{ layout, pageOps, pages, pageAlloc, pageTable, vmas, anonVmas, rmap, notifiers },
-      ...{ memcontrol, lru, swap, vmstat, breaks, y: this.sync.y },
-      reclaim: pages => this.vmscan.reclaim(0 as Ptr<'memcg'>, pages),
+      ...{ memcontrol, psi, lru, swap, vmstat, breaks, y: this.sync.y },
+      reclaim: pages => this.#stallReclaim(0 as Ptr<'memcg'>, pages),
     };
   }
 

@@ -208,13 +208,24 @@ export function mmLayout(words: Int32Array) {
     /** Limit and usage of one mm or several. Linux: struct mem_cgroup. All in pages, all atomic. */
     memcg: struct(words, 'memcg', {
       usage: i32,
+      /** The lower of `max` and `high`: what a charge may reach without a second thought. */
+      limit: i32,
       max: i32,
       high: i32,
+      low: i32,
+      /** Above it background reclaim works; at most `high`, and a little below `max`. */
+      wmark: i32,
       peak: i32,
+      shmem: i32, //       of the usage: pages of shared mappings
       swapUsage: i32,
       swapMax: i32,
-      failcnt: i32,
+      failcnt: i32, //     charges that found no room at first
+      lowEvents: i32, //   Linux: memory.events
+      highEvents: i32,
+      maxEvents: i32,
       oom: i32,
+      oomKill: i32,
+      psi: ptr('psi'), //  what its tasks lost to memory (psi.ts)
       lru: ptr('lruvec'),
       next: ptr('memcg'),
       reclaiming: i32,

@@ -13,6 +13,7 @@ import type { PageAlloc } from './page-alloc.ts';
 import type { PageTable, PteAt } from './page-table.ts';
 import type { Lru } from './reclaim/lru.ts';
 import type { Memcontrol } from './reclaim/memcontrol.ts';
+import type { Psi } from './reclaim/psi.ts';
 import type { Rmap } from './rmap.ts';
 import type { Swap } from './swap/swap.ts';
 import type { SwapIn } from './swap/swap-in.ts';
@@ -33,6 +34,7 @@ export type MemoryDeps = {
   readonly rmap: Rmap;
   readonly notifiers: MmuNotifiers;
   readonly memcontrol: Memcontrol;
+  readonly psi: Psi;
   readonly lru: Lru;
   readonly swap: Swap;
   readonly vmstat: Vmstat;

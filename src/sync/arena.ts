@@ -32,6 +32,7 @@ export const Root = {
   vmList: 9,
   slabs: 10,
   swapfile: 11,
+  psi: 12,
 } as const;
 
 export type ArenaOptions = {

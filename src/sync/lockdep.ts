@@ -20,6 +20,7 @@ export const LOCK_ORDER = [
   'zone', //          the free lists                      Linux: zone->lock
   'irqchip', //       PLIC and pending words
   'uffd', //          a userfaultfd's queues              Linux: ctx->fault_pending_wqh.lock
+  'psi', //           what a group lost to memory         Linux: psi_group_cpu's sequence count
 ] as const;
 export type LockClass = (typeof LOCK_ORDER)[number];
 

@@ -4,6 +4,7 @@ import { Root } from '../../sync/arena.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import type { Sync } from '../../sync/sync.ts';
 import type { MmLayout } from '../layout.ts';
+import type { Psi } from './psi.ts';
 import type { WordsPort } from './reclaim-ports.ts';
 
 type Memcg = Ptr<'memcg'>;
@@ -13,16 +14,21 @@ export const UNLIMITED = 0x7fffffff;
 /** Pages that one instruction of a hart may need at once, page tables included (O-2). */
 export const PAGES_PER_INSTRUCTION = 8;
 /** How often a charge that finds no room reclaims without any progress before it gives up. */
-const RETRIES_WITHOUT_PROGRESS = 8;
+export const RETRIES_WITHOUT_PROGRESS = 8;
 /** Reclaim at least this much, so that the next charges find room. Linux: SWAP_CLUSTER_MAX. */
-const RECLAIM_MIN = 32;
+export const RECLAIM_MIN = 32;
+/** Pages that one charge beyond `high` is made to reclaim at most. */
+const THROTTLE_MAX = 256;
 
 export type MemcontrolDeps = {
   readonly sync: Sync;
   readonly layout: MmLayout;
   readonly heap: WordsPort;
-  /** Direct reclaim (vmscan.ts): pages freed, 0 when nothing could be. */
+  /** Direct reclaim (vmscan.ts), the caller being stalled meanwhile: pages freed, 0 when nothing could be. */
+  readonly stallReclaim: (memcg: Memcg, pages: number) => number;
+  /** The same on request: nobody counts as stalled. */
   readonly reclaim: (memcg: Memcg, pages: number) => number;
+  readonly psi: Pick<Psi, 'createGroup' | 'reset'>;
   /** Makes an LRU vector (lru.ts). */
   readonly createLruvec: () => Ptr<'lruvec'>;
 };
@@ -30,8 +36,10 @@ export type MemcontrolDeps = {
 export type MemcgOptions = {
   /** Pages. */
   max?: number;
-  /** Pages above which background reclaim works; by default a little below `max`. */
+  /** Pages beyond which a charge is granted and then made to reclaim; by default none. */
   high?: number;
+  /** Pages that reclaim of the whole Host leaves alone while there is anything else to take. */
+  low?: number;
   /** Pages of swap. */
   swapMax?: number;
   id?: number;
@@ -60,12 +68,19 @@ export class Memcontrol {
     const max = options.max ?? UNLIMITED;
     if (max < RECLAIM_MIN) throw new Errno('EINVAL', 'memcg', 'a limit below 32 pages cannot work');
     const memcg = this.#reuse() || this.#allocate();
-    m.max.store(memcg, max);
-    m.high.store(memcg, options.high ?? defaultHigh(max));
+    for (const field of [m.peak, m.failcnt, m.reclaiming, ...this.#events()]) field.store(memcg, 0);
+    this.#deps.psi.reset(memcg);
+    m.high.store(memcg, options.high ?? UNLIMITED);
+    m.low.store(memcg, options.low ?? 0);
     m.swapMax.store(memcg, options.swapMax ?? UNLIMITED);
-    for (const field of [m.peak, m.failcnt, m.oom, m.reclaiming]) field.store(memcg, 0);
     m.id.store(memcg, options.id ?? 0);
+    this.storeMax(memcg, max);
     return memcg;
+  }
+
+  #events() {
+    const { lowEvents, highEvents, maxEvents, oom, oomKill } = this.#layout;
+    return [lowEvents, highEvents, maxEvents, oom, oomKill] as const;
   }
 
   /** A dead record taken over, or 0. `max` is -1 exactly while a record is dead. */
@@ -82,6 +97,7 @@ export class Memcontrol {
     const m = this.#layout;
     const memcg = heap.alloc(m.words) as Memcg;
     m.lru.store(memcg, createLruvec());
+    m.psi.store(memcg, this.#deps.psi.createGroup());
     m.max.store(memcg, UNLIMITED);
     const root = sync.arena.rootAt(Root.memcgList);
     for (;;) {
@@ -110,29 +126,47 @@ export class Memcontrol {
   }
 
   /**
-   * Adds `pages` to what the group uses, reclaiming from it when it is at its limit. False: out of memory.
-   * The caller holds no page, anon_vma or page-table lock; mmap for read is fine.
+   * Adds `pages` to what the group uses, reclaiming from it when it is at its limit, or beyond `high`.
+   * False: out of memory. The caller holds no page, anon_vma or page-table lock; mmap for read is fine.
    */
   charge(memcg: Memcg, pages: number): boolean {
-    if (memcg === 0 || this.#tryCharge(memcg, pages)) return true;
-    this.#layout.failcnt.add(memcg, 1);
+    if (memcg === 0 || this.#tryCharge(memcg, pages, false)) return true;
+    if (!this.#tryCharge(memcg, pages, true) && !this.#chargeByReclaim(memcg, pages)) return false;
+    this.#throttle(memcg);
+    return true;
+  }
+
+  /** There is no room below `max`. Linux: try_charge_memcg. */
+  #chargeByReclaim(memcg: Memcg, pages: number): boolean {
+    const { failcnt, maxEvents, oom } = this.#layout;
+    failcnt.add(memcg, 1);
     for (let idle = 0; idle < RETRIES_WITHOUT_PROGRESS; ) {
-      const freed = this.#deps.reclaim(memcg, Math.max(pages, RECLAIM_MIN));
-      if (this.#tryCharge(memcg, pages)) return true;
+      maxEvents.add(memcg, 1);
+      const freed = this.#deps.stallReclaim(memcg, Math.max(pages, RECLAIM_MIN));
+      if (this.#tryCharge(memcg, pages, true)) return true;
       if (freed === 0) {
         idle++;
         this.#letOthersFinish(memcg);
       }
     }
-    this.#layout.oom.add(memcg, 1);
+    oom.add(memcg, 1);
     return false;
   }
 
-  #tryCharge(memcg: Memcg, pages: number): boolean {
-    const { usage, max } = this.#layout;
+  /** Whoever went beyond `high` pays for it by taking pages away. Linux: mem_cgroup_handle_over_high. */
+  #throttle(memcg: Memcg): void {
+    const { usage, high, highEvents } = this.#layout;
+    const over = usage.load(memcg) - high.load(memcg);
+    if (over <= 0) return;
+    highEvents.add(memcg, 1);
+    this.#deps.stallReclaim(memcg, Math.min(Math.max(over, RECLAIM_MIN), THROTTLE_MAX));
+  }
+
+  #tryCharge(memcg: Memcg, pages: number, beyondHigh: boolean): boolean {
+    const { usage, limit: lower, max } = this.#layout;
     for (;;) {
       const used = usage.load(memcg);
-      const limit = max.load(memcg);
+      const limit = (beyondHigh ? max : lower).load(memcg);
       if (used + pages > limit) return false;
       if (usage.cas(memcg, used, used + pages) !== used) continue;
       assert(used + pages <= limit, 'memcg: usage within the limit');
@@ -163,35 +197,62 @@ export class Memcontrol {
   }
 
   /**
-   * Changes the limit, in pages. Lowered, it follows the usage down as reclaim frees pages, so that usage
-   * stays within it. Throws EINVAL below `minimum` (see workingMinimumPages) and EBUSY when reclaim gets
-   * stuck; the limit is then what was reached.
+   * Changes `max`, in pages. Lowered, it follows the usage down as reclaim frees pages, so that usage stays
+   * within it. Throws EINVAL below `minimum` (see workingMinimumPages) and EBUSY when reclaim gets stuck;
+   * the limit is then what was reached.
    */
   setMax(memcg: Memcg, pages: number, minimum: number): void {
-    const m = this.#layout;
+    const { max, usage } = this.#layout;
     if (pages < minimum) {
       throw new Errno('EINVAL', 'memcg', `a limit of ${pages} pages is below the ${minimum} needed`);
     }
     for (let idle = 0; ; ) {
       // A charge under way may still go by the limit it read, hence the second look at the usage.
-      m.max.store(memcg, Math.max(pages, m.usage.load(memcg)));
-      const over = m.usage.load(memcg) - pages;
-      if (over <= 0 && m.max.load(memcg) === pages) break;
+      this.storeMax(memcg, Math.max(pages, usage.load(memcg)));
+      const over = usage.load(memcg) - pages;
+      if (over <= 0 && max.load(memcg) === pages) break;
       const freed = over <= 0 ? 1 : this.#deps.reclaim(memcg, Math.min(Math.max(over, RECLAIM_MIN), 1024));
       if (freed > 0) idle = 0;
       else if (++idle === RETRIES_WITHOUT_PROGRESS) {
-        throw new Errno('EBUSY', 'memcg', `${m.usage.load(memcg)} pages in use can't be reclaimed`);
+        throw new Errno('EBUSY', 'memcg', `${usage.load(memcg)} pages in use can't be reclaimed`);
       }
     }
-    m.high.store(memcg, defaultHigh(pages));
   }
 
-  /** Above its `high`: work for background reclaim. */
+  /** Sets `max` and what follows from it. Charges under way may still go by what they read before. */
+  storeMax(memcg: Memcg, pages: number): void {
+    this.#layout.max.store(memcg, pages);
+    this.#derive(memcg);
+  }
+
+  storeHigh(memcg: Memcg, pages: number): void {
+    this.#layout.high.store(memcg, pages);
+    this.#derive(memcg);
+  }
+
+  /** Two who write at once may leave what the earlier one derived, so it is derived until it is right. */
+  #derive(memcg: Memcg): void {
+    const { max, high, limit, wmark } = this.#layout;
+    for (;;) {
+      const [m, h] = [max.load(memcg), high.load(memcg)];
+      limit.store(memcg, Math.min(m, h));
+      wmark.store(memcg, Math.min(watermark(m), h));
+      if (max.load(memcg) === m && high.load(memcg) === h) return;
+    }
+  }
+
+  /** Above its watermark: work for background reclaim. */
   isOver(memcg: Memcg): boolean {
-    return this.isLive(memcg) && this.#layout.usage.load(memcg) > this.#layout.high.load(memcg);
+    return this.isLive(memcg) && this.#layout.usage.load(memcg) > this.#layout.wmark.load(memcg);
+  }
+
+  /** Protected by its `low` from reclaim of the whole Host. */
+  isLow(memcg: Memcg): boolean {
+    const low = this.#layout.low.load(memcg);
+    return low > 0 && this.#layout.usage.load(memcg) <= low;
   }
 }
 
 /** A thirty-second of the limit is kept free in the background, at most 4 MiB. */
-const defaultHigh = (max: number): number =>
+const watermark = (max: number): number =>
   max === UNLIMITED ? UNLIMITED : max - Math.min(Math.max(max >> 5, 8), 1024);

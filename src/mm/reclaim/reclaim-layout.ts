@@ -1,4 +1,4 @@
-import { array, i32, ptr, struct } from '../../sync/struct.ts';
+import { array, i32, ptr, struct, u64 } from '../../sync/struct.ts';
 
 // Records of reclaim alone. As in layout.ts: `atomic` fields are touched outside their lock.
 
@@ -47,6 +47,20 @@ export function reclaimLayout(words: Int32Array) {
     }),
     /** Pages of one thread on their way to the LRU: 0, or a pfn whose page has LruPending. All atomic. */
     pagevec: struct(words, 'pagevec', { owner: i32, pages: array(PAGEVEC_SIZE) }, 16),
+    /** Linux: struct psi_group, for memory alone. Under its lock; 64-bit words are in nanoseconds. */
+    psi: struct(words, 'psi', {
+      lock: i32, //     class 'psi'
+      running: i32, //  tasks that are not idle, stalled ones included
+      stalled: i32, //  tasks inside a stall section
+      last: u64, //     time up to which the totals go
+      next: u64, //     when the averages are next due
+      some: u64, //     totals
+      full: u64,
+      someSampled: u64, // totals at the last update of the averages
+      fullSampled: u64,
+      avgSome: array(3), // of 10, 60 and 300 s, in percent, 11 bits of fraction
+      avgFull: array(3),
+    }),
     /** At Root.lru. */
     lru: struct(words, 'lru', { root: ptr('lruvec'), pagevecs: i32 }),
   };

@@ -110,8 +110,9 @@ test('ageing moves used pages up and takes nothing', () => {
 
 test('background reclaim works down to `high` and no further', () => {
   const rig = new ReclaimRig();
-  const memcg = rig.memcontrol.create({ max: 256, high: 100 });
+  const memcg = rig.memcontrol.create({ max: 256 });
   for (let i = 0; i < 200; i++) rig.page(memcg, i);
+  rig.memcontrol.storeHigh(memcg, 100);
   expect(rig.vmscan.needsBackground()).toBe(true);
   expect(rig.vmscan.background(32)).toBe(true);
   while (rig.vmscan.background(32));

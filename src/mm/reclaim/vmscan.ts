@@ -47,9 +47,19 @@ export class Vmscan<B extends UnmapBatchPort> {
     lru.drainAll();
     if (memcg !== 0) return this.#reclaimGroup(memcg, pages);
     let freed = this.#reclaimLruvec(lru.lruvecOf(memcg), memcg, pages);
+    freed += this.#reclaimGroups(pages - freed, false);
+    // Only when nothing else is to be had does `low` not help (Linux: memcg_low_skipped).
+    return freed > 0 ? freed : this.#reclaimGroups(pages, true);
+  }
+
+  /** Takes from one group after the other; from those that `low` protects only if they are meant. */
+  #reclaimGroups(pages: number, protectedOnes: boolean): number {
     const { memcontrol, layout } = this.#deps;
+    let freed = 0;
     for (let m = memcontrol.first(); m !== 0 && freed < pages; m = layout.memcg.next.load(m)) {
-      if (memcontrol.isLive(m)) freed += this.#reclaimGroup(m, pages - freed);
+      if (!memcontrol.isLive(m) || memcontrol.isLow(m) !== protectedOnes) continue;
+      if (protectedOnes) layout.memcg.lowEvents.add(m, 1);
+      freed += this.#reclaimGroup(m, pages - freed);
     }
     return freed;
   }
@@ -218,7 +228,7 @@ export class Vmscan<B extends UnmapBatchPort> {
     let freed = 0;
     for (let m = memcontrol.first(); m !== 0 && freed < budget; m = layout.memcg.next.load(m)) {
       if (!memcontrol.isOver(m)) continue;
-      const over = layout.memcg.usage.load(m) - layout.memcg.high.load(m);
+      const over = layout.memcg.usage.load(m) - layout.memcg.wmark.load(m);
       freed += this.reclaim(m, Math.min(Math.max(over, RECLAIM_BATCH), budget - freed));
     }
     if (freed < budget && this.#deps.zoneIsLow?.()) freed += this.reclaim(0 as Memcg, budget - freed);

@@ -4,6 +4,7 @@ import { FAULT_RETRY, GUP_FAULT, GUP_NOMEM, GUP_WRITABLE } from '../fault-codes.
 import { mkPte, PageFlag, Pte, Swp, swpOffset, VmFlag } from '../layout.ts';
 import type { Memory, MemoryDeps } from '../memory.ts';
 import type { PteAt } from '../page-table.ts';
+import type { SwapRead } from './swap-backend.ts';
 import type { Slot } from './swap-slots.ts';
 
 type Mm = Ptr<'mm'>;
@@ -30,7 +31,7 @@ export class SwapIn {
     if (anonVmas.prepare(vma) === 0) return GUP_NOMEM;
     if (breaks.swapInByPteAlone) return this.#byPteAlone(mm, vma, vpn, pte, entry, write);
     const cached = swap.lookupCache(slot);
-    const pfn = cached === 0 ? this.#read(mm, slot) : this.#claim(cached, slot);
+    const pfn = cached === 0 ? this.#read(mm, slot) : this.#claim(mm, cached, slot);
     if (pfn < 0) return pfn;
     const result = this.#map(mm, vma, vpn, pte, entry, pfn, write);
     pages.unlock(pfn);
@@ -39,13 +40,22 @@ export class SwapIn {
   }
 
   /** Locks a page found in the cache. It may have left meanwhile, or never have been read. */
-  #claim(pfn: Pfn, slot: Slot): Pfn | number {
+  #claim(mm: Mm, pfn: Pfn, slot: Slot): Pfn | number {
     const { pages, layout } = this.#deps;
-    pages.lock(pfn);
+    if (!pages.tryLock(pfn)) this.#waitFor(mm, pfn);
     if (layout.page.swap.load(pages.at(pfn)) === slot + 1) return pfn;
     pages.unlock(pfn);
     pages.put(pfn);
     return FAULT_RETRY;
+  }
+
+  /** Locks a page that somebody else has: reading it, or about to take it. */
+  #waitFor(mm: Mm, pfn: Pfn): void {
+    const { pages, psi, layout } = this.#deps;
+    const refault = !pages.has(pfn, PageFlag.Uptodate) && pages.has(pfn, PageFlag.Workingset);
+    if (refault) psi.enter(layout.mm.memcg.get(mm));
+    pages.lock(pfn);
+    if (refault) psi.leave(layout.mm.memcg.get(mm));
   }
 
   /** Reads the slot into a new page of the cache. The page comes back locked, with a reference. */
@@ -55,7 +65,7 @@ export class SwapIn {
     if (pfn < 0) return GUP_NOMEM;
     pages.lock(pfn);
     const added = swap.addToCache(slot, pfn);
-    if (added === 'ok' && swap.readPage(slot, pfn) === 'ok') {
+    if (added === 'ok' && this.#readPage(mm, slot, pfn) === 'ok') {
       pages.set(pfn, PageFlag.Uptodate);
       lru.add(pfn);
       vmstat.add('pgmajfault', 1);
@@ -66,6 +76,16 @@ export class SwapIn {
     pages.put(pfn);
     // A page that can't be read is lost, and the access a bus error (O-4).
     return added === 'ok' ? GUP_FAULT : FAULT_RETRY;
+  }
+
+  /** Who waits for a page that should never have gone has lost the time (Linux: swap_read_folio). */
+  #readPage(mm: Mm, slot: Slot, pfn: Pfn): SwapRead {
+    const { pages, swap, psi, layout } = this.#deps;
+    if (!pages.has(pfn, PageFlag.Workingset)) return swap.readPage(slot, pfn);
+    psi.enter(layout.mm.memcg.get(mm));
+    const result = swap.readPage(slot, pfn);
+    psi.leave(layout.mm.memcg.get(mm));
+    return result;
   }
 
   /** Requires: the page locked and the slot's. Consumes the reference unless it answers FAULT_RETRY. */
