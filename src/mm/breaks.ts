@@ -36,6 +36,8 @@ export type MmBreaks = {
   wakeOnlyRead: boolean;
   /** T-DN-01: resolvers do not hold the gate while they install (V-54). */
   skipGate: boolean;
+  /** who moves entries tells the secondaries of the old place afterwards, with no start before. */
+  moveWithoutBracket: boolean;
 };
 export const NO_MM_BREAKS: MmBreaks = {
   swapInByPteAlone: false,
@@ -56,4 +58,5 @@ export const NO_MM_BREAKS: MmBreaks = {
   refileInTwoSteps: false,
   wakeOnlyRead: false,
   skipGate: false,
+  moveWithoutBracket: false,
 };

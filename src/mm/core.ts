@@ -15,6 +15,7 @@ import { Memory, type MemoryDeps } from './memory.ts';
 import { Mmap } from './mmap.ts';
 import { type MmOptions, Mms } from './mms.ts';
 import { MmuNotifiers } from './mmu-notifier.ts';
+import { Mremap } from './mremap.ts';
 import { Pages } from './page.ts';
 import { PageAlloc } from './page-alloc.ts';
 import { PageTable } from './page-table.ts';
@@ -89,6 +90,7 @@ export class MmCore {
   readonly gup: Gup;
   readonly zap: Zap;
   readonly mmap: Mmap;
+  readonly mremap: Mremap;
   readonly mms: Mms;
   readonly madvise: Madvise;
   readonly access: Access;
@@ -149,6 +151,7 @@ export class MmCore {
     const edit = new VmaEdit(this);
     this.zap = new Zap({ ...memoryDeps, rmap: this.rmap });
     this.mmap = new Mmap({ ...memoryDeps, sync, edit, zap: this.zap });
+    this.mremap = new Mremap({ ...memoryDeps, sync, edit, mmap: this.mmap });
     this.mms = new Mms(this);
     const reclaimPages = (pfns: Int32Array, count: number): number => this.vmscan.reclaimPages(pfns, count);
     this.madvise = new Madvise({ ...memoryDeps, sync, edit, zap: this.zap, gup: this.gup, reclaimPages });

@@ -1,7 +1,19 @@
 import { PAGE_SIZE, type Vpn } from '../base/units.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { MmCore } from './core.ts';
-import { isSwap, PageFlag, Pte, pteIsPresent, ptePfn, Swp, swpOffset, VmFlag, VmFlagHigh } from './layout.ts';
+import {
+  isSwap,
+  PageFlag,
+  POISON_ENTRY,
+  Pte,
+  pteIsPresent,
+  ptePfn,
+  Swp,
+  swpOffset,
+  VmFlag,
+  VmFlagHigh,
+  WP_MARKER,
+} from './layout.ts';
 
 type Mm = Ptr<'mm'>;
 type Vma = Ptr<'vma'>;
@@ -57,13 +69,18 @@ function entries(core: MmCore, mm: Mm, vma: Vma): string[] {
   return lines.map(({ at, text, count }) => `  ${hex(at)} ${text}${count > 1 ? ` ×${count}` : ''}`);
 }
 
+function special(entry: number): string {
+  if (entry === WP_MARKER) return 'hole wp';
+  return entry === POISON_ENTRY ? 'poison' : 'special';
+}
+
 function entryText(core: MmCore, entry: number): string {
   if (isSwap(entry)) {
     const shared = core.swap.count(swpOffset(entry));
-    return `swap${shared > 1 ? ` shared×${shared}` : ''}${(entry & Swp.Exclusive) !== 0 ? ' exclusive' : ''}`;
+    return `swap${shared > 1 ? ` shared×${shared}` : ''}${(entry & Swp.Exclusive) !== 0 ? ' exclusive' : ''}${(entry & Swp.UffdWp) !== 0 ? ' wp' : ''}`;
   }
-  if (!pteIsPresent(entry)) return 'special';
-  if ((entry & Pte.Zero) !== 0) return 'zero';
+  if (!pteIsPresent(entry)) return special(entry);
+  if ((entry & Pte.Zero) !== 0) return (entry & Pte.UffdWp) !== 0 ? 'zero wp' : 'zero';
   const pfn = ptePfn(entry);
   const shared = core.pages.mapcount(pfn);
   const words = [
@@ -72,6 +89,7 @@ function entryText(core: MmCore, entry: number): string {
     core.pages.has(pfn, PageFlag.SwapCache) ? 'cached' : '',
     (entry & Pte.ProtNone) !== 0 ? 'none' : '',
     (entry & Pte.Write) !== 0 ? 'writable' : '',
+    (entry & Pte.UffdWp) !== 0 ? 'wp' : '',
     (entry & Pte.Dirty) !== 0 || core.pages.has(pfn, PageFlag.Dirty) ? 'dirty' : '',
     core.pages.has(pfn, PageFlag.LazyFree) ? 'lazyfree' : '',
   ];

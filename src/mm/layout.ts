@@ -63,6 +63,10 @@ export const Swp = {
   OffsetShift: 7,
 } as const;
 export const MAX_SWAP_SLOTS = 1 << 25;
+/** A hole that is poisoned: an access fails as one to lost memory does (V-34, V-60). */
+export const POISON_ENTRY = SwpType.Poison << Swp.TypeShift;
+/** A hole that remembers write protection (M-4, V-36). */
+export const WP_MARKER = (SwpType.Marker << Swp.TypeShift) | Swp.UffdWp;
 
 export const pteIsNone = (e: number): boolean => e === 0;
 export const pteIsPresent = (e: number): boolean => (e & Pte.Present) !== 0;
@@ -71,6 +75,14 @@ export const mkPte = (pfn: number, bits: number): number => (pfn << PTE_PFN_SHIF
 export const swpType = (e: number): number => (e & Pte.Present ? 0 : (e >>> Swp.TypeShift) & Swp.TypeMask);
 export const isSwap = (e: number): boolean => swpType(e) === SwpType.Swap;
 export const swpOffset = (e: number): number => e >>> Swp.OffsetShift;
+/** A hole with something to say: what COPY may replace (V-31). */
+export const isMarker = (e: number): boolean =>
+  swpType(e) === SwpType.Poison || swpType(e) === SwpType.Marker;
+/** The entry without write protection by userfaultfd; 0 when that was all it said. */
+export const withoutUffdWp = (e: number): number => {
+  if ((e & Pte.Present) !== 0) return e & ~Pte.UffdWp;
+  return swpType(e) === SwpType.Marker ? 0 : e & ~Swp.UffdWp;
+};
 export const mkSwap = (slot: number, bits: number): number =>
   (slot << Swp.OffsetShift) | (SwpType.Swap << Swp.TypeShift) | bits;
 

@@ -67,7 +67,7 @@ export class Mmap {
     const start = this.#place(mm, pages, options);
     const lo = protectionFlags(options.protection) | MAY | (options.flags?.lo ?? 0);
     const hi = options.flags?.hi ?? 0;
-    if (options.fixed === 'replace') this.#unmap(mm, start, start + pages, 'mmap');
+    if (options.fixed === 'replace') this.unmapRange(mm, start, start + pages, 'mmap');
     const index = vmas.indexOf(mm, start);
     if (edit.extend(mm, index, start, start + pages, lo, hi)) return start;
     edit.create(mm, index, start, start + pages, lo, hi, 'mmap');
@@ -100,11 +100,11 @@ export class Mmap {
   unmap(mm: Mm, address: Hva, bytes: number): void {
     const { start, end } = range('munmap', address, bytes);
     if (start === end) throw new Errno('EINVAL', 'munmap', 'no length');
-    this.#write(mm, 'munmap', () => this.#unmap(mm, start, end, 'munmap'));
+    this.#write(mm, 'munmap', () => this.unmapRange(mm, start, end, 'munmap'));
   }
 
-  /** Requires: mmap for write. */
-  #unmap(mm: Mm, start: Vpn, end: Vpn, call: string): void {
+  /** As `unmap`. Requires: mmap for write. */
+  unmapRange(mm: Mm, start: Vpn, end: Vpn, call: string): void {
     const { vmas, edit, layout } = this.#deps;
     edit.splitAt(mm, start, call);
     edit.splitAt(mm, end, call);

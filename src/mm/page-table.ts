@@ -114,15 +114,15 @@ export class PageTable {
     this.#deps.sync.unlock('ptl', (pte & TABLE_MASK) + Table.lock);
   }
 
-  /** Takes the locks of two tables of different address spaces, lower address first (M-10). */
+  /** Takes the locks of the tables of two entries, lower address first; the same one once (M-10). */
   lockTwo(a: PteAt, b: PteAt): void {
     this.lock(Math.min(a, b));
-    this.lock(Math.max(a, b));
+    if ((a & TABLE_MASK) !== (b & TABLE_MASK)) this.lock(Math.max(a, b));
   }
 
   unlockTwo(a: PteAt, b: PteAt): void {
     this.unlock(a);
-    this.unlock(b);
+    if ((a & TABLE_MASK) !== (b & TABLE_MASK)) this.unlock(b);
   }
 
   load(pte: PteAt): number {

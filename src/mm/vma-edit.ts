@@ -64,6 +64,38 @@ export class VmaEdit {
     return vma;
   }
 
+  /**
+   * A VMA like `from` over the free range [start, end), through whose anon_vmas its pages are found too:
+   * they keep their indexes, the first one's being `pgoff`. Throws ENOMEM with nothing changed.
+   */
+  place(mm: Mm, from: Vma, start: Vpn, end: Vpn, pgoff: number, call: string): Vma {
+    const { vmas, layout, anonVmas, slabs } = this.#deps;
+    const v = layout.vma;
+    const vma = this.copy(mm, from, call);
+    v.start.set(vma, start);
+    v.end.set(vma, end);
+    v.pgoff.set(vma, pgoff);
+    v.anonVma.store(vma, v.anonVma.load(from));
+    if (!anonVmas.clone(vma, from)) {
+      slabs.vma.free(vma);
+      throw new Errno('ENOMEM', call, 'no memory for a mapping');
+    }
+    vmas.insert(mm, vmas.indexOf(mm, start), vma);
+    return vma;
+  }
+
+  /** Lets a VMA end later; what lies between is free. */
+  grow(mm: Mm, vma: Vma, end: Vpn): void {
+    const v = this.#deps.layout.vma;
+    this.#setBounds(vma, v.start.get(vma), end, v.pgoff.get(vma));
+    this.#mergeAt(mm, this.#deps.vmas.indexOf(mm, end));
+  }
+
+  /** Merges what meets at `vpn`, if it is one but for the boundary. */
+  mergeAt(mm: Mm, vpn: Vpn): void {
+    this.#mergeAt(mm, this.#deps.vmas.indexOf(mm, vpn));
+  }
+
   /** Makes `vpn` a boundary between VMAs, if it lies inside one. Throws ENOMEM with nothing changed. */
   splitAt(mm: Mm, vpn: Vpn, call: string): void {
     const { vmas, layout, anonVmas, slabs } = this.#deps;
