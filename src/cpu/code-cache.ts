@@ -19,7 +19,8 @@ const CLAIMED = 1 << 31;
 
 const FIELDS = {
   slots: i32,
-  /** Byte address of slot 0. */
+  /** What was allocated for the slots, and the byte address of slot 0 in it. */
+  block: i32,
   base: i32,
   /** Word index: for each frame of the arena, slot + 1 or 0. */
   map: i32,
@@ -48,11 +49,20 @@ export class CodeCache {
   create(alloc: (words: number) => number, slots: number): CodePtr {
     const code = alloc(this.#code.words) as CodePtr;
     this.#code.slots.set(code, slots);
-    this.#code.base.set(code, alignToLine(alloc((slots * SLOT_BYTES) / 4 + 16)) * 4);
+    const block = alloc((slots * SLOT_BYTES) / 4 + 16);
+    this.#code.block.set(code, block);
+    this.#code.base.set(code, alignToLine(block) * 4);
     this.#code.map.set(code, alloc(this.#arena.frames));
     this.#code.frames.set(code, alloc(slots));
     this.#code.referenced.set(code, alloc(slots));
     return code;
+  }
+
+  /** Gives all of it back. Requires: no vCPU of the VM runs. */
+  destroy(code: CodePtr, free: (at: number) => void): void {
+    const { block, map, frames, referenced } = this.#code;
+    for (const part of [block, map, frames, referenced]) free(part.get(code));
+    free(code);
   }
 
   generation(code: CodePtr): number {

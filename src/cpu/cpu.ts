@@ -16,8 +16,10 @@ import { Traps } from './trap.ts';
 import { AT, type CodePtr, Privilege, VCPU_WORDS, type Vcpu, vcpuStruct } from './vcpu.ts';
 
 export type CpuOptions = {
-  /** Zeroed words that live as long as the VM; a word index. */
+  /** Zeroed words that live as long as the VM; a word index, on a cache line of 16 words. */
   alloc(words: number): number;
+  /** Takes back what `alloc` gave. Needed by whoever calls `destroyVcpu` or `destroyCode`. */
+  free?(at: number): void;
   /** From `compileInterpreter`; compiled here when absent. Workers are handed the same one. */
   module?: WebAssembly.Module;
   /**
@@ -50,6 +52,7 @@ export class Cpu {
   readonly vcpu: Vcpu;
   readonly #words: Int32Array;
   readonly #alloc: (words: number) => number;
+  readonly #free: ((at: number) => void) | undefined;
   readonly #cache: CodeCache;
   readonly #tlb: Tlb;
   readonly #traps: Traps;
@@ -62,6 +65,7 @@ export class Cpu {
     this.vcpu = vcpuStruct(words);
     this.#words = words;
     this.#alloc = options.alloc;
+    this.#free = options.free;
     const fill: Fill = (at, value, bytes) => exports.fill(at, value, bytes);
     const dropMatching: DropMatching = (first, end, mask, sum) => exports.dropMatching(first, end, mask, sum);
     this.#tlb = new Tlb(words, fill, dropMatching);
@@ -112,6 +116,23 @@ export class Cpu {
     return Math.ceil(at / CACHE_LINE_WORDS) * CACHE_LINE_WORDS;
   }
 
+  /** Frees a record and its TLB. No runner holds it, and its VM is gone. */
+  destroyVcpu(vcpu: VcpuPtr): void {
+    assert(Atomics.load(this.#words, vcpu + AT.running) === 0, 'destroyVcpu: the vCPU runs');
+    this.#release(this.#words[vcpu + AT.tlb]!);
+    this.#release(vcpu);
+  }
+
+  /** Frees a code cache, after the vCPUs that decode into it. */
+  destroyCode(code: CodePtr): void {
+    this.#cache.destroy(code, at => this.#release(at));
+  }
+
+  #release(at: number): void {
+    assert(this.#free !== undefined, 'destroy: the CPU was made without a way to free');
+    if (at !== 0) this.#free(at);
+  }
+
   /** Supervisor mode, satp 0, interrupts off, a0 = hart id: how SBI enters a kernel. */
   reset(vcpu: VcpuPtr, state: ResetState): void {
     this.#words.fill(0, vcpu, vcpu + AT.mode);
@@ -133,6 +154,8 @@ export class Cpu {
     assert(budget >= 1 && budget <= MAX_BUDGET, 'run: budget out of range');
     const w = this.#words;
     if (w[vcpu + AT.tlb] === 0) this.#allocTlb(vcpu);
+    // Before the requests are read: who asked to stop and finds 0 here knows that it will not run again.
+    Atomics.store(w, vcpu + AT.running, 1);
     Atomics.store(w, vcpu + AT.mode, Mode.InGuest);
     w[vcpu + AT.leave] = 0;
     if (this.#mmu.serve(vcpu)) {
@@ -144,6 +167,7 @@ export class Cpu {
     }
     Atomics.store(w, vcpu + AT.mode, Mode.Outside);
     this.#retire(vcpu);
+    Atomics.store(w, vcpu + AT.running, 0);
     return (w[vcpu + AT.leave]! - 1) as Exit;
   }
 

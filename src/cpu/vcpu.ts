@@ -4,8 +4,8 @@ import type { VcpuPtr } from './interface.ts';
 // One vCPU is one record in the arena, so that any runner can pick it up (design 3.4). The first part is
 // what the guest can see, hence what a snapshot keeps; the rest is ours and starts from zero.
 //
-// Writers: the runner that holds the vCPU, plainly; except `pending`, `requests`, `mode` and the words
-// from `vm` on, which other threads touch too and which are atomic everywhere.
+// Writers: the runner that holds the vCPU, plainly; except `pending`, `requests`, `mode`, `running` and
+// the words from `vm` on, which other threads touch too and which are atomic everywhere.
 
 /** Privilege levels, as `sstatus.SPP` has them. */
 export const Privilege = { User: 0, Supervisor: 1 } as const;
@@ -55,6 +55,7 @@ const FIELDS = {
   reservedBytes: i32,
   mode: i32, //           Mode, atomic (J-7)
   requests: i32, //       Request, atomic
+  running: i32, //        1 while a runner is inside `run`, its calls of `resolve` included; atomic
   // The exit record.
   leave: i32, //          0 while inside, else 1 + Exit
   exitGpa: u64, //        bytes

@@ -49,6 +49,8 @@ export type KvmBreaks = {
   dropDirty: boolean;
   /** design 11: an ageing pass ends without a TLB generation bump. */
   noAgeingBump: boolean;
+  /** T-LIFE-09: a VM is freed without waiting for its vCPUs. */
+  destroyWithoutWait: boolean;
 };
 
 export const NO_BREAKS: KvmBreaks = {
@@ -75,4 +77,5 @@ export const NO_BREAKS: KvmBreaks = {
   deleteKeepsLeaves: false,
   dropDirty: false,
   noAgeingBump: false,
+  destroyWithoutWait: false,
 };

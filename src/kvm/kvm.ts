@@ -36,7 +36,7 @@ export class Kvm {
   readonly requests: Requests;
   readonly pins: Pins;
   /** Word offsets of the vCPU fields that requesters touch. */
-  readonly vcpuFields = { mode: AT.mode, requests: AT.requests } as const;
+  readonly vcpuFields = { mode: AT.mode, requests: AT.requests, running: AT.running } as const;
   /** Notifier tables by protocol; register both with the mm's MmuNotifiers on every thread. */
   readonly modern: MmuNotifierOps;
   readonly seqlock: MmuNotifierOps;

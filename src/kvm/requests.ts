@@ -28,6 +28,18 @@ export class Requests {
     for (let i = 0; i < count; i++) this.make(this.vcpu(vm, i), bits);
   }
 
+  /**
+   * After a Stop: returns when no runner is inside a vCPU any more, its faults included. None comes back: a
+   * runner says that it runs before it reads the requests, and Stop is never taken away.
+   */
+  awaitStopped(vm: Vm): void {
+    const { words, sync, layout, vcpuFields } = this.#kvm;
+    for (let i = 0; i < layout.vm.vcpuCount.load(vm); i++) {
+      const running = this.vcpu(vm, i) + vcpuFields.running;
+      while (Atomics.load(words, running) !== 0) sync.waiter.wait(running, 1, 1);
+    }
+  }
+
   /** Returns when no vCPU can make an access through a translation it cached before the call (J-7). */
   flushRemoteTlbs(vm: Vm): void {
     this.#kvm.layout.vm.remoteTlbFlush.add(vm, 1);

@@ -1,7 +1,7 @@
 import { Errno } from '../base/errno.ts';
 import { Request } from '../cpu/interface.ts';
 import type { MmuNotifierOps } from '../mm/mmu-notifier-ops.ts';
-import { Root } from '../sync/arena.ts';
+import { type Arena, Root } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Kvm } from './kvm.ts';
 import { MAX_VCPUS, Protocol } from './layout.ts';
@@ -56,9 +56,10 @@ export class Vms {
       this.#free(vm);
       throw error;
     }
-    const { arena } = this.#kvm.sync;
-    v.next.set(vm, arena.root(Root.vmList) as Vm);
-    arena.setRoot(Root.vmList, vm);
+    this.#locked(arena => {
+      v.next.set(vm, arena.root(Root.vmList) as Vm);
+      arena.setRoot(Root.vmList, vm);
+    });
     return vm;
   }
 
@@ -71,10 +72,14 @@ export class Vms {
     v.vcpuCount.add(vm, 1);
   }
 
-  /** Stops its vCPUs for good and gives everything back. No vCPU may be inside `run` on this thread. */
+  /**
+   * Stops its vCPUs for good, waits until none is inside `run`, and gives everything back (T-LIFE-09). None may
+   * be inside on this thread; whoever pins the guest's memory for devices has stopped.
+   */
   destroy(vm: Vm): void {
     const { vm: v } = this.#kvm.layout;
     this.#kvm.requests.makeAll(vm, Request.Stop);
+    if (!this.#kvm.breaks.destroyWithoutWait) this.#kvm.requests.awaitStopped(vm);
     this.#registry.unregister(v.notifier.get(vm));
     this.#kvm.releaseMm(vm);
     this.#unlink(vm);
@@ -83,15 +88,28 @@ export class Vms {
 
   #unlink(vm: Vm): void {
     const { vm: v } = this.#kvm.layout;
-    const { arena } = this.#kvm.sync;
-    const next = v.next.get(vm);
-    if (arena.root(Root.vmList) === vm) {
-      arena.setRoot(Root.vmList, next);
-      return;
-    }
-    for (let at = arena.root(Root.vmList) as Vm; at !== 0; at = v.next.get(at)) {
-      if (v.next.get(at) === vm) v.next.set(at, next);
-    }
+    this.#locked(arena => {
+      const next = v.next.get(vm);
+      const head = arena.root(Root.vmList) as Vm;
+      if (head === vm) arena.setRoot(Root.vmList, next);
+      for (let at = head; at !== 0; at = v.next.get(at)) if (v.next.get(at) === vm) v.next.set(at, next);
+    });
+  }
+
+  /** Calls `work` for every VM, none of which goes meanwhile; it may not make or unmake one. */
+  forEach(work: (vm: Vm) => void): void {
+    const { next } = this.#kvm.layout.vm;
+    this.#locked(arena => {
+      for (let vm = arena.root(Root.vmList) as Vm; vm !== 0; vm = next.get(vm)) work(vm);
+    });
+  }
+
+  #locked(work: (arena: Arena) => void): void {
+    const { sync } = this.#kvm;
+    const lock = sync.arena.rootAt(Root.vmListLock);
+    sync.lock('vm', lock);
+    work(sync.arena);
+    sync.unlock('vm', lock);
   }
 
   #free(vm: Vm): void {

@@ -10,9 +10,10 @@ import { Kvm } from '../kvm/kvm.ts';
 import { Vms } from '../kvm/vm.ts';
 import { GUP_HWPOISON, GUP_NOMEM } from '../mm/fault-codes.ts';
 import { attachMm, initMm, type MmConfig, type MmCore } from '../mm/index.ts';
+import { UNLIMITED } from '../mm/reclaim/memcontrol.ts';
 import type { SwapFilePort } from '../mm/swap/swap-file.ts';
 import { Zram } from '../mm/swap/zram.ts';
-import { Arena, Root } from '../sync/arena.ts';
+import { Arena } from '../sync/arena.ts';
 import { ringWords } from '../sync/ring.ts';
 import type { Ptr } from '../sync/struct.ts';
 import { Sync } from '../sync/sync.ts';
@@ -31,6 +32,8 @@ export type HostConfig = {
   frames: number;
   shared: boolean;
   swap: SwapSpec;
+  /** Heap beside the frames; `HEAP_BYTES` unless several guests share the Host. Untouched parts are free. */
+  heapBytes?: number;
   /** Test: rules to switch off, by name. */
   breaks: readonly string[];
 };
@@ -51,12 +54,23 @@ export type HostShare = {
 };
 
 /** A guest's pieces in the arena. */
-export type Guest = { vm: Ptr<'vm'>; mm: Ptr<'mm'>; vcpu: VcpuPtr; hva: number };
+export type Guest = { vm: Ptr<'vm'>; mm: Ptr<'mm'>; vcpu: VcpuPtr; hva: number; bytes: number };
+
+export type GuestOptions = {
+  memoryBytes: number;
+  /** Pages of it that may be in frames at once; unlimited when absent. */
+  limitBytes?: number | undefined;
+  /** Guests of one owner may share pages by content (KSM); `OWNER` unless told. */
+  owner?: number | undefined;
+};
+
+/** Whose guests these are, where nobody says otherwise: one owner per Host. */
+const OWNER = 1;
 
 const REST_MAX = 1023;
 
 /** Heap beside the frames: decode caches, vCPU records, reverse maps, swap tables. Untouched parts are free. */
-const HEAP_BYTES = 192 * MIB;
+export const HEAP_BYTES = 192 * MIB;
 
 /**
  * One arena of frames with its mm, the hypervisor over it and the processor, as one thread sees them (design
@@ -72,7 +86,8 @@ export class Host {
   readonly housekeepWord: number;
   readonly #share: HostShare;
   readonly #blocks = new Map<number, BlockedSometimes>();
-  #clock: MachineClock | undefined;
+  /** Of the guests whose vCPUs this thread runs. */
+  readonly #clocks = new Map<number, MachineClock>();
   /** Steps of background reclaim to leave out, as the last ones found nothing to take. */
   #rest = 0;
   #fruitless = 0;
@@ -87,9 +102,13 @@ export class Host {
       sync.arena,
       {
         resolve: (vcpu, gfn, access) => this.#resolve(vcpu, gfn, access),
-        time: () => this.#clock?.ticks() ?? 0,
+        time: vcpu => this.#clocks.get(this.words[vcpu + AT.vm] as number)?.ticks() ?? 0,
       },
-      { alloc: words => mm.heap.alloc(words), module: share.interpreter },
+      {
+        alloc: words => mm.heap.alloc(words),
+        free: at => mm.heap.free(at),
+        module: share.interpreter,
+      },
     );
     this.kvm = new Kvm(
       sync,
@@ -102,7 +121,11 @@ export class Host {
 
   /** Makes the arena and everything in it. Throws ENOMEM. */
   static create(config: HostConfig, ports: HostPorts = {}): Host {
-    const arena = Arena.create({ frames: config.frames, heapBytes: HEAP_BYTES, shared: config.shared });
+    const arena = Arena.create({
+      frames: config.frames,
+      heapBytes: config.heapBytes ?? HEAP_BYTES,
+      shared: config.shared,
+    });
     const sync = new Sync(arena);
     const mm = initMm(sync, mmConfig(arena, config.swap, config.breaks, ports));
     const share: HostShare = {
@@ -125,8 +148,8 @@ export class Host {
     return this.#share;
   }
 
-  setClock(clock: MachineClock): void {
-    this.#clock = clock;
+  setClock(vm: Ptr<'vm'>, clock: MachineClock): void {
+    this.#clocks.set(vm, clock);
   }
 
   blockFor(vm: Ptr<'vm'>, blocks: BlockedSometimes | undefined): void {
@@ -139,27 +162,42 @@ export class Host {
     return this.kvm.fault.resolve(vm, 0, gfn, access);
   }
 
-  /** An mm whose anonymous memory is the guest's RAM, memslot 0 over it, and a vCPU. */
-  createGuest(memoryBytes: number, limitBytes: number | undefined): Guest {
-    const mm = this.mm.createMm(limitBytes === undefined ? {} : { limitPages: pagesOf(limitBytes) });
-    const hva = this.mm.mmap.map(mm, memoryBytes);
-    const code = this.cpu.createCode();
-    const vm = this.vms.create({ mm, code });
-    this.kvm.memslots.set(vm, {
-      slot: 0,
-      guestAddress: RAM_BASE,
-      lengthBytes: memoryBytes,
-      hostAddress: hva,
-    });
-    const vcpu = this.cpu.createVcpu(code);
-    this.words[vcpu + AT.vm] = vm;
-    this.vms.addVcpu(vm, vcpu);
-    return { vm, mm, vcpu, hva };
+  /**
+   * An mm, in a group of its own, whose anonymous memory is the guest's RAM, memslot 0 over it, and a vCPU.
+   * Throws ENOMEM, with nothing left behind.
+   */
+  createGuest(options: GuestOptions): Guest {
+    const { memoryBytes, limitBytes, owner = OWNER } = options;
+    const limitPages = limitBytes === undefined ? UNLIMITED : pagesOf(limitBytes);
+    const mm = this.mm.createMm({ limitPages, owner });
+    const undo: (() => void)[] = [() => this.mm.exit(mm)];
+    try {
+      const hva = this.mm.mmap.map(mm, memoryBytes);
+      const code = this.cpu.createCode();
+      undo.push(() => this.cpu.destroyCode(code));
+      const vm = this.vms.create({ mm, code });
+      undo.push(() => this.vms.destroy(vm));
+      const slot = { slot: 0, guestAddress: RAM_BASE, lengthBytes: memoryBytes, hostAddress: hva };
+      this.kvm.memslots.set(vm, slot);
+      const vcpu = this.cpu.createVcpu(code);
+      this.words[vcpu + AT.vm] = vm;
+      this.vms.addVcpu(vm, vcpu);
+      return { vm, mm, vcpu, hva, bytes: memoryBytes };
+    } catch (error) {
+      for (const step of undo.reverse()) step();
+      throw error;
+    }
   }
 
+  /** Stops the guest's vCPU, waits until it is out, and gives back all that the guest had. From any thread. */
   destroyGuest(guest: Guest): void {
+    const code = this.words[guest.vcpu + AT.code] as CodePtr;
     this.vms.destroy(guest.vm);
     this.mm.exit(guest.mm);
+    this.cpu.destroyVcpu(guest.vcpu);
+    this.cpu.destroyCode(code);
+    this.#blocks.delete(guest.vm);
+    this.#clocks.delete(guest.vm);
   }
 
   /** A place for a byte ring of `bytes`. */
@@ -219,7 +257,7 @@ export class Host {
       instret: 0,
       pages_4k: 0,
     };
-    for (let vm = this.sync.arena.root(Root.vmList) as Ptr<'vm'>; vm !== 0; vm = v.next.get(vm)) {
+    this.vms.forEach(vm => {
       sums.pf_taken += v.pfFixed.load(vm) + v.pfRetried.load(vm);
       sums.pf_fixed += v.pfFixed.load(vm);
       sums.pf_retried += v.pfRetried.load(vm);
@@ -227,7 +265,7 @@ export class Host {
       sums.remote_tlb_flush += v.remoteTlbFlush.load(vm);
       sums.pages_4k += v.pfFixed.load(vm) - v.mmuShadowZapped.load(vm);
       sums.instret += this.#instret(vm);
-    }
+    });
     const { swapDevice } = this.mm;
     return { ...sums, ...(swapDevice instanceof Zram ? { zram_mm_stat: swapDevice.stats() } : {}) };
   }

@@ -11,7 +11,7 @@ import { type BootFiles, load, place } from './boot.ts';
 import { instretClock, type MachineClock, realClock } from './clock.ts';
 import { buildDeviceTree } from './device-tree.ts';
 import { type BareProgram, loadElf } from './elf.ts';
-import type { Host } from './host.ts';
+import type { Guest, Host } from './host.ts';
 import { RAM_BASE } from './memory-map.ts';
 import { HartState, type SbiPorts } from './sbi.ts';
 import { type Step, VcpuLoop } from './vcpu-loop.ts';
@@ -21,6 +21,8 @@ export type MachineConfig = {
   memoryBytes: number;
   /** Pages of the VM that may be in frames at once; unlimited when absent. */
   memoryLimitBytes?: number;
+  /** Guests of one owner may share pages by content; the Host's own unless told. */
+  owner?: number;
   commandLine: string;
   clock: 'real' | 'instret';
   /** Seeds the guest's random sources; the same seed, the same run. From the host when absent. */
@@ -54,7 +56,8 @@ export class Machine {
   readonly #config: MachineConfig;
   readonly #ports: MachinePorts;
   readonly #random: (into: Uint8Array) => void;
-  readonly #ram: number;
+  readonly #guest: Guest;
+  #irqchip = 0;
   #bare: BareProgram | undefined;
 
   constructor(host: Host, config: MachineConfig, ports: MachinePorts) {
@@ -62,11 +65,15 @@ export class Machine {
     this.#config = config;
     this.#ports = ports;
     this.#random = config.seed === undefined ? ports.random : seededBytes(config.seed);
-    const guest = host.createGuest(config.memoryBytes, config.memoryLimitBytes);
+    const guest = host.createGuest({
+      memoryBytes: config.memoryBytes,
+      limitBytes: config.memoryLimitBytes,
+      owner: config.owner,
+    });
+    this.#guest = guest;
     this.vm = guest.vm;
     this.mm = guest.mm;
     this.vcpu = guest.vcpu;
-    this.#ram = guest.hva;
     this.memory = new VmMemory(host.kvm, this.vm, this.#blocks());
     host.blockFor(this.vm, this.#blocks());
     const { cpu } = host;
@@ -74,7 +81,7 @@ export class Machine {
       config.clock === 'instret'
         ? instretClock(() => cpu.instret(this.vcpu))
         : realClock(ports.monotonicMs, ports.epochSeconds);
-    host.setClock(this.clock);
+    host.setClock(this.vm, this.clock);
     this.board = this.#makeBoard();
     this.#loop = new VcpuLoop({
       cpu,
@@ -88,7 +95,7 @@ export class Machine {
 
   /** Host virtual address of guest RAM. */
   get hva(): number {
-    return this.#ram;
+    return this.#guest.hva;
   }
 
   /** Puts a kernel, its initrd and a device tree into RAM and the vCPU at the kernel's entry. */
@@ -154,6 +161,7 @@ export class Machine {
   #makeBoard(): Board {
     const { host } = this;
     const irqchip = host.mm.heap.alloc(Plic.words(1));
+    this.#irqchip = irqchip;
     const ports = this.#ports;
     return new Board({
       memory: this.memory,
@@ -198,8 +206,15 @@ export class Machine {
     return () => random.oneIn(blockedOneIn);
   }
 
+  /** The guest's pieces, for who watches from another thread. */
+  get guest(): Guest {
+    return this.#guest;
+  }
+
+  /** Gives the guest's memory back to the Host. The machine is dead. */
   destroy(): void {
-    this.host.destroyGuest({ vm: this.vm, mm: this.mm, vcpu: this.vcpu, hva: this.#ram });
+    this.host.destroyGuest(this.#guest);
+    this.host.mm.heap.free(this.#irqchip);
   }
 }
 

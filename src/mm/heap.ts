@@ -14,6 +14,8 @@ import type { Sync } from '../sync/sync.ts';
 // Words of free blocks are zero, so that parts never used are never touched.
 
 const GRANULE = 16;
+/** Words cleared at a time: a page of the operating system's. */
+const CHUNK = 1024;
 const SIZE = 0;
 const STATE = 1;
 const BEFORE = 2;
@@ -67,13 +69,24 @@ export class Heap {
     if (at === 0) return;
     const block = at - GRANULE;
     assert(this.#words[block + STATE] === USED, 'heap: freed what is not in use');
-    this.#words.fill(0, at, block + (this.#words[block + SIZE] as number));
+    this.#clear(at, block + (this.#words[block + SIZE] as number));
     this.#sync.lock('zone', this.#state + LOCK);
     this.#words[this.#state + IN_USE] -= this.#words[block + SIZE] as number;
     const merged = this.#mergeBefore(this.#mergeAfter(block));
     this.#words[merged + STATE] = FREE;
     if (merged < (this.#words[this.#state + LOWEST] as number)) this.#words[this.#state + LOWEST] = merged;
     this.#sync.unlock('zone', this.#state + LOCK);
+  }
+
+  /** Makes words zero. What was never used is only read, so that a large table freed half empty costs no memory. */
+  #clear(from: number, to: number): void {
+    const words = this.#words;
+    for (let at = from; at < to; at += CHUNK) {
+      const end = Math.min(at + CHUNK, to);
+      let used = at;
+      while (used < end && words[used] === 0) used++;
+      if (used < end) words.fill(0, used, end);
+    }
   }
 
   /** Words in use, headers included. */

@@ -18,6 +18,11 @@ export class MmioExit extends Error {
   override readonly name = 'MmioExit';
 }
 
+/** Thrown at the stop-point where the vCPU finds that it was stopped; ends `run`. */
+export class StopExit extends Error {
+  override readonly name = 'StopExit';
+}
+
 /** Says whether a frame may be accessed now: the canary of J-9. */
 export type Canary = (pfn: Pfn) => void;
 
@@ -31,6 +36,7 @@ export class VcpuActor {
   readonly #space: number;
   readonly #mode: number;
   readonly #requests: number;
+  readonly #running: number;
   readonly #canary: Canary;
   readonly #breaks: Partial<VcpuBreaks>;
   readonly #tlb = new Map<Gfn, Entry>();
@@ -46,25 +52,39 @@ export class VcpuActor {
     this.#space = options.space ?? 0;
     this.#mode = vcpu + kvm.vcpuFields.mode;
     this.#requests = vcpu + kvm.vcpuFields.requests;
+    this.#running = vcpu + kvm.vcpuFields.running;
     this.#canary = options.canary;
     this.#breaks = options.breaks ?? {};
   }
 
   /**
-   * Runs guest code; false if it came to an address that no slot backs. Requests are served before and
-   * after, and at every miss.
+   * Runs guest code; false if it came to an address that no slot backs, or was stopped. Requests are served
+   * before and after, and at every miss.
    */
   run(code: (vcpu: VcpuActor) => void): boolean {
-    this.#enter();
+    Atomics.store(this.#kvm.words, this.#running, 1);
+    const finished = this.#tryRun(code);
+    this.#leave();
+    Atomics.store(this.#kvm.words, this.#running, 0);
+    this.#kvm.sync.waiter.notify(this.#running, Number.POSITIVE_INFINITY);
+    return finished;
+  }
+
+  #tryRun(code: (vcpu: VcpuActor) => void): boolean {
     let finished = true;
     try {
-      code(this);
+      this.#enter();
+      try {
+        code(this);
+      } catch (error) {
+        if (!(error instanceof MmioExit)) throw error;
+        finished = false;
+      }
+      this.stopPoint();
     } catch (error) {
-      if (!(error instanceof MmioExit)) throw error;
+      if (!(error instanceof StopExit)) throw error;
       finished = false;
     }
-    this.stopPoint();
-    this.#leave();
     return finished;
   }
 
@@ -130,7 +150,7 @@ export class VcpuActor {
     assert(pfn !== Miss.Fault, 'vcpu: the memory behind the slot is gone');
     if (pfn === Miss.Mmio) throw new MmioExit('no memory there');
     Atomics.store(this.#kvm.words, this.#mode, Mode.InGuest);
-    const asked = Atomics.load(this.#kvm.words, this.#requests) & Request.FlushTlb;
+    const asked = Atomics.load(this.#kvm.words, this.#requests) & (Request.FlushTlb | Request.Stop);
     if (asked !== 0) this.#serve();
     return asked !== 0 && !this.#breaks.useStaleMiss ? Miss.Again : pfn;
   }
@@ -147,8 +167,9 @@ export class VcpuActor {
   /** The bits are cleared after the TLB is empty: that is the acknowledgement. */
   #serve(): void {
     this.#tlb.clear();
-    Atomics.and(this.#kvm.words, this.#requests, 0);
+    const asked = Atomics.and(this.#kvm.words, this.#requests, Request.Stop);
     this.#kvm.sync.waiter.notify(this.#requests, Number.POSITIVE_INFINITY);
     this.#kvm.sync.y('F.f');
+    if ((asked & Request.Stop) !== 0) throw new StopExit('stopped');
   }
 }

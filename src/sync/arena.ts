@@ -33,6 +33,8 @@ export const Root = {
   slabs: 10,
   swapfile: 11,
   psi: 12,
+  /** Not a pointer but the lock, class 'vm', of the list at `vmList`. */
+  vmListLock: 20,
 } as const;
 
 export type ArenaOptions = {

@@ -2,7 +2,7 @@ import { AssertionError } from '../base/assert.ts';
 
 /** Every lock of the system, outermost first: the only copy of the order (M-10). */
 export const LOCK_ORDER = [
-  'vm', //            a VM's life cycle
+  'vm', //            the list of VMs
   'slots', //         who may change memslots             Linux: kvm->slots_lock
   'mmList', //        the list of address spaces
   'mmap', //          an mm's VMAs; reader/writer         Linux: mm->mmap_lock

@@ -186,4 +186,37 @@ const refused: LifeCase = {
   mutants: [],
 };
 
-export const cases: readonly AnyCase[] = [unregister, exit, exitUnderFault, register, unmap, refused];
+/** A VM is destroyed from another thread while its vCPU is in a fault. */
+const destroyUnderFault: LifeCase = {
+  ...base,
+  name: 'T-LIFE-09',
+  title: 'a VM is destroyed under a fault of its vCPU: it stops first, and nothing freed is touched',
+  profiles: ALL,
+  setup: probed(false),
+  actors: {
+    vcpu: (world, { guest }) => void world.vcpu(guest).run(vcpu => vcpu.increment(GFN + 1)),
+    destroy(world, { guest }) {
+      world.vms.destroy(guest.vm);
+      world.sync.y('L.gone');
+    },
+  },
+  reach: { 'under the fault': 'F.p < destroy:sleep < F.c < L.gone', 'before it starts': 'L.gone < vcpu:end' },
+  oracle(world, { guest }, trace) {
+    checkInvariants(world.mm);
+    world.checkPoison();
+    const late = trace.findIndex(e => e.label === 'L.gone');
+    assert(!trace.some((e, i) => i > late && e.label === 'F.s'), 'T-LIFE-09: a fault in a VM that is gone');
+    // The heap keeps free words zero: whoever wrote to the record after it was freed shows.
+    const record = world.sync.words.subarray(guest.vm, guest.vm + world.kvm.layout.vm.words);
+    assert(
+      record.every(word => word === 0),
+      'T-LIFE-09: a freed VM was written',
+    );
+  },
+  mutants: [{ name: 'destroy without waiting', breaks: { kvm: { destroyWithoutWait: true } } }],
+};
+
+export const cases: readonly AnyCase[] = [
+  ...[unregister, exit, exitUnderFault, register, unmap, refused],
+  destroyUnderFault,
+];
