@@ -1,7 +1,6 @@
 import { PAGE_SIZE } from '../base/units.ts';
 import type { MmCore } from '../mm/index.ts';
 import { isSwap, PageFlag, Pte, pteIsPresent, ptePfn } from '../mm/layout.ts';
-import { Root } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
 
 /** What a guest's memory is made of now, in bytes, and what has happened to it since it started. */
@@ -27,12 +26,14 @@ export type MemoryStat = {
 
 const UNLIMITED = 0x7fffffff;
 
-/** Looks at every pte of every mm, without a lock: each figure is right to within what changes meanwhile. */
-export function memoryStat(mm: MmCore, words: Int32Array, atMs: number): MemoryStat {
-  const { layout, vmstat } = mm;
-  const pages = { resident: 0, young: 0, swapped: 0, zero: 0 };
-  mm.mms.tryForEach(0 as Ptr<'memcg'>, m => scan(mm, words, m, pages));
-  const memcg = firstMemcg(mm);
+/**
+ * Looks at every pte of an mm, without a lock: each figure is right to within what changes meanwhile. The
+ * events are the whole arena's.
+ */
+export function memoryStat(core: MmCore, mm: Ptr<'mm'> | undefined, atMs: number): MemoryStat {
+  const { layout, vmstat } = core;
+  const pages = mm === undefined ? NOTHING : countPages(core, mm);
+  const memcg = mm === undefined ? 0 : layout.mm.memcg.get(mm);
   const max = memcg === 0 ? UNLIMITED : layout.memcg.max.load(memcg);
   return {
     residentBytes: pages.resident * PAGE_SIZE,
@@ -50,11 +51,28 @@ export function memoryStat(mm: MmCore, words: Int32Array, atMs: number): MemoryS
   };
 }
 
-const firstMemcg = (mm: MmCore): Ptr<'memcg'> => mm.sync.arena.root(Root.memcgList) as Ptr<'memcg'>;
+/**
+ * What the address spaces of an arena hold, and how much of it each frame in use carries: bytes that were
+ * touched and are still meant, for each byte of frames (O-9). Pages of zeros and shared pages count in each.
+ */
+export function overcommit(core: MmCore): { residentBytes: number; swappedBytes: number; ratio: number } {
+  const { arena } = core.sync;
+  const sum = { ...NOTHING };
+  core.mms.tryForEach(0 as Ptr<'memcg'>, mm => {
+    const pages = countPages(core, mm);
+    for (const key of ['resident', 'young', 'swapped', 'zero'] as const) sum[key] += pages[key];
+  });
+  const used = Math.max(1, arena.frames - core.pageAlloc.freeFrames);
+  const ratio = (sum.resident + sum.swapped + sum.zero) / used;
+  return { residentBytes: sum.resident * PAGE_SIZE, swappedBytes: sum.swapped * PAGE_SIZE, ratio };
+}
 
 type Counts = { resident: number; young: number; swapped: number; zero: number };
+const NOTHING: Readonly<Counts> = { resident: 0, young: 0, swapped: 0, zero: 0 };
 
-function scan(core: MmCore, words: Int32Array, mm: Ptr<'mm'>, counts: Counts): void {
+function countPages(core: MmCore, mm: Ptr<'mm'>): Counts {
+  const counts = { ...NOTHING };
+  const { words } = core.sync;
   const top = core.layout.mm.pgd.get(mm) * 1024;
   for (let i = 0; i < 512; i++) {
     const middle = words[top + i] as number;
@@ -64,6 +82,7 @@ function scan(core: MmCore, words: Int32Array, mm: Ptr<'mm'>, counts: Counts): v
       if (table !== 0) scanTable(core, words, ptePfn(table) * 1024, counts);
     }
   }
+  return counts;
 }
 
 function scanTable(core: MmCore, words: Int32Array, table: number, counts: Counts): void {
@@ -72,7 +91,8 @@ function scanTable(core: MmCore, words: Int32Array, table: number, counts: Count
     if (isSwap(entry)) counts.swapped++;
     else if (!pteIsPresent(entry)) continue;
     else if ((entry & Pte.Zero) !== 0) counts.zero++;
-    else {
+    else if (core.sync.arena.isFrame(ptePfn(entry))) {
+      // Asked, as the table may go meanwhile and be anything.
       counts.resident++;
       if ((entry & Pte.Young) !== 0 || isActive(core, ptePfn(entry))) counts.young++;
     }

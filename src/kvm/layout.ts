@@ -34,7 +34,6 @@ export const Protocol = { Modern: 0, SeqlockPin: 1, /** K-26 */ NonRange: 2 } as
 export function kvmLayout(words: Int32Array) {
   return {
     vm: struct(words, 'vm', {
-      vmLock: i32, //      class 'vm'
       slotsLock: i32, //   class 'slots'
       mmuLock: i32, //     class 'mmu': sptes, rmap, the invalidation words below
       mnLock: i32, //      class 'mnInvalidate': mnActive and publication

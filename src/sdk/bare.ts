@@ -1,11 +1,9 @@
 import { MIB } from '../base/units.ts';
-import { framesFor } from '../machine/host.ts';
 import type { Launch } from './driver.ts';
-import { InlineDriver } from './inline-driver.ts';
-import { nodeMachine } from './node-ports.ts';
+import type { Host } from './host.ts';
 import { type SandboxOptions, type Sizes, sizesOf } from './options.ts';
 import { endError } from './sandbox.ts';
-import { WorkerDriver } from './worker-driver.ts';
+import { privateHost, start } from './start-guest.ts';
 
 const DEFAULT_MEMORY = 128 * MIB;
 
@@ -19,26 +17,22 @@ export async function runBare(
   onConsole: (bytes: Uint8Array) => void,
 ): Promise<number> {
   const sizes = sizesOf(options, DEFAULT_MEMORY);
+  const host = options.host ?? privateHost(sizes, options);
   try {
-    return await runSized(elf, options, sizes, onConsole);
+    return await runIn(host, elf, options, sizes, onConsole);
   } finally {
-    sizes.closeSwap();
+    if (options.host === undefined) await host.close();
   }
 }
 
-async function runSized(
+async function runIn(
+  host: Host,
   elf: Uint8Array,
   options: SandboxOptions,
   sizes: Sizes,
   onConsole: (bytes: Uint8Array) => void,
 ): Promise<number> {
   const launch: Launch = {
-    host: {
-      frames: framesFor(sizes.memoryBytes, sizes.limitBytes, sizes.swap),
-      shared: true,
-      swap: sizes.swap,
-      breaks: [],
-    },
     machine: {
       memoryBytes: sizes.memoryBytes,
       ...(sizes.limitBytes === undefined ? {} : { memoryLimitBytes: sizes.limitBytes }),
@@ -49,10 +43,9 @@ async function runSized(
     files: { elf },
     disks: [],
     agent: false,
+    keepMemory: options.host === undefined,
   };
-  const events = { console: onConsole, agent: () => {} };
-  const driver =
-    options.runners === 0 ? new InlineDriver(launch, events, nodeMachine) : new WorkerDriver(launch, events);
+  const driver = start(host, launch, { console: onConsole, agent: () => {} });
   options.signal?.addEventListener('abort', () => driver.stop(), { once: true });
   if (options.signal?.aborted) driver.stop();
   const end = await driver.ended;

@@ -1,18 +1,19 @@
 import type { Channel } from '../machine/board.ts';
 import type { BootFiles } from '../machine/boot.ts';
-import type { Host, HostConfig } from '../machine/host.ts';
+import type { Guest } from '../machine/host.ts';
 import type { MachineConfig } from '../machine/machine.ts';
 import type { MachineEnd } from '../machine/run-loop.ts';
 
 /** All that a machine is started from; sent to the worker as it is. */
 export type Launch = {
-  host: HostConfig;
   machine: MachineConfig;
   /** A kernel and its initrd, or one ELF to run bare. */
   files: BootFiles | { elf: Uint8Array };
   /** Image directories' disks, opened by whoever owns the devices. */
   disks: readonly string[];
   agent: boolean;
+  /** Its memory stays for a last look when it has ended, as the Host goes with it. */
+  keepMemory: boolean;
 };
 
 export type DriverEvents = {
@@ -24,11 +25,13 @@ export type DriverEvents = {
 export interface Driver {
   /** Resolves when the machine has ended and its threads have; rejects when our own code failed. */
   readonly ended: Promise<MachineEnd>;
-  /** The Host as this thread sees it, for counters. */
-  readonly host: Host;
+  /** The guest's pieces in the arena; undefined before it is made and after it was given back. */
+  guest(): Guest | undefined;
   send(channel: Channel, bytes: Uint8Array): void;
   /** Ends the machine from outside; `ended` resolves with 'stopped'. */
   stop(): void;
+  /** Ends it because our own code failed elsewhere; `ended` rejects. */
+  fail(error: Error): void;
 }
 
 /** Bytes waiting for each channel, on the machine's own thread. */

@@ -2,6 +2,7 @@
 export { FaultlineError } from '../base/error.ts';
 export type { AgentProcess } from './agent-client.ts';
 export { type CommandResult, Commands, type RunOptions } from './commands.ts';
+export { Host, type HostOptions, type HostStat } from './host.ts';
 export { Memory, type MemoryStat } from './memory.ts';
 export type { SandboxOptions, Size } from './options.ts';
 export { Sandbox } from './sandbox.ts';

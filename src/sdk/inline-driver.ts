@@ -1,6 +1,7 @@
 import { nextTurn } from '../host/world.ts';
 import type { Channel } from '../machine/board.ts';
-import { Host, type HostPorts } from '../machine/host.ts';
+import type { Guest, Host } from '../machine/host.ts';
+import type { Machine } from '../machine/machine.ts';
 import type { MachineEnd } from '../machine/run-loop.ts';
 import { RunLoop } from '../machine/run-loop.ts';
 import { type Driver, type DriverEvents, type Launch, Queue } from './driver.ts';
@@ -9,37 +10,45 @@ import { type OpenDisk, startMachine } from './start-machine.ts';
 /** How long the guest runs before the event loop gets a turn. */
 const TURN_MS = 10;
 
-export type InlineOptions = {
-  openDisk: OpenDisk;
-  ports?: HostPorts;
-  /** Other threads may attach. By default the memory is this thread's alone. */
-  shared?: boolean;
-};
-
 /**
  * One-worker mode: the machine, its devices and reclaim on this thread. Names neither Node nor the DOM, so a
  * browser's worker runs it as it is.
  */
 export class InlineDriver implements Driver {
-  readonly host: Host;
   readonly ended: Promise<MachineEnd>;
   readonly #queue = new Queue();
   readonly #loop: RunLoop;
+  readonly #machine: Machine;
+  readonly #keepMemory: boolean;
+  #gone = false;
+  #failure: Error | undefined;
   /** The guest said something; whoever listens may answer before it goes on. */
   #spoke = false;
   #stopped = false;
   #wake: (() => void) | undefined;
 
-  constructor(launch: Launch, events: DriverEvents, options: InlineOptions) {
-    this.host = Host.create({ ...launch.host, shared: options.shared ?? false }, options.ports);
-    const machine = startMachine(this.host, launch, this.#noticing(events), options.openDisk);
+  /** The housekeeping of `host` is done here too; several guests on a thread take turns. */
+  constructor(host: Host, launch: Launch, events: DriverEvents, openDisk: OpenDisk) {
+    const machine = startMachine(host, launch, this.#noticing(events), openDisk);
+    this.#machine = machine;
+    this.#keepMemory = launch.keepMemory;
     this.#loop = new RunLoop({
       machine,
       inlet: this.#queue,
       channels: ['console', 'agent'],
-      housekeep: () => this.host.housekeep(),
+      housekeep: () => host.housekeep(),
     });
-    this.ended = this.#run();
+    this.ended = this.#run().finally(() => this.#leave());
+  }
+
+  guest(): Guest | undefined {
+    return this.#gone ? undefined : this.#machine.guest;
+  }
+
+  #leave(): void {
+    if (this.#keepMemory || this.#failure !== undefined) return;
+    this.#gone = true;
+    this.#machine.destroy();
   }
 
   send(channel: Channel, bytes: Uint8Array): void {
@@ -50,6 +59,11 @@ export class InlineDriver implements Driver {
   stop(): void {
     this.#stopped = true;
     this.#wake?.();
+  }
+
+  fail(error: Error): void {
+    this.#failure = error;
+    this.stop();
   }
 
   async #run(): Promise<MachineEnd> {
@@ -69,6 +83,7 @@ export class InlineDriver implements Driver {
       this.#spoke = false;
       await nextTurn();
     }
+    if (this.#failure !== undefined) throw this.#failure;
     return { kind: 'stopped' };
   }
 

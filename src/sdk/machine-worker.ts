@@ -1,9 +1,11 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { FaultlineError } from '../base/error.ts';
+import { PAGE_SIZE } from '../base/units.ts';
 import { openDisk } from '../image/open-disk.ts';
 import type { Channel } from '../machine/board.ts';
-import { Host } from '../machine/host.ts';
-import { type Inlet, type Round, RunLoop } from '../machine/run-loop.ts';
+import { type Guest, Host } from '../machine/host.ts';
+import type { Machine } from '../machine/machine.ts';
+import { type Inlet, type MachineEnd, type Round, RunLoop } from '../machine/run-loop.ts';
 import { Ring } from '../sync/ring.ts';
 import { nodePorts } from './node-ports.ts';
 import { startMachine } from './start-machine.ts';
@@ -31,22 +33,36 @@ function inletOf(host: Host): Inlet {
 function run(): void {
   const host = Host.attach(share, nodePorts);
   const output = (channel: Channel) => (bytes: Uint8Array) => post({ kind: 'output', channel, bytes });
-  const machine = startMachine(
-    host,
-    launch,
-    { console: output('console'), agent: output('agent') },
-    openDisk,
-  );
+  const events = { console: output('console'), agent: output('agent') };
+  const machine = startMachine(host, launch, events, openDisk);
+  const { words } = host;
+  tell(words, machine.guest);
+  const end = runToEnd(host, machine);
+  if (!launch.keepMemory) {
+    Atomics.store(words, control + CONTROL.mm, 0);
+    machine.destroy();
+  }
+  host.mm.close();
+  post({ kind: 'end', end });
+}
+
+/** Who watches reads the mm first: all else is there when that is. */
+function tell(words: Int32Array, guest: Guest): void {
+  Atomics.store(words, control + CONTROL.vm, guest.vm);
+  Atomics.store(words, control + CONTROL.vcpu, guest.vcpu);
+  Atomics.store(words, control + CONTROL.vpn, guest.hva / PAGE_SIZE);
+  Atomics.store(words, control + CONTROL.pages, guest.bytes / PAGE_SIZE);
+  Atomics.store(words, control + CONTROL.mm, guest.mm);
+}
+
+function runToEnd(host: Host, machine: Machine): MachineEnd {
   const loop = new RunLoop({ machine, inlet: inletOf(host), channels: CHANNELS });
   const { words } = host;
   for (;;) {
     const seen = Atomics.load(words, control + CONTROL.wake);
     const stop = Atomics.load(words, control + CONTROL.stop) !== 0;
     const round: Round = stop ? { kind: 'end', end: { kind: 'stopped' } } : loop.round();
-    if (round.kind === 'end') {
-      post({ kind: 'end', end: round.end });
-      return;
-    }
+    if (round.kind === 'end') return round.end;
     if (round.kind === 'sleep' && round.ms > 0) Atomics.wait(words, control + CONTROL.wake, seen, round.ms);
   }
 }

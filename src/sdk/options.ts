@@ -3,6 +3,7 @@ import { formatSize, parseSize } from '../base/size.ts';
 import { MIB, PAGE_SIZE } from '../base/units.ts';
 import { openSwapFile } from '../host/node/swap-file.ts';
 import type { SwapSpec } from '../machine/host.ts';
+import type { Host } from './host.ts';
 
 /** Bytes, or text such as '256M'. */
 export type Size = number | string;
@@ -14,6 +15,8 @@ export type SandboxOptions = {
   memory?: Size;
   /** Most of it that may be in frames at once; less than `memory` is overcommit. */
   memoryLimit?: Size;
+  /** The memory it lives in, with other guests; its own unless told. Swap is then the Host's. */
+  host?: Host;
   /** 'none', 'zram', 'zram:SIZE' or 'file:PATH'. */
   swap?: string;
   cpus?: number;
@@ -41,7 +44,8 @@ export type SandboxOptions = {
 /** Below this a guest's kernel and a handful of device pages would chase each other out (O-2). */
 export const LIMIT_MIN = 8 * MIB;
 
-function bytes(size: Size): number {
+/** A size as a number. Throws E_USAGE. */
+export function bytes(size: Size): number {
   if (typeof size === 'string') return parseSize(size);
   if (Number.isSafeInteger(size) && size >= 0) return size;
   throw new FaultlineError('E_USAGE', 'a size is a whole number of bytes', { hint: "268435456 or '256M'" });
@@ -85,6 +89,7 @@ export function sizesOf(options: SandboxOptions, defaultMemory: number): Sizes {
       hint: '--cpus 1',
     });
   }
+  if (options.host !== undefined) return { memoryBytes, limitBytes, ...hostSwap(options) };
   return {
     memoryBytes,
     limitBytes,
@@ -97,11 +102,28 @@ function defaultSwap(memoryBytes: number, limitBytes: number | undefined): strin
   return limitBytes !== undefined && limitBytes < memoryBytes ? 'zram' : 'none';
 }
 
+/** A guest in a Host swaps where that does. */
+function hostSwap(options: SandboxOptions): Swap {
+  const inline = options.host!.inline;
+  if (options.swap !== undefined) {
+    throw new FaultlineError('E_USAGE', 'swap belongs to the Host that the guest is in', {
+      hint: "Host.create({ swap: 'zram' })",
+    });
+  }
+  if (options.runners !== undefined && (options.runners === 0) !== inline) {
+    throw new FaultlineError('E_USAGE', 'runners: 0 is said of the Host, for all of its guests', {
+      hint: 'Host.create({ runners: 0 })',
+    });
+  }
+  return noFile({ kind: 'none' });
+}
+
 type Swap = Pick<Sizes, 'swap' | 'closeSwap'>;
 
 const noFile = (swap: SwapSpec): Swap => ({ swap, closeSwap() {} });
 
-function parseSwap(text: string, memoryBytes: number): Swap {
+/** Throws E_USAGE for a text that names no swap, E_SWAP and E_DISK_FULL for a file that can't be. */
+export function parseSwap(text: string, memoryBytes: number): Swap {
   const [kind, rest] = splitOnce(text);
   if (kind === 'none' && rest === undefined) return noFile({ kind: 'none' });
   const size = rest === undefined || kind !== 'zram' ? memoryBytes : parseSize(rest);

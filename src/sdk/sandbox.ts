@@ -1,20 +1,20 @@
 import { FaultlineError } from '../base/error.ts';
 import { MIB } from '../base/units.ts';
 import { ensureImage, type OpenImage } from '../image/images.ts';
-import { framesFor } from '../machine/host.ts';
 import type { MachineEnd } from '../machine/run-loop.ts';
 import { AgentClient } from './agent-client.ts';
 import { Commands } from './commands.ts';
 import type { Driver, DriverEvents, Launch } from './driver.ts';
-import { InlineDriver } from './inline-driver.ts';
+import type { Host } from './host.ts';
 import { Memory } from './memory.ts';
-import { nodeMachine } from './node-ports.ts';
 import { type SandboxOptions, type Sizes, sizesOf } from './options.ts';
-import { WorkerDriver } from './worker-driver.ts';
+import { privateHost, start } from './start-guest.ts';
 
 /** Bytes of console kept to explain a guest that died. */
 const CONSOLE_TAIL = 4096;
 const DEFAULT_MEMORY = 256 * MIB;
+
+type Parts = { driver: Driver; agent: AgentClient; tail: ConsoleTail; host: Host; ownsHost: boolean };
 
 /**
  * A running Linux. `create` boots an image and resolves when commands can run; `kill` ends it.
@@ -29,22 +29,26 @@ export class Sandbox implements AsyncDisposable {
   readonly #driver: Driver;
   readonly #agent: AgentClient;
   readonly #console: ConsoleTail;
+  /** Resolves when all that was its own has been given back. */
+  readonly #gone: Promise<void>;
   #ended = false;
 
-  private constructor(driver: Driver, agent: AgentClient, tail: ConsoleTail) {
+  private constructor({ driver, agent, tail, host, ownsHost }: Parts) {
     this.#driver = driver;
     this.#agent = agent;
     this.#console = tail;
     this.commands = new Commands(agent);
-    this.memory = new Memory(driver.host);
+    this.memory = new Memory(host.machineHost, () => driver.guest());
     const over = (error: FaultlineError) => {
       this.#ended = true;
       agent.close(error);
     };
-    driver.ended.then(
-      end => over(endError(end, tail.text())),
-      (error: unknown) => over(asFaultline(error)),
-    );
+    this.#gone = driver.ended
+      .then(
+        end => over(endError(end, tail.text())),
+        (error: unknown) => over(asFaultline(error)),
+      )
+      .then(() => (ownsHost ? host.close() : undefined));
   }
 
   /** Boots an image, building it first if it is known and missing. Throws FaultlineError. */
@@ -68,26 +72,24 @@ export class Sandbox implements AsyncDisposable {
       pristine: options.pristine ?? false,
     });
     try {
-      return Sandbox.#start(image, options);
+      return await Sandbox.#start(image, options);
     } finally {
       image.close();
     }
   }
 
-  static #start(image: OpenImage, options: SandboxOptions): Sandbox {
+  static async #start(image: OpenImage, options: SandboxOptions): Promise<Sandbox> {
     const sizes = sizesOf(options, image.manifest.defaultMemory ?? DEFAULT_MEMORY);
+    const host = options.host ?? privateHost(sizes, options);
     try {
-      const vm = Sandbox.fromLaunch(launchOf(image, sizes, options), options);
-      void vm.ended.catch(() => {}).finally(sizes.closeSwap);
-      return vm;
+      return Sandbox.#inHost(host, launchOf(image, sizes, options), options);
     } catch (error) {
-      sizes.closeSwap();
+      if (options.host === undefined) await host.close();
       throw error;
     }
   }
 
-  /** Runs what a Launch describes. */
-  static fromLaunch(launch: Launch, options: SandboxOptions): Sandbox {
+  static #inHost(host: Host, launch: Launch, options: SandboxOptions): Sandbox {
     const tail = new ConsoleTail();
     let driver: Driver | undefined;
     const agent = new AgentClient(bytes => driver?.send('agent', bytes));
@@ -98,11 +100,8 @@ export class Sandbox implements AsyncDisposable {
       },
       agent: bytes => agent.receive(bytes),
     };
-    driver =
-      options.runners === 0
-        ? new InlineDriver(launch, events, nodeMachine)
-        : new WorkerDriver(launch, events);
-    return new Sandbox(driver, agent, tail);
+    driver = start(host, launch, events);
+    return new Sandbox({ driver, agent, tail, host, ownsHost: options.host === undefined });
   }
 
   /** Resolves when the guest serves commands. Throws E_TIMEOUT, E_GUEST_PANIC and what else ends a boot. */
@@ -142,7 +141,7 @@ export class Sandbox implements AsyncDisposable {
   /** Pulls the plug. */
   async kill(): Promise<void> {
     this.#driver.stop();
-    await this.#driver.ended.catch(() => {});
+    await this.#gone;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -151,12 +150,6 @@ export class Sandbox implements AsyncDisposable {
 }
 
 const launchOf = (image: OpenImage, sizes: Sizes, options: SandboxOptions): Launch => ({
-  host: {
-    frames: framesFor(sizes.memoryBytes, sizes.limitBytes, sizes.swap),
-    shared: true,
-    swap: sizes.swap,
-    breaks: options.breaks ?? [],
-  },
   machine: {
     memoryBytes: sizes.memoryBytes,
     ...(sizes.limitBytes === undefined ? {} : { memoryLimitBytes: sizes.limitBytes }),
@@ -168,6 +161,7 @@ const launchOf = (image: OpenImage, sizes: Sizes, options: SandboxOptions): Laun
   files: { kernel: image.kernel(), initrd: image.initramfs() },
   disks: image.manifest.disk === undefined ? [] : [`${image.directory}/${image.manifest.disk.file}`],
   agent: true,
+  keepMemory: options.host === undefined,
 });
 
 /** The last of what a console printed. */

@@ -1,16 +1,21 @@
 import type { Worker } from 'node:worker_threads';
+import { PAGE_SIZE } from '../base/units.ts';
 import { spawnWorker } from '../host/node/spawn.ts';
 import type { Channel } from '../machine/board.ts';
-import { Host, type HostShare } from '../machine/host.ts';
+import type { Guest, Host, HostShare } from '../machine/host.ts';
 import type { MachineEnd } from '../machine/run-loop.ts';
 import { Ring } from '../sync/ring.ts';
 import type { Driver, DriverEvents, Launch } from './driver.ts';
-import { nodePorts } from './node-ports.ts';
 
 /** Bytes of input that may wait in the arena for each channel. */
 export const INPUT_RING_BYTES = 1 << 16;
-/** Words of the control block: [0] wake counter, [1] stop. Then the rings. */
-export const CONTROL = { wake: 0, stop: 1, words: 16 } as const;
+/**
+ * Words of the control block. The guest's pieces are told by the worker that made it: the page number of its
+ * RAM, its pages, and last, when the others stand, its mm, which is 0 again before it goes.
+ */
+export const CONTROL = { wake: 0, stop: 1, mm: 2, vm: 3, vcpu: 4, vpn: 5, pages: 6, words: 16 } as const;
+/** How long a worker that was told to stop may take; it looks between two rounds of slices. */
+const LEAVE_MS = 2000;
 export const CHANNELS: readonly Channel[] = ['console', 'agent'];
 
 /** What the machine worker is given. */
@@ -28,36 +33,41 @@ export type MachineMessage =
     };
 
 /**
- * The machine and its devices on a worker, reclaim on another. This thread talks to them by rings and a wake
+ * The machine and its devices on a worker; one for each guest, until runners are pooled (design 4). This thread talks to them by rings and a wake
  * word in the arena, because a runner inside wasm hears no messages (design 14).
  */
 export class WorkerDriver implements Driver {
-  readonly host: Host;
   readonly ended: Promise<MachineEnd>;
+  readonly #host: Host;
   readonly #machine: Worker;
-  readonly #housekeeper: Worker;
   readonly #control: number;
   readonly #rings: Map<Channel, Ring>;
   /** Input that its channel's ring has no room for yet. */
   readonly #overflow = new Map<Channel, Uint8Array[]>(CHANNELS.map(c => [c, []]));
+  readonly #left: Promise<void>;
   #over = false;
+  #lastGuest: Guest | undefined;
   #pump: NodeJS.Timeout | undefined;
+  #failWith!: (error: Error) => void;
 
-  constructor(launch: Launch, events: DriverEvents) {
-    this.host = Host.create({ ...launch.host, shared: true }, nodePorts);
-    this.#control = this.host.mm.heap.alloc(CONTROL.words);
-    const places = CHANNELS.map(() => this.host.allocRing(INPUT_RING_BYTES));
-    this.#rings = new Map(
-      CHANNELS.map((c, i) => [c, new Ring(this.host.sync, places[i]!, INPUT_RING_BYTES)]),
-    );
-    const share = this.host.share();
-    const data: MachineWorkerData = { share, launch, control: this.#control, rings: places };
+  constructor(host: Host, launch: Launch, events: DriverEvents) {
+    this.#host = host;
+    this.#control = host.mm.heap.alloc(CONTROL.words);
+    const places = CHANNELS.map(() => host.allocRing(INPUT_RING_BYTES));
+    this.#rings = new Map(CHANNELS.map((c, i) => [c, new Ring(host.sync, places[i]!, INPUT_RING_BYTES)]));
+    const data: MachineWorkerData = { share: host.share(), launch, control: this.#control, rings: places };
     this.#machine = spawnWorker(new URL('./machine-worker.ts', import.meta.url), data);
-    this.#housekeeper = spawnWorker(new URL('./housekeeper-worker.ts', import.meta.url), {
-      share,
-      control: this.#control,
-    });
-    this.ended = this.#watch(events).finally(() => this.#tearDown());
+    this.#left = new Promise(resolve => this.#machine.on('exit', () => resolve()));
+    this.ended = this.#watch(events).finally(() => this.#tearDown(places));
+  }
+
+  guest(): Guest | undefined {
+    if (this.#over) return this.#lastGuest;
+    const word = (at: number) => Atomics.load(this.#host.words, this.#control + at);
+    const mm = word(CONTROL.mm) as Guest['mm'];
+    if (mm === 0) return undefined;
+    const [vm, vcpu] = [word(CONTROL.vm) as Guest['vm'], word(CONTROL.vcpu) as Guest['vcpu']];
+    return { mm, vm, vcpu, hva: word(CONTROL.vpn) * PAGE_SIZE, bytes: word(CONTROL.pages) * PAGE_SIZE };
   }
 
   send(channel: Channel, bytes: Uint8Array): void {
@@ -67,8 +77,12 @@ export class WorkerDriver implements Driver {
   }
 
   stop(): void {
-    Atomics.store(this.host.words, this.#control + CONTROL.stop, 1);
+    Atomics.store(this.#host.words, this.#control + CONTROL.stop, 1);
     this.#wakeUp();
+  }
+
+  fail(error: Error): void {
+    this.#failWith(error);
   }
 
   /** Moves what fits into the rings; the rest follows when there is room. No channel waits for another. */
@@ -98,12 +112,13 @@ export class WorkerDriver implements Driver {
   }
 
   #wakeUp(): void {
-    Atomics.add(this.host.words, this.#control + CONTROL.wake, 1);
-    Atomics.notify(this.host.words, this.#control + CONTROL.wake);
+    Atomics.add(this.#host.words, this.#control + CONTROL.wake, 1);
+    Atomics.notify(this.#host.words, this.#control + CONTROL.wake);
   }
 
   #watch(events: DriverEvents): Promise<MachineEnd> {
     return new Promise((resolve, reject) => {
+      this.#failWith = reject;
       this.#machine.on('message', (message: MachineMessage) => {
         if (message.kind === 'output')
           events[message.channel === 'console' ? 'console' : 'agent'](message.bytes);
@@ -111,16 +126,24 @@ export class WorkerDriver implements Driver {
         else reject(Object.assign(new Error(message.message), message));
       });
       this.#machine.on('error', reject);
-      this.#housekeeper.on('error', reject);
       this.#machine.on('exit', code => reject(new Error(`the machine's worker ended with ${code}`)));
     });
   }
 
-  async #tearDown(): Promise<void> {
-    this.#over = true;
+  /** The worker is asked to leave first: ended from outside it may hold a lock of memory that others use. */
+  async #tearDown(places: readonly number[]): Promise<void> {
     clearInterval(this.#pump);
-    Atomics.store(this.host.words, this.#control + CONTROL.stop, 1);
-    this.#wakeUp();
-    await Promise.all([this.#machine.terminate(), this.#housekeeper.terminate()]);
+    this.stop();
+    await Promise.race([this.#left, sleep(LEAVE_MS)]);
+    await this.#machine.terminate();
+    this.#lastGuest = this.guest();
+    this.#over = true;
+    if (this.#lastGuest !== undefined) return;
+    for (const at of [...places, this.#control]) this.#host.mm.heap.free(at);
   }
 }
+
+const sleep = (ms: number): Promise<void> =>
+  new Promise(resolve => {
+    setTimeout(resolve, ms).unref();
+  });

@@ -1,6 +1,5 @@
-import { InlineDriver } from '../sdk/inline-driver.ts';
-import { launchFromBytes } from '../sdk/launch-bytes.ts';
-import { Memory } from '../sdk/memory.ts';
+import type { InlineDriver } from '../sdk/inline-driver.ts';
+import { startFromBytes } from '../sdk/launch-bytes.ts';
 import type { FromGuest, ToGuest } from './messages.ts';
 
 // A guest in a worker of a page. With isolation headers its memory is shared, so that more threads can attach;
@@ -27,21 +26,16 @@ async function boot(o: Extract<ToGuest, { kind: 'boot' }>): Promise<void> {
   const shared = scope.crossOriginIsolated;
   post({ kind: 'booting', shared });
   const [kernel, initrd] = await Promise.all([bytesOf(o.kernelUrl), bytesOf(o.initrdUrl)]);
-  const guest = new InlineDriver(
-    launchFromBytes({ ...o, kernel, initrd }),
+  const { driver: guest, memory } = startFromBytes(
+    { ...o, kernel, initrd },
     { console: bytes => post({ kind: 'console', bytes }), agent() {} },
-    { openDisk: () => fail('a page has no disks'), shared },
+    shared,
   );
   driver = guest;
-  const memory = new Memory(guest.host);
   const timer = setInterval(() => post({ kind: 'counters', counters: memory.counters() }), COUNTERS_MS);
   const end = await guest.ended;
   clearInterval(timer);
   post({ kind: 'ended', reason: end.detail ?? end.kind });
-}
-
-function fail(message: string): never {
-  throw new Error(message);
 }
 
 scope.onmessage = ({ data }) => {

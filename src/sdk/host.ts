@@ -1,0 +1,164 @@
+import { FaultlineError } from '../base/error.ts';
+import { formatSize } from '../base/size.ts';
+import { alignDown, MIB, PAGE_SIZE, pagesOf } from '../base/units.ts';
+import { spawnWorker } from '../host/node/spawn.ts';
+import { overcommit } from '../inspect/mem-stat.ts';
+import { HEAP_BYTES, type HostConfig, Host as MachineHost } from '../machine/host.ts';
+import { nodePorts } from './node-ports.ts';
+import { bytes, parseSwap, type Size } from './options.ts';
+
+export type HostOptions = {
+  /** All the frames there are, for guests, their tables and compressed swap together; '1G' unless told. */
+  memory?: Size;
+  /** 'none', 'zram', 'zram:SIZE' or 'file:PATH'; shared by the guests. 'zram' unless told. */
+  swap?: string;
+  /** 0 runs every guest on this thread, over memory nobody shares. */
+  runners?: number;
+  /** Test: rules of the memory core to switch off. */
+  breaks?: readonly string[];
+};
+
+export type HostStat = {
+  /** Frames there are, and free ones, in bytes. */
+  memoryBytes: number;
+  freeBytes: number;
+  /** What its guests have in frames, each page counted in every guest that maps it, and in swap. */
+  residentBytes: number;
+  swappedBytes: number;
+  guests: number;
+  /** Bytes that guests have touched, for each byte of frames in use (O-9). */
+  overcommit: number;
+};
+
+/** The arena may be 4 GiB; a little is left to its header. */
+const ARENA_MAX = 4e9;
+/** Decode caches, tables and records of some thirty guests. Untouched parts are free. */
+const SHARED_HEAP_MAX = 1280 * MIB;
+const MEMORY_MIN = 64 * MIB;
+
+/**
+ * Memory that several guests share: one arena of frames, one swap, one housekeeper.
+ *
+ *     const host = await Host.create({ memory: '1G' });
+ *     const [a, b] = [await Sandbox.create('tiny', { host }), await Sandbox.create('tiny', { host })];
+ *     await host.close();
+ */
+export class Host implements AsyncDisposable {
+  /** The low level, as this thread sees it. */
+  readonly machineHost: MachineHost;
+  readonly #housekeeper: Housekeeper | undefined;
+  readonly #closeSwap: () => void;
+  readonly #guests = new Set<HostGuest>();
+  #closed: Promise<void> | undefined;
+
+  private constructor(config: HostConfig, closeSwap: () => void) {
+    this.machineHost = MachineHost.create(config, nodePorts);
+    this.#closeSwap = closeSwap;
+    this.#housekeeper = config.shared ? new Housekeeper(this.machineHost) : undefined;
+  }
+
+  /** Throws E_USAGE and E_SWAP for what can't be. */
+  static async create(options: HostOptions = {}): Promise<Host> {
+    const memoryBytes = bytes(options.memory ?? 1024 * MIB);
+    const heapBytes = Math.min(SHARED_HEAP_MAX, alignDown(ARENA_MAX - memoryBytes, MIB));
+    if (memoryBytes < MEMORY_MIN || heapBytes < HEAP_BYTES) {
+      throw new FaultlineError('E_USAGE', `a Host of ${formatSize(memoryBytes)} cannot be`, {
+        hint: "memory: '1G', from 64M to 3G",
+      });
+    }
+    const { swap, closeSwap } = parseSwap(options.swap ?? 'zram', memoryBytes);
+    const config: HostConfig = {
+      ...{ frames: pagesOf(memoryBytes), heapBytes, swap },
+      ...{ shared: options.runners !== 0, breaks: options.breaks ?? [] },
+    };
+    try {
+      return new Host(config, closeSwap);
+    } catch (error) {
+      closeSwap();
+      throw error;
+    }
+  }
+
+  /** By Sandbox: a Host of given size. Throws ENOMEM. */
+  static of(config: HostConfig, closeSwap: () => void): Host {
+    return new Host(config, closeSwap);
+  }
+
+  /** True if guests run on this thread, over memory that no other sees. */
+  get inline(): boolean {
+    return this.#housekeeper === undefined;
+  }
+
+  assertOpen(): void {
+    if (this.#closed !== undefined) throw new FaultlineError('E_USAGE', 'the Host is closed');
+  }
+
+  /** By Sandbox: a guest that `close` ends. */
+  enter(guest: HostGuest): void {
+    this.#guests.add(guest);
+    this.#housekeeper?.failed.then(error => guest.fail(error));
+    guest.ended.catch(() => {}).finally(() => this.#guests.delete(guest));
+  }
+
+  stat(): HostStat {
+    const { mm, sync } = this.machineHost;
+    const memoryBytes = sync.arena.frames * PAGE_SIZE;
+    const freeBytes = mm.pageAlloc.freeFrames * PAGE_SIZE;
+    const { residentBytes, swappedBytes, ratio } = overcommit(mm);
+    return {
+      ...{ memoryBytes, freeBytes, residentBytes, swappedBytes },
+      ...{ guests: this.#guests.size, overcommit: ratio },
+    };
+  }
+
+  /** Events of all guests since the start, by the names of /proc/vmstat. */
+  vmstat(): Record<string, number> {
+    return this.machineHost.mm.vmstat.all();
+  }
+
+  /** Ends the guests, then the housekeeper, and gives the swap file back. */
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    for (const guest of this.#guests) guest.stop();
+    await Promise.all([...this.#guests].map(guest => guest.ended.catch(() => {})));
+    await this.#housekeeper?.stop();
+    this.#closeSwap();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}
+
+/** What a Host must know of a guest in it. */
+export type HostGuest = { readonly ended: Promise<unknown>; stop(): void; fail(error: Error): void };
+
+/** Reclaim and what else goes on behind the guests, on a worker of its own. */
+class Housekeeper {
+  /** Resolves with why it died, which it does not. */
+  readonly failed: Promise<Error>;
+  readonly #host: MachineHost;
+  readonly #control: number;
+  readonly #exited: Promise<void>;
+
+  constructor(host: MachineHost) {
+    this.#host = host;
+    this.#control = host.mm.heap.alloc(1);
+    const data = { share: host.share(), control: this.#control };
+    const worker = spawnWorker(new URL('./housekeeper-worker.ts', import.meta.url), data);
+    this.failed = new Promise(resolve => worker.on('error', resolve));
+    this.#exited = new Promise(resolve => worker.on('exit', () => resolve()));
+  }
+
+  /** Resolves when the worker has left the memory core. */
+  stop(): Promise<void> {
+    const { words, housekeepWord } = this.#host;
+    Atomics.store(words, this.#control, 1);
+    Atomics.notify(words, housekeepWord);
+    return this.#exited;
+  }
+}
