@@ -1,8 +1,15 @@
-import { Errno } from '../base/errno.ts';
+import { Errno, type ErrnoCode } from '../base/errno.ts';
 import { type Hva, PAGE_SIZE, pageNumber } from '../base/units.ts';
 import { type Arena, frameByte } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
-import { GUP_HWPOISON, GUP_NOMEM, GUP_PFN_MASK } from './fault-codes.ts';
+import {
+  FAULT_OFFSET_SHIFT,
+  FaultFlag,
+  GUP_HWPOISON,
+  GUP_NOMEM,
+  GUP_PFN_MASK,
+  GUP_SIGBUS,
+} from './fault-codes.ts';
 import type { Gup } from './gup.ts';
 import type { Pages } from './page.ts';
 
@@ -10,15 +17,58 @@ type Mm = Ptr<'mm'>;
 
 export type AccessDeps = { readonly arena: Arena; readonly gup: Gup; readonly pages: Pages };
 
-/** How programs of the VMM read and write an address space by its addresses, faulting as they go (M-25). */
+/**
+ * A direct access met a hole that nobody is asked to fill, and no handler filled it (U-20, U-22): SIGBUS with
+ * BUS_ADRERR at the exact address. The access has not happened.
+ */
+export class UserFaultSigbus extends Errno {
+  readonly address: Hva;
+  readonly write: boolean;
+
+  constructor(address: Hva, write: boolean) {
+    super('EFAULT', 'access', `a user fault at 0x${address.toString(16)}`);
+    this.address = address;
+    this.write = write;
+  }
+}
+
+/** A copy stopped half-way: `done` bytes were copied (M-25, U-23). */
+export class CopyError extends Errno {
+  readonly done: number;
+
+  constructor(code: ErrnoCode, done: number, detail?: string) {
+    super(code, 'access', detail);
+    this.done = done;
+  }
+}
+
+/**
+ * What a thread does about SIGBUS, in place of a signal handler: fills the hole and says true, and the access
+ * is made again, however often; false leaves it to the handler before.
+ */
+export type SigbusHandler = (mm: Mm, address: Hva, write: boolean) => boolean;
+
+/**
+ * How programs of the VMM read and write an address space by its addresses, faulting as they go (M-25). User
+ * faults with a manager sleep until they are answered.
+ */
 export class Access {
   readonly #deps: AccessDeps;
+  #handlers: readonly SigbusHandler[] = [];
 
   constructor(deps: AccessDeps) {
     this.#deps = deps;
   }
 
-  /** Writes bytes at an address. Throws EFAULT, ENOMEM or EHWPOISON; what came before is written. */
+  /** Lets a handler resolve the user faults of this thread's direct accesses. Returns how to take it off. */
+  onSigbus(handler: SigbusHandler): () => void {
+    this.#handlers = [handler, ...this.#handlers];
+    return () => {
+      this.#handlers = this.#handlers.filter(other => other !== handler);
+    };
+  }
+
+  /** Writes bytes at an address, as a system call does. Throws CopyError: EFAULT, ENOMEM. */
   copyToUser(mm: Mm, address: Hva, bytes: Uint8Array): void {
     this.#each(mm, address, bytes.length, true, (at, done, count) => {
       this.#deps.arena.bytes.set(bytes.subarray(done, done + count), at);
@@ -32,7 +82,7 @@ export class Access {
     });
   }
 
-  /** The byte at an address. Throws as copyToUser. */
+  /** The byte at an address. Throws EFAULT, ENOMEM, EHWPOISON or UserFaultSigbus. */
   read8(mm: Mm, address: Hva): number {
     const pfn = this.#page(mm, address, false);
     const value = this.#deps.arena.bytes[frameByte(pfn) + (address % PAGE_SIZE)] as number;
@@ -46,7 +96,7 @@ export class Access {
     this.#deps.pages.put(pfn);
   }
 
-  /** The word at an aligned address, read atomically. Throws as copyToUser. */
+  /** The word at an aligned address, read atomically. Throws as read8. */
   read32(mm: Mm, address: Hva): number {
     const pfn = this.#page(mm, address, false);
     const value = Atomics.load(this.#deps.arena.words, (frameByte(pfn) + (address % PAGE_SIZE)) / 4);
@@ -70,7 +120,10 @@ export class Access {
     for (let done = 0; done < bytes; ) {
       const offset = (address + done) % PAGE_SIZE;
       const count = Math.min(bytes - done, PAGE_SIZE - offset);
-      const pfn = this.#page(mm, address + done, write);
+      const how = FaultFlag.Kernel | (offset << FAULT_OFFSET_SHIFT);
+      const result = this.#deps.gup.faultWait(mm, pageNumber(address + done), write, how);
+      if (result < 0) throw copyError(result, done, address + done);
+      const pfn = result & GUP_PFN_MASK;
       work(frameByte(pfn) + offset, done, count);
       this.#deps.pages.put(pfn);
       done += count;
@@ -79,10 +132,32 @@ export class Access {
 
   /** With a reference, so that the page stays while it is used. */
   #page(mm: Mm, address: Hva, write: boolean): number {
-    const result = this.#deps.gup.fault(mm, pageNumber(address), write);
-    if (result >= 0) return result & GUP_PFN_MASK;
-    if (result === GUP_NOMEM) throw new Errno('ENOMEM', 'access');
-    if (result === GUP_HWPOISON) throw new Errno('EHWPOISON', 'access');
-    throw new Errno('EFAULT', 'access', `address 0x${address.toString(16)}`);
+    const how = (address % PAGE_SIZE) << FAULT_OFFSET_SHIFT;
+    for (;;) {
+      const result = this.#deps.gup.faultWait(mm, pageNumber(address), write, how);
+      if (result >= 0) return result & GUP_PFN_MASK;
+      if (result !== GUP_SIGBUS || !this.#handled(mm, address, write))
+        throw accessError(result, address, write);
+    }
   }
+
+  /** U-21: as often as there is a handler that says it has done something. */
+  #handled(mm: Mm, address: Hva, write: boolean): boolean {
+    for (const handler of this.#handlers) if (handler(mm, address, write)) return true;
+    return false;
+  }
+}
+
+function accessError(result: number, address: Hva, write: boolean): Errno {
+  if (result === GUP_SIGBUS) return new UserFaultSigbus(address, write);
+  if (result === GUP_NOMEM) return new Errno('ENOMEM', 'access');
+  if (result === GUP_HWPOISON) return new Errno('EHWPOISON', 'access');
+  return new Errno('EFAULT', 'access', `address 0x${address.toString(16)}`);
+}
+
+/** A system call says EFAULT for a lost page, too (V-60). */
+function copyError(result: number, done: number, address: Hva): CopyError {
+  return result === GUP_NOMEM
+    ? new CopyError('ENOMEM', done)
+    : new CopyError('EFAULT', done, `address 0x${address.toString(16)}`);
 }

@@ -30,6 +30,8 @@ export type MmBreaks = {
   registerInRange: boolean;
   /** T-UF-03: who has queued a user fault does not look at the pte again (F-13, V-24). */
   queueWithoutRecheck: boolean;
+  /** T-UF-02, U-11: a user fault goes by what was read without the lock of the entry. */
+  deliverUnchecked: boolean;
   /** T-UF-07: a read takes a fault off one queue and, later, puts it on the other (V-25). */
   refileInTwoSteps: boolean;
   /** T-UF-06, V-15: a wake finds only what has been read. */
@@ -55,6 +57,7 @@ export const NO_MM_BREAKS: MmBreaks = {
   releaseUnclaimed: false,
   registerInRange: false,
   queueWithoutRecheck: false,
+  deliverUnchecked: false,
   refileInTwoSteps: false,
   wakeOnlyRead: false,
   skipGate: false,

@@ -35,6 +35,8 @@ import type { SwapFilePort } from './swap/swap-file.ts';
 import { SwapIn } from './swap/swap-in.ts';
 import { Zram, type ZramStats } from './swap/zram.ts';
 import { UffdContexts } from './userfaultfd/contexts.ts';
+import { UffdHandle } from './userfaultfd/handle.ts';
+import { UffdWaits } from './userfaultfd/waits.ts';
 import { Vmas } from './vma.ts';
 import { VmaEdit } from './vma-edit.ts';
 import { Vmstat } from './vmstat.ts';
@@ -54,6 +56,12 @@ export type MmConfig = {
   readonly processors?: number;
   /** Fills freed frames with FRAME_POISON, so that a use after free shows (J-9). */
   readonly poison?: boolean;
+  /** What messages of userfaultfd call this thread (THREAD_ID). */
+  readonly thread?: number;
+  /** M-21: how often a user fault of one access may be delivered. By default as often as it must. */
+  readonly retryRule?: '2014' | 'modern';
+  /** U-14: allocate before the test of an armed hole, as 2014 did. For T-CHG. */
+  readonly strictSeedOrder?: boolean;
   /** For tests. */
   readonly breaks?: Partial<MmBreaks>;
 };
@@ -87,6 +95,10 @@ export class MmCore {
   readonly psi: Psi;
   readonly vmscan: Vmscan<UnmapBatch>;
   readonly memory: Memory;
+  readonly uffdHandle: UffdHandle;
+  readonly uffdWaits: UffdWaits;
+  readonly retryRule: '2014' | 'modern';
+  readonly strictSeedOrder: boolean;
   readonly gup: Gup;
   readonly zap: Zap;
   readonly mmap: Mmap;
@@ -144,6 +156,13 @@ export class MmCore {
       putAnonVma: anonVma => this.anonVmas.put(anonVma),
       uncharge: (memcg, pages) => this.memcontrol.uncharge(memcg, pages),
     });
+    this.retryRule = config.retryRule ?? 'modern';
+    this.strictSeedOrder = config.strictSeedOrder ?? false;
+    this.uffdHandle = new UffdHandle({
+      ...{ layout, pageTable: this.pageTable, uffds: this.uffds, breaks, y: sync.y },
+      thread: config.thread ?? 0,
+    });
+    this.uffdWaits = new UffdWaits({ sync, layout, queues: this.uffds.queues });
     const memoryDeps = this.#memoryDeps();
     this.memory = new Memory(memoryDeps);
     this.memory.wire(new SwapIn(memoryDeps, this.memory));
@@ -171,10 +190,10 @@ export class MmCore {
 
   #memoryDeps(): MemoryDeps {
     const { layout, pageOps, pages, pageAlloc, pageTable, vmas, anonVmas, rmap, notifiers } = this;
-    const { memcontrol, psi, lru, swap, vmstat, breaks } = this;
+    const { memcontrol, psi, lru, swap, vmstat, uffdHandle, strictSeedOrder, breaks } = this;
     return {
       ...{ layout, pageOps, pages, pageAlloc, pageTable, vmas, anonVmas, rmap, notifiers },
-      ...{ memcontrol, psi, lru, swap, vmstat, breaks, y: this.sync.y },
+      ...{ memcontrol, psi, lru, swap, vmstat, uffdHandle, strictSeedOrder, breaks, y: this.sync.y },
       reclaim: pages => this.#stallReclaim(0 as Ptr<'memcg'>, pages),
     };
   }

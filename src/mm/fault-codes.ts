@@ -25,3 +25,6 @@ export const FaultFlag = {
   /** The second attempt under the rule of 2014 (M-21, F-12). */
   Tried: 1 << 3,
 } as const;
+
+/** From here on `how` holds the offset of the address within its page, for a message that tells it (V-5). */
+export const FAULT_OFFSET_SHIFT = 8;

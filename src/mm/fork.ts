@@ -17,6 +17,7 @@ import {
   Swp,
   swpOffset,
   VmFlag,
+  VmFlagHigh,
 } from './layout.ts';
 import { type Memory, NEW_ANON } from './memory.ts';
 import type { MmuNotifiers } from './mmu-notifier.ts';
@@ -94,8 +95,10 @@ export class Fork {
       const to = edit.copy(child, from, 'fork');
       vmas.insert(child, vmas.count(child), to);
       if (!anonVmas.fork(to, from)) throw new Errno('ENOMEM', 'fork', 'no memory for the reverse map');
-      // Without an anon_vma nothing but the zero page can be mapped: the child faults that in again.
-      if (layout.vma.anonVma.load(from) !== 0) this.#copyPtes(parent, child, from, to);
+      // Without an anon_vma nothing but the zero page can be mapped: the child faults that in again, unless
+      // that would be a user fault (U-30).
+      const armed = (vmas.flagsHigh(from) & VmFlagHigh.UserFault) !== 0;
+      if (layout.vma.anonVma.load(from) !== 0 || armed) this.#copyPtes(parent, child, from, to);
     }
   }
 

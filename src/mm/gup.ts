@@ -2,11 +2,14 @@ import type { Vpn } from '../base/units.ts';
 import { frameWord } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
-import { FAULT_RETRY, GUP_FAULT, GUP_WRITABLE } from './fault-codes.ts';
+import { FAULT_RETRY, FaultFlag, GUP_BLOCKED, GUP_FAULT, GUP_WRITABLE } from './fault-codes.ts';
 import { type MmLayout, Pte, ptePfn } from './layout.ts';
 import type { Memory } from './memory.ts';
 import type { Pages } from './page.ts';
 import { VPN_MAX } from './page-table.ts';
+import type { UffdHandle } from './userfaultfd/handle.ts';
+import type { Ticket } from './userfaultfd/queues.ts';
+import type { UffdWaits } from './userfaultfd/waits.ts';
 import type { Vmas } from './vma.ts';
 
 type Mm = Ptr<'mm'>;
@@ -17,6 +20,10 @@ export type GupDeps = {
   readonly pages: Pages;
   readonly vmas: Vmas;
   readonly memory: Memory;
+  readonly uffdHandle: UffdHandle;
+  readonly uffdWaits: UffdWaits;
+  /** M-21: under the rule of 2014 one access is delivered once, then it is SIGBUS. */
+  readonly retryRule: '2014' | 'modern';
 };
 
 /** Internal: not there, or not with these rights. */
@@ -39,11 +46,40 @@ export class Gup {
   /**
    * The frame behind a page: `pfn | GUP_WRITABLE` if the pte lets it be written, with one reference held
    * for the caller, or a negative GUP_ code. The zero page may answer a read; its references aren't
-   * counted. Requires: no lock of the mm.
+   * counted. After GUP_BLOCKED the caller owns `ticket`. `how` is of FaultFlag. Requires: no lock of the mm.
    */
-  fault(mm: Mm, vpn: Vpn, write: boolean): number {
+  fault(mm: Mm, vpn: Vpn, write: boolean, how = 0): number {
     const fast = this.fast(mm, vpn, write);
-    return fast === MISS ? this.#slow(mm, vpn, write) : fast;
+    return fast === MISS ? this.#slow(mm, vpn, write, how) : fast;
+  }
+
+  /** What the last GUP_BLOCKED on this thread waits for; 0: nothing, as it was told not to. */
+  get ticket(): Ticket {
+    return this.#deps.uffdHandle.ticket;
+  }
+
+  /**
+   * As `fault`, but sleeps until user faults are answered, as often as it takes; so GUP_BLOCKED only with
+   * NoWait. No lock may be held: who answers may need it (M-24).
+   */
+  faultWait(mm: Mm, vpn: Vpn, write: boolean, how = 0): number {
+    for (;;) {
+      const result = this.fault(mm, vpn, write, how);
+      if (result !== GUP_BLOCKED || this.ticket === 0) return result;
+      this.sleep(this.ticket);
+      if (this.#deps.retryRule === '2014') how |= FaultFlag.Tried;
+    }
+  }
+
+  /** Waits for a ticket and finishes it. */
+  sleep(ticket: Ticket): void {
+    const { uffdWaits, sync } = this.#deps;
+    sync.y('U.k');
+    try {
+      uffdWaits.wait(ticket);
+    } finally {
+      uffdWaits.finish(ticket);
+    }
   }
 
   /**
@@ -78,13 +114,13 @@ export class Gup {
     return pfn | ((entry & Pte.Write) !== 0 ? GUP_WRITABLE : 0);
   }
 
-  #slow(mm: Mm, vpn: Vpn, write: boolean): number {
+  #slow(mm: Mm, vpn: Vpn, write: boolean, how: number): number {
     const { sync, vmas, memory } = this.#deps;
     const lock = mm + this.#mm.mmapLock.at;
     for (;;) {
       sync.readLock('mmap', lock);
       const vma = this.#mm.users.load(mm) === 0 ? 0 : vmas.find(mm, vpn);
-      const result = vma === 0 ? GUP_FAULT : memory.fault(mm, vma, vpn, write);
+      const result = vma === 0 ? GUP_FAULT : memory.fault(mm, vma, vpn, write, how);
       sync.readUnlock('mmap', lock);
       if (result !== FAULT_RETRY) return result;
     }

@@ -2,14 +2,17 @@
 export { Arena, type ArenaOptions } from '../sync/arena.ts';
 export { Sync, type SyncOptions } from '../sync/sync.ts';
 export { createPageOps, type PageOps } from '../wasm/page-ops.ts';
+export { CopyError, type SigbusHandler, UserFaultSigbus } from './access.ts';
 export { type MmBreaks, NO_MM_BREAKS } from './breaks.ts';
 export { attachMm, initMm, type MmConfig, MmCore } from './core.ts';
 export {
+  FaultFlag,
   GUP_BLOCKED,
   GUP_FAULT,
   GUP_HWPOISON,
   GUP_NOMEM,
   GUP_PFN_MASK,
+  GUP_SIGBUS,
   GUP_WRITABLE,
 } from './fault-codes.ts';
 export type { Advice } from './madvise.ts';

@@ -2,7 +2,7 @@ import { Errno } from '../base/errno.ts';
 import { type Hva, isPageAligned, type Pfn, pageNumber, pagesOf, type Vpn } from '../base/units.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
-import { GUP_HWPOISON, GUP_NOMEM, GUP_PFN_MASK } from './fault-codes.ts';
+import { FaultFlag, GUP_HWPOISON, GUP_NOMEM, GUP_PFN_MASK } from './fault-codes.ts';
 import type { Gup } from './gup.ts';
 import {
   isSwap,
@@ -274,7 +274,7 @@ export class Madvise {
   #populate(mm: Mm, start: Vpn, end: Vpn, write: boolean): void {
     const { gup, pages } = this.#deps;
     for (let vpn = start; vpn < end; vpn++) {
-      const result = gup.fault(mm, vpn, write);
+      const result = gup.faultWait(mm, vpn, write, FaultFlag.Kernel);
       if (result >= 0) pages.put(result & GUP_PFN_MASK);
       else this.#failed(mm, vpn, result);
     }

@@ -17,6 +17,8 @@ import type { Psi } from './reclaim/psi.ts';
 import type { Rmap } from './rmap.ts';
 import type { Swap } from './swap/swap.ts';
 import type { SwapIn } from './swap/swap-in.ts';
+import type { UffdHandle } from './userfaultfd/handle.ts';
+import { UffdFault } from './userfaultfd/state.ts';
 import type { Vmas } from './vma.ts';
 import type { Vmstat } from './vmstat.ts';
 
@@ -38,6 +40,9 @@ export type MemoryDeps = {
   readonly lru: Lru;
   readonly swap: Swap;
   readonly vmstat: Vmstat;
+  readonly uffdHandle: UffdHandle;
+  /** U-13 to the letter: a write to an armed hole allocates and charges before it tests. For T-CHG. */
+  readonly strictSeedOrder: boolean;
   readonly breaks: MmBreaks;
   readonly y: (label: string) => void;
   /** Global reclaim, when the zone itself is empty. */
@@ -76,21 +81,62 @@ export class Memory {
 
   /**
    * Makes a page of a VMA present for an access. FAULT_RETRY: something changed; look the VMA up again.
-   * Requires: mmap for read, nothing below it.
+   * `how` is of FaultFlag. Requires: mmap for read, nothing below it.
    */
-  fault(mm: Mm, vma: Vma, vpn: Vpn, write: boolean): number {
+  fault(mm: Mm, vma: Vma, vpn: Vpn, write: boolean, how = 0): number {
     const flags = this.#layout.vma.flags.get(vma);
+    // Rights come first: a write to a read-only VMA is never a user fault (U-16).
     if ((flags & (write ? VmFlag.Write : VmFlag.Read | VmFlag.Write)) === 0) return GUP_FAULT;
     const pte = this.#pageTable.alloc(mm, vpn);
     if (pte === 0) return this.#makeRoom() ? FAULT_RETRY : GUP_NOMEM;
     const entry = this.#pageTable.load(pte);
-    if (entry === 0) return write ? this.#anonymous(mm, vma, vpn, pte) : this.#zero(pte);
-    if ((entry & Pte.Present) === 0) return this.#notPresent(mm, vma, vpn, pte, entry, write);
-    if (write && (entry & Pte.Write) === 0) return this.#writeProtected(mm, vma, vpn, pte, entry);
+    if (entry === 0) {
+      if (this.#deps.uffdHandle.isArmed(flags, this.#deps.vmas.flagsHigh(vma)))
+        return this.#hole(mm, vma, vpn, pte, 0, write, how);
+      return write ? this.#anonymous(mm, vma, vpn, pte) : this.#zero(pte);
+    }
+    if ((entry & Pte.Present) === 0) return this.#notPresent(mm, vma, vpn, pte, entry, write, how);
+    if (write && (entry & Pte.Write) === 0) {
+      if ((entry & Pte.UffdWp) !== 0 && (flags & VmFlag.UffdWp) !== 0)
+        return this.#userFault(mm, vma, vpn, pte, entry, UffdFault.Wp | UffdFault.Write, how);
+      return this.#writeProtected(mm, vma, vpn, pte, entry);
+    }
     return this.#present(pte, entry, write);
   }
 
-  #notPresent(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number, write: boolean): number {
+  /** A hole of an armed VMA (U-12, U-13, V-16). `entry` is none, or a marker that is as good as none. */
+  #hole(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number, write: boolean, how: number): number {
+    const fault = write ? UffdFault.Write : 0;
+    if (!write || !this.#deps.strictSeedOrder) return this.#userFault(mm, vma, vpn, pte, entry, fault, how);
+    if (this.#deps.anonVmas.prepare(vma) === 0) return this.#makeRoom() ? FAULT_RETRY : GUP_NOMEM;
+    const pfn = this.newPage(mm, 1, NEW_ANON);
+    if (pfn < 0) return GUP_NOMEM;
+    const result = this.#userFault(mm, vma, vpn, pte, entry, fault, how);
+    // The last reference takes the charge back, too.
+    this.#pages.put(pfn);
+    return result;
+  }
+
+  /** A program is asked, if the entry is, under its lock, what the fault took it for (U-11). */
+  #userFault(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number, fault: number, how: number): number {
+    const { vmstat, uffdHandle, breaks, y } = this.#deps;
+    y('U.v');
+    this.#pageTable.lock(pte);
+    const same = ((this.#pageTable.held(pte) ^ entry) & ~USE_BITS) === 0;
+    y('U.t');
+    this.#pageTable.unlock(pte);
+    y('U.ul');
+    if (!same && !breaks.deliverUnchecked) return FAULT_RETRY;
+    vmstat.add('pgfault', 1);
+    return uffdHandle.fault(mm, vma, vpn, fault, how);
+  }
+
+  #notPresent(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number, write: boolean, how: number): number {
+    if (swpType(entry) === SwpType.Marker) {
+      const { uffdHandle, vmas } = this.#deps;
+      if (uffdHandle.isArmed(this.#layout.vma.flags.get(vma), vmas.flagsHigh(vma)))
+        return this.#hole(mm, vma, vpn, pte, entry, write, how);
+    }
     if (swpType(entry) === SwpType.Swap) return this.#swapIn!.fault(mm, vma, vpn, pte, entry, write);
     return swpType(entry) === SwpType.Poison ? GUP_HWPOISON : GUP_FAULT;
   }
@@ -110,7 +156,7 @@ export class Memory {
     return ptePfn(entry) | ((entry & Pte.Write) !== 0 ? GUP_WRITABLE : 0);
   }
 
-  /** A read of a hole: the shared zero page (M-30). Armed VMAs will branch off before this (U-12). */
+  /** A read of a hole: the shared zero page (M-30). Armed VMAs have branched off before this (U-12). */
   #zero(pte: PteAt): number {
     const { vmstat } = this.#deps;
     const pageTable = this.#pageTable;

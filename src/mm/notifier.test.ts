@@ -206,6 +206,7 @@ function shadowed(
     if (!alive) break;
     const [page, write] = fills[i % fills.length]!;
     shadow.fill(mm, at(page) / PAGE, write);
+    run.touched(run.spaces.find(s => s.mm === mm)!, page);
     shadow.check(mm);
     core.checkInvariants();
   }
