@@ -11,9 +11,9 @@ import {
   Swp,
   swpOffset,
   VmFlag,
-  VmFlagHigh,
   WP_MARKER,
 } from './layout.ts';
+import { vmFlagCodes } from './vm-flags.ts';
 
 type Mm = Ptr<'mm'>;
 type Vma = Ptr<'vma'>;
@@ -36,6 +36,9 @@ export function describe(core: MmCore, mm: Mm): string {
   return lines.join('\n');
 }
 
+/** Said by the letters before, or true of every mapping. */
+const COMMON = ['rd', 'wr', 'ex', 'mr', 'mw', 'me'];
+
 const hex = (vpn: Vpn): string => `0x${(vpn * PAGE_SIZE).toString(16)}`;
 
 function header(core: MmCore, vma: Vma): string {
@@ -43,15 +46,8 @@ function header(core: MmCore, vma: Vma): string {
   const { lo, hi } = core.vmas.flags(vma);
   const right = (flag: number, letter: string): string => ((lo & flag) !== 0 ? letter : '-');
   const rights = right(VmFlag.Read, 'r') + right(VmFlag.Write, 'w') + right(VmFlag.Exec, 'x');
-  const marks = [
-    (lo & VmFlag.Mergeable) !== 0 ? ' mg' : '',
-    (lo & VmFlag.HugePage) !== 0 ? ' hg' : '',
-    (lo & VmFlag.NoHugePage) !== 0 ? ' nh' : '',
-    (lo & VmFlag.DontCopy) !== 0 ? ' dc' : '',
-    (lo & VmFlag.DontDump) !== 0 ? ' dd' : '',
-    (hi & VmFlagHigh.UserFault) !== 0 ? ' uf' : '',
-  ].join('');
-  return `${hex(v.start.get(vma))}-${hex(v.end.get(vma))} ${rights} anon${marks}`;
+  const marks = vmFlagCodes(lo, hi).filter(code => !COMMON.includes(code));
+  return `${hex(v.start.get(vma))}-${hex(v.end.get(vma))} ${[rights, 'anon', ...marks].join(' ')}`;
 }
 
 function entries(core: MmCore, mm: Mm, vma: Vma): string[] {

@@ -121,6 +121,7 @@ export const VmFlag = {
   Io: 0x4000,
   DontCopy: 0x20000,
   DontExpand: 0x40000,
+  LockOnFault: 0x80000,
   HugeTlb: 0x400000,
   DontDump: 0x4000000,
   HugePage: 0x20000000,
@@ -256,6 +257,13 @@ export function mmLayout(words: Int32Array) {
       age: i32, //         evictions and activations so far, the clock of refaults; atomic
       scanned: i32, //     pages aged since the pass began; atomic
       passEnd: i32, //     atomic: 1 while a pass is over and the secondaries are yet to be told
+      // Events of this group alone, by the names of memory.stat; atomic.
+      pgscan: i32,
+      pgsteal: i32,
+      pgactivate: i32,
+      pgdeactivate: i32,
+      refaults: i32,
+      activations: i32,
     }),
     /** Linux: struct userfaultfd_ctx, of both generations of the interface (parts F and V). */
     uffd: struct(words, 'uffd', {

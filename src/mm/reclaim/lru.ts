@@ -263,6 +263,7 @@ export class Lru {
   /** A page moves up to the active list: the clock ticks (workingset_activation). */
   activated(lruvec: Lruvec): void {
     this.#deps.layout.lruvec.age.add(lruvec, 1);
+    this.#deps.layout.lruvec.pgactivate.add(lruvec, 1);
     this.#deps.vmstat?.add('pgactivate', 1);
   }
 
@@ -280,8 +281,10 @@ export class Lru {
     const p = this.#deps.pages.at(pfn);
     const lruvec = this.#lruvecOfPage(p);
     const distance = (l.age.load(lruvec) - age) & 0x3fffffff;
+    l.refaults.add(lruvec, 1);
     this.#deps.vmstat?.add('workingset_refault_anon', 1);
     if (distance > l.activeCount.load(lruvec)) return;
+    l.activations.add(lruvec, 1);
     this.#deps.vmstat?.add('workingset_activate_anon', 1);
     page.flags.or(p, PageFlag.Active | PageFlag.Workingset);
   }

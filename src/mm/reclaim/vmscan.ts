@@ -105,6 +105,9 @@ export class Vmscan<B extends UnmapBatchPort> {
   #shrinkInactive(lruvec: Lruvec, taken: number): number {
     this.#scanned(lruvec, taken);
     const freed = this.#list.shrink(this.#pfns, taken, false);
+    const { pgscan, pgsteal } = this.#deps.layout.lruvec;
+    pgscan.add(lruvec, taken);
+    pgsteal.add(lruvec, freed);
     this.#deps.vmstat?.add('pgscan', taken);
     this.#deps.vmstat?.add('pgsteal', freed);
     return freed;
@@ -132,6 +135,7 @@ export class Vmscan<B extends UnmapBatchPort> {
     const used = this.#wasUsed(lruvec, pfn);
     if ((used && keepUsed) || (layout.page.flags.load(p) & PageFlag.Mlocked) !== 0) return;
     layout.page.flags.and(p, ~(PageFlag.Active | PageFlag.Referenced));
+    layout.lruvec.pgdeactivate.add(lruvec, 1);
     this.#deps.vmstat?.add('pgdeactivate', 1);
   }
 
