@@ -10,14 +10,21 @@ import { type MmLayout, PageFlag } from './layout.ts';
 const zoneLayout = (words: Int32Array) =>
   struct(words, 'zone', {
     lock: i32, //   class 'zone'
-    head: i32, //   pfn of the frame freed last; linked by page.next; under the lock
+    head: i32, //   pfn of the frame freed last; linked by page.next and prev; under the lock
     bump: i32, //   frames from here on were never handed out; under the lock
     free: i32, //   under the lock; read without it as a hint
     min: i32, //    user frames are refused below this
     low: i32, //    background reclaim works below this
     allocs: i32, // under the lock
     frees: i32, //  under the lock
+    blocks: i32, // word index: per aligned run of 512 frames, how many are on the free list; under the lock
+    whole: i32, //  runs that are wholly on it; under the lock
   });
+
+/** Frames of a huge page, J-1. The first one's number is a multiple of it. */
+export const HUGE_FRAMES = 512;
+const HUGE_SHIFT = 9;
+const HUGE_MASK = HUGE_FRAMES - 1;
 
 /** What a freed frame is filled with in debug builds (J-9). */
 export const FRAME_POISON = 0xa5;
@@ -39,8 +46,12 @@ export class PageAlloc {
   readonly #pageBase: number;
   readonly #end: Pfn;
   readonly #poison: PageOps | undefined;
+  readonly #words: Int32Array;
+  /** Word index of the run that frame 0 would be in. */
+  readonly #blocks: number;
   #failIn = 0;
   #failures = 0;
+  #hugeFailures = 0;
 
   constructor(sync: Sync, layout: MmLayout, options: PageAllocOptions = {}) {
     this.#sync = sync;
@@ -48,6 +59,8 @@ export class PageAlloc {
     this.#z = sync.arena.root(Root.zone) as Ptr<'zone'>;
     assert(this.#z !== 0, 'PageAlloc: the arena has no zone root');
     this.#page = layout.page;
+    this.#words = sync.words;
+    this.#blocks = this.#zone.blocks.get(this.#z) - (sync.arena.firstFrame >>> HUGE_SHIFT);
     this.#pageBase = sync.arena.pageArray - sync.arena.firstFrame * PAGE_STRUCT_WORDS;
     this.#end = sync.arena.firstFrame + sync.arena.frames;
     this.#poison = options.poison;
@@ -60,6 +73,8 @@ export class PageAlloc {
     const z = heap.alloc(zone.words) as Ptr<'zone'>;
     zone.bump.set(z, arena.firstFrame);
     zone.free.set(z, arena.frames);
+    const runs = ((arena.firstFrame + arena.frames - 1) >>> HUGE_SHIFT) - (arena.firstFrame >>> HUGE_SHIFT) + 1;
+    zone.blocks.set(z, heap.alloc(runs));
     zone.min.set(z, Math.min(64, arena.frames >>> 5));
     zone.low.set(z, Math.min(256, arena.frames >>> 4));
     arena.setRoot(Root.zone, z);
@@ -75,7 +90,7 @@ export class PageAlloc {
     if (this.#failures !== 0 && this.#fails()) return -1;
     this.#sync.lock('zone', z + lock.at);
     let pfn = head.get(z);
-    if (pfn !== 0) head.set(z, this.#page.next.get(this.#at(pfn)));
+    if (pfn !== 0) this.#pop(pfn);
     else {
       pfn = bump.get(z);
       if (pfn === this.#end) {
@@ -95,6 +110,96 @@ export class PageAlloc {
     return pfn;
   }
 
+  /** Takes the first frame off the free list. Requires: 'zone'. */
+  #pop(pfn: Pfn): void {
+    const { head, whole } = this.#zone;
+    const next = this.#page.next.get(this.#at(pfn));
+    head.set(this.#z, next);
+    if (next !== 0) this.#page.prev.set(this.#at(next), 0);
+    const block = this.#blocks + (pfn >>> HUGE_SHIFT);
+    if (this.#words[block]!-- === HUGE_FRAMES) whole.set(this.#z, whole.get(this.#z) - 1);
+  }
+
+  /** Puts a frame first on the free list. Requires: 'zone'. */
+  #push(pfn: Pfn, p: Ptr<'page'>): void {
+    const { head, whole } = this.#zone;
+    const first = head.get(this.#z);
+    this.#page.next.set(p, first);
+    this.#page.prev.set(p, 0);
+    if (first !== 0) this.#page.prev.set(this.#at(first), pfn);
+    head.set(this.#z, pfn);
+    const block = this.#blocks + (pfn >>> HUGE_SHIFT);
+    if (++this.#words[block]! === HUGE_FRAMES) whole.set(this.#z, whole.get(this.#z) + 1);
+  }
+
+  /**
+   * An aligned run of 512 frames for a user's huge page, the first one's number; -1 when there is none. Its
+   * records are the caller's to fill, references included, before anyone can find the frames: so they are
+   * filled in one plain loop. Each frame is freed by itself.
+   */
+  allocHuge(): Pfn | -1 {
+    const { lock, free, allocs, min } = this.#zone;
+    const z = this.#z;
+    if (this.#hugeFailures !== 0) {
+      this.#hugeFailures--;
+      return -1;
+    }
+    this.#sync.lock('zone', z + lock.at);
+    const room = free.get(z) - HUGE_FRAMES > min.get(z);
+    const pfn = room ? this.#takeRun() : -1;
+    if (pfn >= 0) {
+      free.set(z, free.get(z) - HUGE_FRAMES);
+      allocs.set(z, allocs.get(z) + HUGE_FRAMES);
+    }
+    this.#sync.unlock('zone', z + lock.at);
+    return pfn;
+  }
+
+  /** Gives back a run that nobody ever saw: its records still say free, or nothing. */
+  freeHuge(first: Pfn): void {
+    const { flags, refcount } = this.#page;
+    for (let pfn = first; pfn < first + HUGE_FRAMES; pfn++) {
+      // A stale walker may hold a reference for a moment: then it is the one that frees.
+      flags.set(this.#at(pfn), 0);
+      refcount.store(this.#at(pfn), 1);
+      this.free(pfn);
+    }
+  }
+
+  /** Requires: 'zone'. */
+  #takeRun(): Pfn | -1 {
+    const { whole, bump } = this.#zone;
+    if (whole.get(this.#z) > 0) return this.#takeWhole();
+    const start = bump.get(this.#z);
+    const first = (start + HUGE_MASK) & ~HUGE_MASK;
+    if (first + HUGE_FRAMES > this.#end) return -1;
+    // The frames that alignment skips are as good as any.
+    for (let pfn = first - 1; pfn >= start; pfn--) {
+      this.#page.flags.set(this.#at(pfn), PageFlag.Free);
+      this.#push(pfn, this.#at(pfn));
+    }
+    bump.set(this.#z, first + HUGE_FRAMES);
+    return first;
+  }
+
+  /** Takes the lowest run that is wholly on the free list off it. Requires: 'zone', that there is one. */
+  #takeWhole(): Pfn {
+    const { whole, head } = this.#zone;
+    const { next, prev } = this.#page;
+    let first = (this.#sync.arena.firstFrame + HUGE_MASK) & ~HUGE_MASK;
+    while (this.#words[this.#blocks + (first >>> HUGE_SHIFT)] !== HUGE_FRAMES) first += HUGE_FRAMES;
+    for (let pfn = first; pfn < first + HUGE_FRAMES; pfn++) {
+      const p = this.#at(pfn);
+      const [after, before] = [next.get(p), prev.get(p)];
+      if (before === 0) head.set(this.#z, after);
+      else next.set(this.#at(before), after);
+      if (after !== 0) prev.set(this.#at(after), before);
+    }
+    this.#words[this.#blocks + (first >>> HUGE_SHIFT)] = 0;
+    whole.set(this.#z, whole.get(this.#z) - 1);
+    return first;
+  }
+
   /** A frame for a user's page: leaves the last ones to those whom reclaim needs. */
   allocUser(refs: number, flags: number): Pfn | -1 {
     return this.#zone.free.get(this.#z) <= this.#zone.min.get(this.#z) ? -1 : this.alloc(refs, flags);
@@ -109,7 +214,7 @@ export class PageAlloc {
 
   /** Puts a frame without references on the free list; `Pages.put` is what calls it. No leaf lock held. */
   release(pfn: Pfn): void {
-    const { lock, head, free, frees } = this.#zone;
+    const { lock, free, frees } = this.#zone;
     const p = this.#at(pfn);
     const before = this.#page.flags.exchange(p, PageFlag.Free);
     assert((before & PageFlag.Free) === 0, 'page-alloc: a frame freed twice');
@@ -117,8 +222,7 @@ export class PageAlloc {
     if (this.#poison !== undefined) this.#poison.fill(frameByte(pfn), FRAME_POISON, 4096);
     const z = this.#z;
     this.#sync.lock('zone', z + lock.at);
-    this.#page.next.set(p, head.get(z));
-    head.set(z, pfn);
+    this.#push(pfn, p);
     free.set(z, free.get(z) + 1);
     frees.set(z, frees.get(z) + 1);
     this.#sync.unlock('zone', z + lock.at);
@@ -157,6 +261,21 @@ export class PageAlloc {
   failAt(n: number, times = 1): void {
     this.#failIn = n;
     this.#failures = times;
+  }
+
+  /** For tests: this thread's next allocations of huge runs answer -1, `times` in all. */
+  failHuge(times = 1): void {
+    this.#hugeFailures = times;
+  }
+
+  /** For checks: the runs, lowest first, with how many of their frames are on the free list as counted. */
+  runs(): { first: Pfn; free: number }[] {
+    const { firstFrame, frames } = this.#sync.arena;
+    const list: { first: Pfn; free: number }[] = [];
+    for (let run = firstFrame >>> HUGE_SHIFT; run << HUGE_SHIFT < firstFrame + frames; run++) {
+      list.push({ first: run << HUGE_SHIFT, free: this.#words[this.#blocks + run] as number });
+    }
+    return list;
   }
 
   /** Failures of `failAt` that have not happened. */
