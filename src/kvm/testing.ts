@@ -120,8 +120,7 @@ export class KvmRig {
   /** V1, V2, V5 and the mm's invariants. */
   check(): void {
     checkVm(this.kvm, this.vm, vpn => {
-      const pte = this.core.pageTable.walk(this.mm, vpn);
-      const entry = pte === 0 ? 0 : this.core.pageTable.load(pte);
+      const entry = this.core.pageTable.entryOf(this.mm, vpn);
       if (!pteIsPresent(entry)) return undefined;
       return { pfn: ptePfn(entry), writable: (entry & Pte.Write) !== 0 };
     });

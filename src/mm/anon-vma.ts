@@ -40,8 +40,8 @@ export class AnonVmas {
     this.#sync.unlock('anonVma', root.get(anonVma) + lock.at);
   }
 
-  get(anonVma: AnonVma): void {
-    this.#layout.anonVma.refcount.add(anonVma, 1);
+  get(anonVma: AnonVma, by = 1): void {
+    this.#layout.anonVma.refcount.add(anonVma, by);
   }
 
   put(anonVma: AnonVma): void {

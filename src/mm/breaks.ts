@@ -14,6 +14,10 @@ export type MmBreaks = {
   ageShortCircuit: boolean;
   /** A fault's recheck of the pte under its lock is skipped. */
   faultWithoutRecheck: boolean;
+  /** H-10: a huge entry is split without telling the secondaries. */
+  splitWithoutNotify: boolean;
+  /** H-1, H-2: a huge fault's recheck of the middle entry under its lock is skipped. */
+  hugeWithoutRecheck: boolean;
   /** J-9: reclaim writes and frees frames while a vCPU may still use what it cached. */
   reclaimWithoutFlush: boolean;
   /** T-FIP-08: reclaim writes the page to swap before the flush is acknowledged. */
@@ -49,6 +53,8 @@ export const NO_MM_BREAKS: MmBreaks = {
   forkKeepsWritable: false,
   ageShortCircuit: false,
   faultWithoutRecheck: false,
+  splitWithoutNotify: false,
+  hugeWithoutRecheck: false,
   reclaimWithoutFlush: false,
   writeBeforeFlush: false,
   ignorePinned: false,

@@ -8,6 +8,10 @@ import { describe } from './describe.ts';
 import { Fork } from './fork.ts';
 import { Gup } from './gup.ts';
 import { Heap } from './heap.ts';
+import { HugeMemory } from './huge/huge-memory.ts';
+import { HugeMove } from './huge/huge-move.ts';
+import { HugePmd } from './huge/huge-pmd.ts';
+import { TransparentHugepage } from './huge/transparent-hugepage.ts';
 import { checkInvariants } from './invariants.ts';
 import { type MmLayout, mmLayout } from './layout.ts';
 import { Madvise } from './madvise.ts';
@@ -89,6 +93,11 @@ export class MmCore {
   readonly swap: Swap;
   /** The device that this thread swaps to. */
   readonly swapDevice: SwapBackend | undefined;
+  /** The Host's settings of transparent huge pages. */
+  readonly thp: TransparentHugepage;
+  readonly hugePmd: HugePmd;
+  readonly hugeMove: HugeMove;
+  readonly huge: HugeMemory;
   readonly rmap: Rmap;
   readonly memcontrol: Memcontrol;
   readonly memcgFiles: MemcgFiles;
@@ -145,6 +154,9 @@ export class MmCore {
       { ...this.#swapDeps(), swapFile: config.swapFile },
       config.swap ?? { kind: 'none' },
     );
+    this.thp = new TransparentHugepage(sync, this.vmstat);
+    this.hugePmd = new HugePmd(this);
+    this.hugeMove = new HugeMove(this);
     this.rmap = new Rmap(this);
     this.vmscan = reclaim.connect({
       ...{ rmap: this.rmap, breaks, batch: new UnmapBatch(this.notifiers, breaks) },
@@ -163,6 +175,14 @@ export class MmCore {
       thread: config.thread ?? 0,
     });
     this.uffdWaits = new UffdWaits({ sync, layout, queues: this.uffds.queues });
+    this.huge = new HugeMemory({
+      ...{ sync, layout, breaks, pageOps, vmas: this.vmas, thp: this.thp, hugePmd: this.hugePmd },
+      ...{ pages: this.pages, pageAlloc: this.pageAlloc, pageTable: this.pageTable, lru: this.lru },
+      ...{ anonVmas: this.anonVmas, notifiers: this.notifiers, vmstat: this.vmstat },
+      memcontrol: this.memcontrol,
+      ...{ strictSeedOrder: this.strictSeedOrder, uffdHandle: this.uffdHandle },
+      reclaim: pages => this.#stallReclaim(0 as Ptr<'memcg'>, pages),
+    });
     const memoryDeps = this.#memoryDeps();
     this.memory = new Memory(memoryDeps);
     this.memory.wire(new SwapIn(memoryDeps, this.memory));
@@ -177,7 +197,7 @@ export class MmCore {
     this.access = new Access({ arena: sync.arena, gup: this.gup, pages: this.pages });
     this.#fork = new Fork({
       ...memoryDeps,
-      ...{ sync, edit, pageOps, breaks, memory: this.memory },
+      ...{ sync, edit, pageOps, breaks, memory: this.memory, thp: this.thp },
       createLike: mm => this.mms.createLike(mm),
       exit: mm => this.mms.exit(mm),
     });
@@ -188,12 +208,13 @@ export class MmCore {
     return { sync, heap, pages, pageOps, pageAlloc, swap };
   }
 
-  #memoryDeps(): MemoryDeps {
+  #memoryDeps(): MemoryDeps & { hugePmd: HugePmd } {
     const { layout, pageOps, pages, pageAlloc, pageTable, vmas, anonVmas, rmap, notifiers } = this;
-    const { memcontrol, psi, lru, swap, vmstat, uffdHandle, strictSeedOrder, breaks } = this;
+    const { memcontrol, psi, lru, swap, vmstat, uffdHandle, strictSeedOrder, breaks, huge, hugePmd } = this;
     return {
       ...{ layout, pageOps, pages, pageAlloc, pageTable, vmas, anonVmas, rmap, notifiers },
       ...{ memcontrol, psi, lru, swap, vmstat, uffdHandle, strictSeedOrder, breaks, y: this.sync.y },
+      ...{ huge, hugePmd },
       reclaim: pages => this.#stallReclaim(0 as Ptr<'memcg'>, pages),
     };
   }
@@ -242,6 +263,7 @@ export function initMm(sync: Sync, config: MmConfig): MmCore {
   PageAlloc.init(sync, heap);
   Pages.init(sync, layout, new PageAlloc(sync, layout), config.pageOps);
   Slabs.init(sync, heap);
+  TransparentHugepage.init(sync, heap);
   Mms.init(sync, heap);
   initReclaim({ sync, layout, heap });
   return new MmCore(sync, config);

@@ -6,6 +6,7 @@ import {
   PageFlag,
   POISON_ENTRY,
   Pte,
+  pmdIsHuge,
   pteIsPresent,
   ptePfn,
   Swp,
@@ -26,6 +27,7 @@ type Vma = Ptr<'vma'>;
  *     0x10000000 page shared×2 dirty
  *     0x10001000 swap
  *     0x10002000 zero ×2
+ *     0x10200000 huge page writable dirty ×512
  */
 export function describe(core: MmCore, mm: Mm): string {
   const lines: string[] = [];
@@ -54,8 +56,7 @@ function entries(core: MmCore, mm: Mm, vma: Vma): string[] {
   const v = core.layout.vma;
   const lines: { at: Vpn; text: string; count: number }[] = [];
   for (let vpn = v.start.get(vma); vpn < v.end.get(vma); vpn++) {
-    const pte = core.pageTable.walk(mm, vpn);
-    const entry = pte === 0 ? 0 : core.pageTable.load(pte);
+    const entry = core.pageTable.entryOf(mm, vpn);
     if (entry === 0) continue;
     const text = entryText(core, entry);
     const last = lines.at(-1);
@@ -76,7 +77,8 @@ function entryText(core: MmCore, entry: number): string {
     return `swap${shared > 1 ? ` shared×${shared}` : ''}${(entry & Swp.Exclusive) !== 0 ? ' exclusive' : ''}${(entry & Swp.UffdWp) !== 0 ? ' wp' : ''}`;
   }
   if (!pteIsPresent(entry)) return special(entry);
-  if ((entry & Pte.Zero) !== 0) return (entry & Pte.UffdWp) !== 0 ? 'zero wp' : 'zero';
+  const huge = pmdIsHuge(entry) ? 'huge ' : '';
+  if ((entry & Pte.Zero) !== 0) return `${huge}zero${(entry & Pte.UffdWp) !== 0 ? ' wp' : ''}`;
   const pfn = ptePfn(entry);
   const shared = core.pages.mapcount(pfn);
   const words = [
@@ -89,5 +91,5 @@ function entryText(core: MmCore, entry: number): string {
     (entry & Pte.Dirty) !== 0 || core.pages.has(pfn, PageFlag.Dirty) ? 'dirty' : '',
     core.pages.has(pfn, PageFlag.LazyFree) ? 'lazyfree' : '',
   ];
-  return words.filter(word => word !== '').join(' ');
+  return huge + words.filter(word => word !== '').join(' ');
 }

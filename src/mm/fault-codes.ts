@@ -3,6 +3,8 @@
 /** The pte lets the access be a write too. */
 export const GUP_WRITABLE = 1 << 24;
 export const GUP_PFN_MASK = GUP_WRITABLE - 1;
+/** A huge entry maps the page: a hint, as it may be split by now (K-4). */
+export const GUP_HUGE = 1 << 25;
 /** No VMA, no right, or the page's content is lost: EFAULT. */
 export const GUP_FAULT = -1;
 export const GUP_NOMEM = -2;
@@ -13,6 +15,8 @@ export const GUP_HWPOISON = -4;
 export const GUP_SIGBUS = -5;
 /** Within the mm: something changed meanwhile; look again (M-26). */
 export const FAULT_RETRY = -100;
+/** Within the mm: no huge page for this fault; the pte path takes it (M-20). */
+export const FAULT_FALLBACK = -101;
 
 /** How an access may be delayed (M-21). None: it may sleep as often as it must. */
 export const FaultFlag = {

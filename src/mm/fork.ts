@@ -6,12 +6,15 @@ import type { Sync } from '../sync/sync.ts';
 import type { PageOps } from '../wasm/page-ops.ts';
 import type { AnonVmas } from './anon-vma.ts';
 import type { MmBreaks } from './breaks.ts';
+import type { HugePmd } from './huge/huge-pmd.ts';
+import type { TransparentHugepage } from './huge/transparent-hugepage.ts';
 import {
   isSwap,
   type MmLayout,
   mkPte,
   PageFlag,
   Pte,
+  pmdIsHuge,
   pteIsPresent,
   ptePfn,
   Swp,
@@ -23,7 +26,8 @@ import { type Memory, NEW_ANON } from './memory.ts';
 import type { MmuNotifiers } from './mmu-notifier.ts';
 import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
 import type { Pages } from './page.ts';
-import { nextTable, type PageTable, type PteAt } from './page-table.ts';
+import { HUGE_FRAMES, type PageAlloc } from './page-alloc.ts';
+import { HUGE, nextTable, type PageTable, type PteAt } from './page-table.ts';
 import type { Lru } from './reclaim/lru.ts';
 import type { Rmap } from './rmap.ts';
 import type { Swap } from './swap/swap.ts';
@@ -39,7 +43,10 @@ export type ForkDeps = {
   readonly layout: MmLayout;
   readonly pageOps: PageOps;
   readonly pages: Pages;
+  readonly pageAlloc: PageAlloc;
   readonly pageTable: PageTable;
+  readonly hugePmd: HugePmd;
+  readonly thp: TransparentHugepage;
   readonly vmas: Vmas;
   readonly edit: VmaEdit;
   readonly anonVmas: AnonVmas;
@@ -123,6 +130,7 @@ export class Fork {
 
   #copyTable(parent: Mm, child: Mm, to: Vma, start: Vpn, end: Vpn): void {
     const { pageTable } = this.#deps;
+    if (pageTable.walk(parent, start) === HUGE && this.#copyHuge(parent, child, start)) return;
     const from = pageTable.walk(parent, start);
     if (from === 0) return;
     let into = 0;
@@ -136,6 +144,45 @@ export class Fork {
       this.#copyPinned(child, to, start + stopped, from + stopped, into + stopped);
       done = stopped + 1;
     }
+  }
+
+  /** Both map the 512 pages read-only and huge; false when the entry had to be split, or was. */
+  #copyHuge(parent: Mm, child: Mm, vpn: Vpn): boolean {
+    const { pageTable, pageAlloc, hugePmd, sync } = this.#deps;
+    const into = pageTable.allocPmd(child, vpn);
+    const table = into === 0 ? -1 : pageTable.newTable();
+    if (table < 0) throw new Errno('ENOMEM', 'fork', 'no frame for a page table');
+    const from = pageTable.pmd(parent, vpn);
+    pageTable.lockTwo(from, into);
+    sync.y('M.0');
+    const copied = this.#copyHugeEntry(child, from, into, table);
+    sync.y('M.k');
+    pageTable.unlockTwo(from, into);
+    if (copied) return true;
+    pageAlloc.free(table);
+    hugePmd.split(parent, vpn);
+    return false;
+  }
+
+  /** False for one that isn't huge, or has a pinned page. Requires: both ptls. */
+  #copyHugeEntry(child: Mm, from: PteAt, into: PteAt, table: Pfn): boolean {
+    const { pageTable, layout, thp } = this.#deps;
+    const entry = pageTable.held(from);
+    if (!pmdIsHuge(entry)) return false;
+    if ((entry & Pte.Zero) !== 0) thp.getZero();
+    else if (!this.#shareHuge(child, ptePfn(entry))) return false;
+    const was = pageTable.change(from, 0, this.#deps.breaks.forkKeepsWritable ? 0 : Pte.Write);
+    pageTable.fillHuge(into, was & ~(Pte.Write | Pte.Young), table);
+    layout.mm.nrPtes.add(child, 1);
+    return true;
+  }
+
+  #shareHuge(child: Mm, first: Pfn): boolean {
+    const end = first + HUGE_FRAMES;
+    for (let pfn = first; pfn < end; pfn++) if (this.#isPinned(pfn)) return false;
+    for (let pfn = first; pfn < end; pfn++) this.#share(pfn);
+    this.#deps.layout.mm.anonPages.add(child, HUGE_FRAMES);
+    return true;
   }
 
   /** Copies entries until all are done, or one maps a page that is pinned: its number. */

@@ -2,11 +2,11 @@ import type { Vpn } from '../base/units.ts';
 import { frameWord } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
-import { FAULT_RETRY, FaultFlag, GUP_BLOCKED, GUP_FAULT, GUP_WRITABLE } from './fault-codes.ts';
-import { type MmLayout, Pte, ptePfn } from './layout.ts';
+import { FAULT_RETRY, FaultFlag, GUP_BLOCKED, GUP_FAULT, GUP_HUGE, GUP_WRITABLE } from './fault-codes.ts';
+import { type MmLayout, Pte, pmdIsHuge, ptePfn } from './layout.ts';
 import type { Memory } from './memory.ts';
 import type { Pages } from './page.ts';
-import { VPN_MAX } from './page-table.ts';
+import { hugePte, VPN_MAX } from './page-table.ts';
 import type { UffdHandle } from './userfaultfd/handle.ts';
 import type { Ticket } from './userfaultfd/queues.ts';
 import type { UffdWaits } from './userfaultfd/waits.ts';
@@ -28,6 +28,8 @@ export type GupDeps = {
 
 /** Internal: not there, or not with these rights. */
 const MISS = -200;
+const READ_NEEDS = Pte.Present | Pte.Young;
+const WRITE_NEEDS = READ_NEEDS | Pte.Write | Pte.Dirty;
 
 /** Gets a page of an mm for an access, with a reference. Linux: mm/gup.c. */
 export class Gup {
@@ -94,13 +96,29 @@ export class Gup {
     if ((seq & 1) !== 0) return MISS;
     const top = Atomics.load(words, frameWord(this.#mm.pgd.get(mm)) + (vpn >>> 18));
     if (!this.#deps.sync.arena.isFrame(ptePfn(top))) return MISS;
-    const middle = Atomics.load(words, frameWord(ptePfn(top)) + ((vpn >>> 9) & 511));
+    const pmd = frameWord(ptePfn(top)) + ((vpn >>> 9) & 511);
+    const middle = Atomics.load(words, pmd);
+    if (pmdIsHuge(middle)) return this.#fastHuge(mm, vpn, write, seq, pmd, middle);
     if (!this.#deps.sync.arena.isFrame(ptePfn(middle))) return MISS;
     const pte = frameWord(ptePfn(middle)) + (vpn & 511);
     const entry = Atomics.load(words, pte);
-    const need = write ? Pte.Present | Pte.Young | Pte.Write | Pte.Dirty : Pte.Present | Pte.Young;
+    const need = write ? WRITE_NEEDS : READ_NEEDS;
     if ((entry & (need | Pte.ProtNone)) !== need) return MISS;
     return this.#grab(mm, seq, pte, entry);
+  }
+
+  /** As for a pte, but the entry that must still be what we read is the middle one. */
+  #fastHuge(mm: Mm, vpn: Vpn, write: boolean, seq: number, pmd: number, middle: number): number {
+    const need = write ? WRITE_NEEDS : READ_NEEDS;
+    if ((middle & (need | Pte.ProtNone)) !== need) return MISS;
+    const pfn = ptePfn(hugePte(middle, vpn));
+    if (!this.#deps.sync.arena.isFrame(pfn) || !this.#pages.tryGet(pfn)) return MISS;
+    if (Atomics.load(this.#words, pmd) !== middle || this.#mm.wpSeq.load(mm) !== seq) {
+      this.#pages.put(pfn);
+      return MISS;
+    }
+    if ((middle & Pte.Zero) !== 0) return pfn;
+    return pfn | GUP_HUGE | ((middle & Pte.Write) !== 0 ? GUP_WRITABLE : 0);
   }
 
   /** Reference first, then is the pte still what we read? */

@@ -7,6 +7,7 @@ import {
   isSwap,
   PageFlag,
   Pte,
+  pmdIsHuge,
   pteIsNone,
   pteIsPresent,
   ptePfn,
@@ -14,7 +15,8 @@ import {
   Table,
   VmFlag,
 } from './layout.ts';
-import { VPN_MAX } from './page-table.ts';
+import { HUGE_FRAMES } from './page-alloc.ts';
+import { hugePte, VPN_MAX } from './page-table.ts';
 import type { Slot } from './swap/swap-slots.ts';
 
 type Mm = Ptr<'mm'>;
@@ -31,6 +33,7 @@ class Census {
   readonly charged = new Map<Ptr<'memcg'>, number>();
   readonly onLru = new Set<Pfn>();
   kernelFrames = 0;
+  hugeZeros = 0;
 }
 
 const count = <K>(map: Map<K, number>, key: K, by = 1): void => void map.set(key, (map.get(key) ?? 0) + by);
@@ -50,6 +53,8 @@ export function checkInvariants(core: MmCore): void {
   core.mms.forEach(mm => {
     checkMm(core, mm, census);
   });
+  const zeros = core.thp.zeroRefs === 0 ? 0 : core.thp.zeroRefs - 1;
+  must(zeros === census.hugeZeros, 'M10: references to the huge zero page', zeros, census.hugeZeros);
   checkLru(core, census);
   checkPages(core, census);
   checkAnonVmas(core, census);
@@ -115,18 +120,50 @@ function checkTable(
   must(core.pages.has(pfn, PageFlag.Table), 'M5: a table is marked as one', pfn);
   must(words[table + Table.lock] === 0, 'M9: a ptl is free at rest', pfn);
   let used = 0;
+  let huge = 0;
   for (let i = 0; i < 512; i++) {
     const entry = words[table + i] as number;
     if (pteIsNone(entry)) continue;
     used++;
     const vpn = base + (i << shift);
     if (shift === 0) checkPte(core, mm, vpn, entry, census, found);
-    else {
+    else if (shift === 9 && pmdIsHuge(entry)) {
+      checkHuge(core, mm, vpn, entry, census, found);
+      huge++;
+    } else {
       found.tables++;
       checkTable(core, mm, ptePfn(entry), vpn, shift - 9, census, found);
     }
   }
   must(used === words[table + Table.used], 'M5: entries in use', pfn, used, words[table + Table.used]);
+  checkDeposit(core, pfn, huge);
+  found.tables += huge;
+}
+
+/** A spare table for each huge entry, and no other. */
+function checkDeposit(core: MmCore, pfn: Pfn, huge: number): void {
+  const { words } = core.sync;
+  let kept = 0;
+  for (let at = words[frameWord(pfn) + Table.deposit] as Pfn; at !== 0; at = words[frameWord(at)] as Pfn) {
+    must(core.pages.has(at, PageFlag.Table), 'M10: what is in deposit is a table', at);
+    must(words[frameWord(at) + Table.used] === 0, 'M10: a table in deposit is empty', at);
+    kept++;
+  }
+  must(kept === huge, 'M10: a table in deposit for each huge entry', pfn, kept, huge);
+}
+
+/** As 512 ptes, all in one VMA; writable only if all of them may be. */
+function checkHuge(core: MmCore, mm: Mm, vpn: Vpn, entry: number, census: Census, found: Found): void {
+  const zero = (entry & Pte.Zero) !== 0;
+  must(pteIsPresent(entry), 'M10: a huge entry is present', vpn);
+  must(zero || ptePfn(entry) % HUGE_FRAMES === 0, 'M10: a huge entry maps an aligned run', vpn);
+  const vma = core.vmas.find(mm, vpn);
+  must(vma !== 0, 'M2: an entry lies inside a mapping', vpn);
+  must(core.layout.vma.end.get(vma) >= vpn + HUGE_FRAMES, 'M10: a VMA ends inside no huge page', vpn);
+  if (zero) census.hugeZeros++;
+  for (let i = 0; i < HUGE_FRAMES; i++) {
+    checkPresent(core, vma, vpn + i, hugePte(entry, vpn + i), census, found);
+  }
 }
 
 function checkPte(core: MmCore, mm: Mm, vpn: Vpn, entry: number, census: Census, found: Found): void {
@@ -188,6 +225,7 @@ function checkLruvec(core: MmCore, lruvec: Ptr<'lruvec'>, census: Census): void 
 function checkPages(core: MmCore, census: Census): void {
   const free = new Set(core.pageAlloc.freeList());
   const { arena } = core.sync;
+  checkRuns(core, free);
   const fresh = arena.firstFrame + arena.frames - core.pageAlloc.bump;
   must(free.size + fresh === core.pageAlloc.freeFrames, 'M6: free frames', free.size + fresh);
   for (let pfn = arena.firstFrame; pfn < core.pageAlloc.bump; pfn++) {
@@ -196,6 +234,14 @@ function checkPages(core: MmCore, census: Census): void {
     must(core.pages.has(pfn, PageFlag.Free) === isFree, 'M6: a free frame is marked', pfn);
     if (isFree) must(!census.mappings.has(pfn), 'M3: a free frame is not mapped', pfn);
     else if (pfn !== core.pages.zeroPage) checkPage(core, pfn, census);
+  }
+}
+
+function checkRuns(core: MmCore, free: ReadonlySet<Pfn>): void {
+  const found = new Map<number, number>();
+  for (const pfn of free) count(found, pfn - (pfn % HUGE_FRAMES));
+  for (const { first, free: counted } of core.pageAlloc.runs()) {
+    must((found.get(first) ?? 0) === counted, 'M6: free frames of a run', first, counted);
   }
 }
 

@@ -51,6 +51,8 @@ export const Pte = {
   Huge: 1 << 8,
 } as const;
 export const PTE_PFN_SHIFT = 12;
+/** Every bit of an entry that is not its frame. */
+export const PTE_BITS = (1 << PTE_PFN_SHIFT) - 1;
 
 /** Not present and not none: bits 1..3 say what, bits 4..6 are flags, the offset is in bits 7..31. */
 export const SwpType = { Swap: 1, Migration: 2, Poison: 3, Marker: 4 } as const;
@@ -70,6 +72,8 @@ export const WP_MARKER = (SwpType.Marker << Swp.TypeShift) | Swp.UffdWp;
 
 export const pteIsNone = (e: number): boolean => e === 0;
 export const pteIsPresent = (e: number): boolean => (e & Pte.Present) !== 0;
+/** Of a middle entry: a 2 MiB leaf. */
+export const pmdIsHuge = (e: number): boolean => (e & Pte.Huge) !== 0;
 export const ptePfn = (e: number): number => e >>> PTE_PFN_SHIFT;
 export const mkPte = (pfn: number, bits: number): number => (pfn << PTE_PFN_SHIFT) | Pte.Present | bits;
 export const swpType = (e: number): number => (e & Pte.Present ? 0 : (e >>> Swp.TypeShift) & Swp.TypeMask);
@@ -170,7 +174,7 @@ export function mmLayout(words: Int32Array) {
       notifiers: ptr('notifier'), // atomic head; changes under mmap for write
       memcg: ptr('memcg'),
       wpSeq: i32, //       atomic; write_protect_seq
-      tableLock: i32, //   class 'ptl'; installs of middle tables
+      tableLock: i32, //   class 'ptl'; installs of anon_vmas
       owner: i32, //       host-assigned id
       next: ptr('mm'), //  list of all, under mmList
       hiwaterRss: i32, //  atomic

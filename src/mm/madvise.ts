@@ -4,6 +4,7 @@ import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
 import { FaultFlag, GUP_HWPOISON, GUP_NOMEM, GUP_PFN_MASK } from './fault-codes.ts';
 import type { Gup } from './gup.ts';
+import type { HugePmd } from './huge/huge-pmd.ts';
 import {
   isSwap,
   type MmLayout,
@@ -18,7 +19,7 @@ import {
 import type { MmuNotifiers } from './mmu-notifier.ts';
 import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
 import type { Pages } from './page.ts';
-import { nextTable, type PageTable, type PteAt, VPN_MAX } from './page-table.ts';
+import { HUGE, nextTable, type PageTable, type PteAt, VPN_MAX } from './page-table.ts';
 import type { Lru } from './reclaim/lru.ts';
 import type { Swap } from './swap/swap.ts';
 import type { Vmas } from './vma.ts';
@@ -79,6 +80,7 @@ export type MadviseDeps = {
   readonly swap: Swap;
   readonly lru: Lru;
   readonly vmstat: Vmstat;
+  readonly hugePmd: HugePmd;
   /** Takes given isolated pages, at most 32 (vmscan.ts). */
   readonly reclaimPages: (pfns: Int32Array, count: number) => number;
 };
@@ -195,6 +197,11 @@ export class Madvise {
     for (let vpn = start; vpn < end; ) {
       const stop = Math.min(end, nextTable(vpn));
       const first = this.#deps.pageTable.walk(mm, vpn);
+      if (first === HUGE) {
+        // What is advised is said of pages: each goes its own way from here.
+        this.#deps.hugePmd.split(mm, vpn);
+        continue;
+      }
       if (first !== 0) work(first, stop - vpn, vpn);
       vpn = stop;
     }

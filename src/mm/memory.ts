@@ -4,13 +4,21 @@ import type { Ptr } from '../sync/struct.ts';
 import type { PageOps } from '../wasm/page-ops.ts';
 import type { AnonVmas } from './anon-vma.ts';
 import type { MmBreaks } from './breaks.ts';
-import { FAULT_RETRY, GUP_FAULT, GUP_HWPOISON, GUP_NOMEM, GUP_WRITABLE } from './fault-codes.ts';
+import {
+  FAULT_FALLBACK,
+  FAULT_RETRY,
+  GUP_FAULT,
+  GUP_HWPOISON,
+  GUP_NOMEM,
+  GUP_WRITABLE,
+} from './fault-codes.ts';
+import type { HugeMemory } from './huge/huge-memory.ts';
 import { type MmLayout, mkPte, PageFlag, Pte, ptePfn, SwpType, swpType, VmFlag } from './layout.ts';
 import type { MmuNotifiers } from './mmu-notifier.ts';
 import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
 import type { Pages } from './page.ts';
 import type { PageAlloc } from './page-alloc.ts';
-import type { PageTable, PteAt } from './page-table.ts';
+import { HUGE, type PageTable, type PteAt } from './page-table.ts';
 import type { Lru } from './reclaim/lru.ts';
 import type { Memcontrol } from './reclaim/memcontrol.ts';
 import type { Psi } from './reclaim/psi.ts';
@@ -44,6 +52,7 @@ export type MemoryDeps = {
   /** U-13 to the letter: a write to an armed hole allocates and charges before it tests. For T-CHG. */
   readonly strictSeedOrder: boolean;
   readonly breaks: MmBreaks;
+  readonly huge: HugeMemory;
   readonly y: (label: string) => void;
   /** Global reclaim, when the zone itself is empty. */
   readonly reclaim: (pages: number) => number;
@@ -87,8 +96,26 @@ export class Memory {
     const flags = this.#layout.vma.flags.get(vma);
     // Rights come first: a write to a read-only VMA is never a user fault (U-16).
     if ((flags & (write ? VmFlag.Write : VmFlag.Read | VmFlag.Write)) === 0) return GUP_FAULT;
+    const pte = this.#pageTable.peek(mm, vpn);
+    return pte > 0
+      ? this.#fault(mm, vma, vpn, pte, flags, write, how)
+      : this.#noTable(mm, vma, vpn, pte, flags, write, how);
+  }
+
+  /** The middle entry is none, or huge. */
+  #noTable(mm: Mm, vma: Vma, vpn: Vpn, seen: number, flags: number, write: boolean, how: number): number {
+    const { huge } = this.#deps;
+    if (seen === HUGE) return huge.present(mm, vpn, write);
+    if (huge.isEligible(vma, vpn)) {
+      const result = huge.fault(mm, vma, vpn, write, how);
+      if (result !== FAULT_FALLBACK) return result;
+    }
     const pte = this.#pageTable.alloc(mm, vpn);
     if (pte === 0) return this.#makeRoom() ? FAULT_RETRY : GUP_NOMEM;
+    return pte === HUGE ? FAULT_RETRY : this.#fault(mm, vma, vpn, pte, flags, write, how);
+  }
+
+  #fault(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, flags: number, write: boolean, how: number): number {
     const entry = this.#pageTable.load(pte);
     if (entry === 0) {
       if (this.#deps.uffdHandle.isArmed(flags, this.#deps.vmas.flagsHigh(vma)))

@@ -3,10 +3,11 @@ import { type Hva, isPageAligned, PAGE_SIZE, pageNumber, pagesOf, type Vpn } fro
 import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
 import type { AnonVmas } from './anon-vma.ts';
+import type { HugePmd } from './huge/huge-pmd.ts';
 import { type MmLayout, Pte, pteIsPresent, VmFlag } from './layout.ts';
 import type { MmuNotifiers } from './mmu-notifier.ts';
 import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
-import { nextTable, type PageTable, TABLE_PAGES, VPN_MAX } from './page-table.ts';
+import { HUGE, nextTable, type PageTable, TABLE_PAGES, VPN_MAX } from './page-table.ts';
 import type { Vmas } from './vma.ts';
 import type { VmaEdit } from './vma-edit.ts';
 import type { Zap } from './zap.ts';
@@ -37,6 +38,7 @@ export type MmapDeps = {
   readonly pageTable: PageTable;
   readonly notifiers: MmuNotifiers;
   readonly zap: Zap;
+  readonly hugePmd: HugePmd;
 };
 
 /** Where an address without a hint is looked for; below is never mapped without asking. */
@@ -170,7 +172,7 @@ export class Mmap {
 
   /** Takes rights from the ptes; rights gained come with the next fault, which knows about COW. */
   #changeProtection(mm: Mm, start: Vpn, end: Vpn, flags: number): void {
-    const { notifiers, pageTable } = this.#deps;
+    const { notifiers, pageTable, hugePmd } = this.#deps;
     const readable = (flags & (VmFlag.Read | VmFlag.Write)) !== 0;
     const set = readable ? 0 : Pte.ProtNone;
     const clear = ((flags & VmFlag.Write) === 0 ? Pte.Write : 0) | (readable ? Pte.ProtNone : 0);
@@ -178,7 +180,9 @@ export class Mmap {
     for (let vpn = start; vpn < end; ) {
       const stop = Math.min(end, nextTable(vpn));
       const first = pageTable.walk(mm, vpn);
-      if (first !== 0) this.#changeTable(first, stop - vpn, set, clear);
+      // Whole: a VMA ends inside no huge page.
+      if (first === HUGE && !hugePmd.change(pageTable.pmd(mm, vpn), set, clear)) continue;
+      if (first > 0) this.#changeTable(first, stop - vpn, set, clear);
       vpn = stop;
     }
     notifiers.end(mm, start, end, NotifyEvent.ProtectionVma);

@@ -275,16 +275,16 @@ export class MmuNotifiers {
   }
 
   /**
-   * Was the page used through a secondary? Every subscriber is asked and clears its bits (N-3). `flush`:
-   * so that a use from now on shows even where a translation is cached.
+   * Was any of `pages` pages used through a secondary? Every subscriber is asked and clears its bits (N-3).
+   * `flush`: so that a use from now on shows even where a translation is cached.
    */
-  clearYoung(mm: Mm, page: Vpn, flush: boolean): boolean {
+  clearYoung(mm: Mm, page: Vpn, flush: boolean, pages = 1): boolean {
     if (!this.any(mm)) return false;
     const { notifier: n, mm: m } = this.#deps.layout;
     const token = this.#srcu.readLock(this.#deps.srcuAt);
     let young = false;
     for (let at = this.#live(m.notifiers.load(mm)); at !== 0; at = this.#live(n.next.load(at))) {
-      young = clearYoungOf(this.#opsOf(at), n.subscriber.get(at), mm, page, flush) || young;
+      young = clearYoungOf(this.#opsOf(at), n.subscriber.get(at), mm, page, page + pages, flush) || young;
     }
     this.#srcu.readUnlock(this.#deps.srcuAt, token);
     return young;
@@ -315,8 +315,19 @@ export class MmuNotifiers {
   }
 }
 
-function clearYoungOf(ops: MmuNotifierOps, subscriber: number, mm: Mm, page: Vpn, flush: boolean): boolean {
-  if (ops.pins && ops.agePage !== undefined) return ops.agePage(subscriber, mm, page);
-  if (flush && ops.clearFlushYoung !== undefined) return ops.clearFlushYoung(subscriber, mm, page, page + 1);
-  return ops.clearYoung?.(subscriber, mm, page, page + 1) ?? false;
+function clearYoungOf(
+  ops: MmuNotifierOps,
+  subscriber: number,
+  mm: Mm,
+  start: Vpn,
+  end: Vpn,
+  flush: boolean,
+): boolean {
+  if (ops.pins && ops.agePage !== undefined) {
+    let young = false;
+    for (let page = start; page < end; page++) young = ops.agePage(subscriber, mm, page) || young;
+    return young;
+  }
+  if (flush && ops.clearFlushYoung !== undefined) return ops.clearFlushYoung(subscriber, mm, start, end);
+  return ops.clearYoung?.(subscriber, mm, start, end) ?? false;
 }

@@ -4,11 +4,12 @@ import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
 import type { AnonVmas } from './anon-vma.ts';
 import type { MmBreaks } from './breaks.ts';
+import type { HugePmd } from './huge/huge-pmd.ts';
 import { type MmLayout, VmFlag, withoutUffdWp } from './layout.ts';
 import type { Mmap } from './mmap.ts';
 import type { MmuNotifiers } from './mmu-notifier.ts';
 import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
-import { nextTable, type PageTable, TABLE_PAGES, VPN_MAX } from './page-table.ts';
+import { HUGE, nextTable, type PageTable, TABLE_PAGES, VPN_MAX } from './page-table.ts';
 import { MAX_VMAS, type Vmas } from './vma.ts';
 import type { VmaEdit } from './vma-edit.ts';
 
@@ -41,6 +42,7 @@ export type MremapDeps = {
   readonly pageTable: PageTable;
   readonly notifiers: MmuNotifiers;
   readonly mmap: Mmap;
+  readonly hugePmd: HugePmd;
   readonly breaks: MmBreaks;
 };
 
@@ -202,8 +204,10 @@ export class Mremap {
 
   /** Throws ENOMEM; tables that were made are the caller's to take away. */
   #makeTables(mm: Mm, from: Vpn, to: Vpn, pages: number): void {
-    const { pageTable } = this.#deps;
+    const { pageTable, hugePmd } = this.#deps;
     for (let i = 0; i < pages; i = nextRun(from, to, i)) {
+      // Pages move one by one. Nothing turns huge again while mmap is held for writing.
+      if (pageTable.walk(mm, from + i) === HUGE) hugePmd.split(mm, from + i);
       if (pageTable.walk(mm, from + i) === 0) continue;
       if (pageTable.alloc(mm, to + i) === 0) refuse('ENOMEM', 'no frame for a page table');
     }

@@ -131,8 +131,7 @@ export class Shadow {
   /** OR-3: each maps the frame that the primary maps, writable only if that is. */
   check(mm: Mm): void {
     for (const [vpn, { pfn, writable }] of this.entries) {
-      const pte = this.#core.pageTable.walk(mm, vpn);
-      const entry = pte === 0 ? 0 : this.#core.pageTable.load(pte);
+      const entry = this.#core.pageTable.entryOf(mm, vpn);
       assert(pteIsPresent(entry) && ptePfn(entry) === pfn, 'OR-3: the primary maps another frame');
       assert(!writable || (entry & Pte.Write) !== 0, 'OR-3: the primary is read-only');
     }

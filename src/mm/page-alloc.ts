@@ -73,7 +73,8 @@ export class PageAlloc {
     const z = heap.alloc(zone.words) as Ptr<'zone'>;
     zone.bump.set(z, arena.firstFrame);
     zone.free.set(z, arena.frames);
-    const runs = ((arena.firstFrame + arena.frames - 1) >>> HUGE_SHIFT) - (arena.firstFrame >>> HUGE_SHIFT) + 1;
+    const runs =
+      ((arena.firstFrame + arena.frames - 1) >>> HUGE_SHIFT) - (arena.firstFrame >>> HUGE_SHIFT) + 1;
     zone.blocks.set(z, heap.alloc(runs));
     zone.min.set(z, Math.min(64, arena.frames >>> 5));
     zone.low.set(z, Math.min(256, arena.frames >>> 4));

@@ -4,11 +4,12 @@ import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
 import type { AnonVmas } from './anon-vma.ts';
 import type { MmBreaks } from './breaks.ts';
-import { type MmLayout, mkSwap, PageFlag, Pte, pteIsPresent, ptePfn, Swp } from './layout.ts';
+import type { HugePmd } from './huge/huge-pmd.ts';
+import { type MmLayout, mkSwap, PageFlag, Pte, pmdIsHuge, pteIsPresent, ptePfn, Swp } from './layout.ts';
 import type { MmuNotifiers } from './mmu-notifier.ts';
 import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
 import type { Pages } from './page.ts';
-import type { PageTable, PteAt } from './page-table.ts';
+import { HUGE, hugePte, type PageTable, type PteAt, TABLE_PAGES } from './page-table.ts';
 import type { UnmapBatch } from './reclaim/unmap-batch.ts';
 import type { Swap } from './swap/swap.ts';
 
@@ -23,6 +24,7 @@ export type RmapDeps = {
   readonly anonVmas: AnonVmas;
   readonly notifiers: MmuNotifiers;
   readonly swap: Swap;
+  readonly hugePmd: HugePmd;
   readonly vmstat: { add(name: 'pglazyfreed', by: number): void };
   readonly breaks: MmBreaks;
 };
@@ -101,6 +103,7 @@ export class Rmap {
     if (vpn < 0) return 0;
     const mm = layout.vma.mm.get(vma);
     const pte = pageTable.walk(mm, vpn);
+    if (pte === HUGE) return this.#hugeReferenced(mm, vpn, pfn);
     if (pte === 0 || !maps(pageTable.load(pte), pfn)) return 0;
     pageTable.lock(pte);
     const mapped = maps(pageTable.load(pte), pfn);
@@ -109,6 +112,26 @@ export class Rmap {
     // Both, always: each clears its own bit (N-3).
     const secondary = mapped && !(breaks.ageShortCircuit && primary) && notifiers.clearYoung(mm, vpn, false);
     pageTable.unlock(pte);
+    return primary || secondary ? 1 : 0;
+  }
+
+  /**
+   * One young bit serves 512 pages, each of which is asked for in turn. So the first page's check alone
+   * clears it, and the secondaries' bits for all of them; the first is the newest of its run on the LRU, so
+   * that a pass comes to it last.
+   */
+  #hugeReferenced(mm: Mm, vpn: Vpn, pfn: Pfn): number {
+    const { pageTable, notifiers, sync } = this.#deps;
+    const pmd = pageTable.pmd(mm, vpn);
+    const clears = vpn % TABLE_PAGES === 0;
+    pageTable.lock(pmd);
+    const entry = pageTable.held(pmd);
+    const mapped = pmdIsHuge(entry) && maps(hugePte(entry, vpn), pfn);
+    const primary = mapped && (pageTable.change(pmd, 0, clears ? Pte.Young : 0) & Pte.Young) !== 0;
+    sync.y('A.p');
+    const secondary =
+      mapped && (clears ? notifiers.clearYoung(mm, vpn, false, TABLE_PAGES) : notifiers.testYoung(mm, vpn));
+    pageTable.unlock(pmd);
     return primary || secondary ? 1 : 0;
   }
 
@@ -140,15 +163,21 @@ export class Rmap {
   }
 
   #unmapIn(vma: Vma, pfn: Pfn, batch: UnmapBatch): number {
-    const { layout, pageTable, notifiers, breaks } = this.#deps;
+    const { layout, pageTable, notifiers, hugePmd, breaks } = this.#deps;
     const vpn = this.#addressIn(vma, pfn);
     if (vpn < 0) return SKIPPED;
     const mm = layout.vma.mm.get(vma);
-    const pte = pageTable.walk(mm, vpn);
-    if (pte === 0 || !maps(pageTable.load(pte), pfn)) return SKIPPED;
+    let pte = pageTable.walk(mm, vpn);
+    if (pte === 0 || !maps(pte === HUGE ? pageTable.entryOf(mm, vpn) : pageTable.load(pte), pfn))
+      return SKIPPED;
     if (!batch.open(mm, vpn)) return BUSY;
+    if (pte === HUGE) {
+      hugePmd.split(mm, vpn);
+      pte = pageTable.walk(mm, vpn);
+    }
     if (!breaks.unmapWithoutNotify)
       notifiers.pageStart(mm, vpn, NotifyEvent.Clear, NotifyFlag.Blockable | NotifyFlag.DeferFlush);
+    if (pte <= 0) return SKIPPED; // zapped before it could be split
     const result = this.#unmapPte(mm, pte, pfn);
     if (result === UNMAPPED) this.#unmapped(mm, vpn, pfn);
     return result;
@@ -231,8 +260,7 @@ export class Rmap {
     for (let avc = a.head.get(anonVma); avc !== 0; avc = c.nextSameAnonVma.get(avc)) {
       const vma = c.vma.get(avc);
       const vpn = this.#addressIn(vma, pfn);
-      const pte = vpn < 0 ? 0 : pageTable.walk(layout.vma.mm.get(vma), vpn);
-      if (pte !== 0 && maps(pageTable.load(pte), pfn)) count++;
+      if (vpn >= 0 && maps(pageTable.entryOf(layout.vma.mm.get(vma), vpn), pfn)) count++;
     }
     anonVmas.unlock(anonVma);
     return count;

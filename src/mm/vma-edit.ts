@@ -2,6 +2,7 @@ import { Errno } from '../base/errno.ts';
 import type { Vpn } from '../base/units.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { AnonVmas } from './anon-vma.ts';
+import type { HugePmd } from './huge/huge-pmd.ts';
 import type { MmLayout } from './layout.ts';
 import type { Slabs } from './slab.ts';
 import { MAX_VMAS, type Vmas } from './vma.ts';
@@ -14,6 +15,7 @@ export type VmaEditDeps = {
   readonly slabs: Slabs;
   readonly vmas: Vmas;
   readonly anonVmas: AnonVmas;
+  readonly hugePmd: HugePmd;
 };
 
 /** Makes, splits and merges VMAs. Requires throughout: mmap for write. Linux: mm/vma.c. */
@@ -104,6 +106,7 @@ export class VmaEdit {
     const low = vmas.at(mm, index);
     const start = layout.vma.start.get(low);
     if (start >= vpn) return;
+    this.#deps.hugePmd.splitAt(mm, vpn);
     const high = this.copy(mm, low, call);
     layout.vma.start.set(high, vpn);
     layout.vma.pgoff.set(high, layout.vma.pgoff.get(low) + vpn - start);

@@ -25,10 +25,21 @@ export const VMSTAT = {
   cow_reuse: 17,
   zero_page_map: 18,
   fork: 19,
+  thp_fault_alloc: 20,
+  thp_fault_fallback: 21,
+  thp_fault_fallback_charge: 22,
+  thp_collapse_alloc: 23,
+  thp_collapse_alloc_failed: 24,
+  thp_split_pmd: 25,
+  thp_zero_page_alloc: 26,
+  thp_zero_page_alloc_failed: 27,
+  thp_scan_exceed_none_pte: 28,
+  thp_scan_exceed_swap_pte: 29,
+  thp_scan_exceed_share_pte: 30,
 } as const;
 export type VmstatName = keyof typeof VMSTAT;
 /** Words of a row: the next row, then the counters. */
-const ROW_WORDS = 32;
+const ROW_WORDS = 64;
 const NEXT = 0;
 const FIRST = 1;
 

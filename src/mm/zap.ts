@@ -1,8 +1,9 @@
 import type { Pfn, Vpn } from '../base/units.ts';
 import type { Ptr } from '../sync/struct.ts';
+import { type HugePmd, hugeBase } from './huge/huge-pmd.ts';
 import { isSwap, type MmLayout, Pte, ptePfn, swpOffset } from './layout.ts';
 import type { Pages } from './page.ts';
-import { nextTable, type PageTable, type PteAt, TABLE_PAGES } from './page-table.ts';
+import { HUGE, nextTable, type PageTable, type PteAt, TABLE_PAGES } from './page-table.ts';
 import type { Rmap } from './rmap.ts';
 import type { Swap } from './swap/swap.ts';
 
@@ -14,6 +15,7 @@ export type ZapDeps = {
   readonly pageTable: PageTable;
   readonly rmap: Rmap;
   readonly swap: Swap;
+  readonly hugePmd: HugePmd;
   readonly y: (label: string) => void;
 };
 
@@ -33,9 +35,26 @@ export class Zap {
     for (let vpn = start; vpn < end; ) {
       const stop = Math.min(end, nextTable(vpn));
       const pte = this.#deps.pageTable.walk(mm, vpn);
+      if (pte === HUGE) {
+        this.#huge(mm, vpn, stop);
+        continue; // it is none now, or a table
+      }
       if (pte !== 0) this.#table(mm, pte, stop - vpn);
       vpn = stop;
     }
+  }
+
+  /** A huge page goes whole, or is split first: then only the part becomes holes (H-12). */
+  #huge(mm: Mm, start: Vpn, end: Vpn): void {
+    const { hugePmd, pageTable } = this.#deps;
+    if (end - start < TABLE_PAGES) {
+      hugePmd.split(mm, start);
+      return;
+    }
+    const entry = hugePmd.clear(mm, pageTable.pmd(mm, hugeBase(start)));
+    if (entry === 0 || (entry & Pte.Zero) !== 0) return;
+    while (this.#count < TABLE_PAGES) this.#gathered[this.#count] = ptePfn(entry) + this.#count++;
+    this.#free();
   }
 
   #table(mm: Mm, first: PteAt, count: number): void {

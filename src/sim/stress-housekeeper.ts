@@ -109,8 +109,7 @@ export class Housekeeper {
   /** Reclaim's reference check of one page (M-34). */
   #age(page: number): void {
     const { pageTable, pages, rmap } = this.#o.host.mm;
-    const pte = pageTable.walk(this.#o.mm, this.#address(page) / PAGE_SIZE);
-    const entry = pte === 0 ? 0 : pageTable.load(pte);
+    const entry = pageTable.entryOf(this.#o.mm, this.#address(page) / PAGE_SIZE);
     if (!pteIsPresent(entry) || !pages.tryGet(ptePfn(entry))) return;
     // The page may have left by now; its reverse map then has nothing to say.
     if (pages.tryLock(ptePfn(entry))) {

@@ -118,8 +118,7 @@ export class World {
 
   /** What the primary maps at a page. */
   primary(mm: Ptr<'mm'>, vpn: Vpn): { pfn: Pfn; writable: boolean } | undefined {
-    const pte = this.mm.pageTable.walk(mm, vpn);
-    const entry = pte === 0 ? 0 : this.mm.pageTable.load(pte);
+    const entry = this.mm.pageTable.entryOf(mm, vpn);
     if (!pteIsPresent(entry)) return undefined;
     return { pfn: ptePfn(entry), writable: (entry & Pte.Write) !== 0 };
   }

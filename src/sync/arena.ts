@@ -35,6 +35,7 @@ export const Root = {
   psi: 12,
   /** Not a pointer but the lock, class 'vm', of the list at `vmList`. */
   vmListLock: 20,
+  thp: 13,
 } as const;
 
 export type ArenaOptions = {

@@ -110,6 +110,25 @@ export class Lru {
     if (++this.#pending === PAGEVEC_SIZE) this.drain();
   }
 
+  /**
+   * Puts `count` new pages on the inactive list at once. The caller has filled in their records, which
+   * nobody can find yet: Lru set, linked in order, ends open. The first is the newest. Requires: no leaf lock.
+   */
+  addRun(first: Pfn, count: number): void {
+    const { page, lruvec: l } = this.#deps.layout;
+    const last = this.#deps.pages.at(first + count - 1);
+    const lruvec = this.#lruvecOfPage(last);
+    this.lock(lruvec);
+    const head = l.inactiveHead.get(lruvec);
+    page.next.set(last, head);
+    page.prev.set(this.#deps.pages.at(first), 0);
+    if (head !== 0) page.prev.set(this.#deps.pages.at(head), first + count - 1);
+    else l.inactiveTail.set(lruvec, first + count - 1);
+    l.inactiveHead.set(lruvec, first);
+    l.inactiveCount.add(lruvec, count);
+    this.unlock(lruvec);
+  }
+
   /** Empties this thread's pagevec. Requires: no leaf lock. */
   drain(): void {
     if (this.#pagevec !== 0) this.#drainVec(this.#pagevec);

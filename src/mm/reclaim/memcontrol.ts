@@ -162,6 +162,11 @@ export class Memcontrol {
     this.#deps.stallReclaim(memcg, Math.min(Math.max(over, RECLAIM_MIN), THROTTLE_MAX));
   }
 
+  /** As `charge` for who has another way: takes what room there is below `high`, and reclaims nothing. */
+  tryCharge(memcg: Memcg, pages: number): boolean {
+    return memcg === 0 || this.#tryCharge(memcg, pages, false);
+  }
+
   #tryCharge(memcg: Memcg, pages: number, beyondHigh: boolean): boolean {
     const { usage, limit: lower, max } = this.#layout;
     for (;;) {

@@ -60,8 +60,7 @@ export class Swapping {
 
   /** The frame that the primary maps at an address, or 0. */
   pfn(mm: Ptr<'mm'>, address: number): number {
-    const pte = this.mm.pageTable.walk(mm, address / PAGE_SIZE);
-    const entry = pte === 0 ? 0 : this.mm.pageTable.load(pte);
+    const entry = this.mm.pageTable.entryOf(mm, address / PAGE_SIZE);
     return pteIsPresent(entry) ? ptePfn(entry) : 0;
   }
 

@@ -124,8 +124,7 @@ export class UffdHandle {
    */
   #mustWait(mm: Mm, vpn: Vpn, fault: number): boolean {
     const { pageTable } = this.#deps;
-    const pte = pageTable.walk(mm, vpn);
-    const entry = pte === 0 ? 0 : pageTable.load(pte);
+    const entry = pageTable.entryOf(mm, vpn);
     if (entry === 0) return true;
     if ((entry & Pte.Present) === 0) return swpType(entry) === SwpType.Marker;
     return (fault & UffdFault.Wp) !== 0 && (entry & Pte.UffdWp) !== 0;
