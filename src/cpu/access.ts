@@ -4,6 +4,7 @@ import type { CodeCache } from './code-cache.ts';
 import { isLong } from './decode.ts';
 import { Op, RECORD } from './decoded.ts';
 import { type Decoder, extendOf } from './decoder.ts';
+import type { FlushRequests } from './flush-requests.ts';
 import { Access, Exit, Miss, type VcpuPtr } from './interface.ts';
 import type { Mmu } from './mmu.ts';
 import type { Tlb } from './tlb.ts';
@@ -20,6 +21,7 @@ export type AccessParts = {
   traps: Traps;
   cache: CodeCache;
   decoder: Decoder;
+  flushes: FlushRequests;
   flushOthers: FlushOthers;
 };
 
@@ -195,7 +197,7 @@ export class SlowAccess {
 
   /** The decoded page of a frame; from now on stores to the frame come here. */
   #slot(vcpu: VcpuPtr, pfn: Pfn): number {
-    this.noticeDrops(vcpu);
+    this.#parts.flushes.noticeDrops(vcpu);
     const { cache, tlb } = this.#parts;
     const code = this.#words[vcpu + AT.code]! as never;
     let slot = cache.find(code, pfn);
@@ -206,7 +208,7 @@ export class SlowAccess {
       slot = cache.add(code, pfn);
     }
     // Should the frame have been zapped since it was resolved, the drop came before the page was here; the
-    // flush that goes with it makes good for that. See Mmu.serve.
+    // flush that goes with it makes good for that. See FlushRequests.
     this.#words[vcpu + AT.codeAdded + 1] = this.#words[vcpu + AT.codeAdded]!;
     this.#words[vcpu + AT.codeAdded] = pfn;
     tlb.dropWrites(vcpu, pfn);
@@ -221,14 +223,6 @@ export class SlowAccess {
     tlb.flushExec(vcpu);
     this.#parts.flushOthers?.(vcpu);
     cache.reclaim(code);
-  }
-
-  /** Drops Exec entries if decoded pages were dropped by others since the last look. */
-  noticeDrops(vcpu: VcpuPtr): void {
-    const generation = this.#parts.cache.generation(this.#words[vcpu + AT.code]! as never);
-    if (this.#words[vcpu + AT.codeSeen] === generation) return;
-    this.#words[vcpu + AT.codeSeen] = generation;
-    this.#parts.tlb.flushExec(vcpu);
   }
 
   /** Decodes the instruction at the record's pc, of which the second half lies in the next page. */

@@ -5,13 +5,14 @@ import { SlowAccess } from './access.ts';
 import { CodeCache } from './code-cache.ts';
 import { Csrs, instret } from './csr.ts';
 import { Decoder } from './decoder.ts';
+import { FlushRequests } from './flush-requests.ts';
 import { Extend } from './instruction.ts';
 import { type CpuPorts, type Exit, Mode, type VcpuPtr } from './interface.ts';
 import { type Callbacks, compileInterpreter } from './interpreter.ts';
 import { Mmu } from './mmu.ts';
 import { SlowInstructions } from './slow.ts';
-import { type DropMatching, type Fill, Tlb } from './tlb.ts';
-import { TLB_BYTES } from './tlb-layout.ts';
+import { type Fill, Tlb, type TlbOps } from './tlb.ts';
+import { FILTER_BYTES, TLB_BYTES } from './tlb-layout.ts';
 import { Traps } from './trap.ts';
 import { AT, type CodePtr, Privilege, VCPU_WORDS, type Vcpu, vcpuStruct } from './vcpu.ts';
 
@@ -37,7 +38,7 @@ export type ResetState = {
   a1: number;
 };
 
-type Exports = { run: (cpu: number) => void; fill: Fill; dropMatching: DropMatching };
+type Exports = TlbOps & { run: (cpu: number) => void };
 
 /** Decoded pages of 32 KiB each that a VM may have at once. */
 const CODE_SLOTS = 1024;
@@ -56,6 +57,7 @@ export class Cpu {
   readonly #cache: CodeCache;
   readonly #tlb: Tlb;
   readonly #traps: Traps;
+  readonly #flushes: FlushRequests;
   readonly #mmu: Mmu;
   readonly #access: SlowAccess;
   readonly #enter: (cpu: number) => void;
@@ -67,13 +69,18 @@ export class Cpu {
     this.#alloc = options.alloc;
     this.#free = options.free;
     const fill: Fill = (at, value, bytes) => exports.fill(at, value, bytes);
-    const dropMatching: DropMatching = (first, end, mask, sum) => exports.dropMatching(first, end, mask, sum);
-    this.#tlb = new Tlb(words, fill, dropMatching);
+    this.#tlb = new Tlb(words, {
+      fill,
+      dropMatching: (first, end, mask, sum) => exports.dropMatching(first, end, mask, sum),
+      dropFrames: (first, end, filter) => exports.dropFrames(first, end, filter),
+    });
     this.#traps = new Traps(words, this.#tlb);
     this.#cache = new CodeCache(arena, fill);
-    this.#mmu = new Mmu(words, ports, this.#tlb, this.#traps, this.#cache);
+    this.#flushes = new FlushRequests(words, this.#tlb, this.#cache);
+    this.#mmu = new Mmu(words, ports, this.#tlb, this.#traps, this.#flushes);
     const decoder = new Decoder(arena, this.#cache);
-    const parts = { arena, words, mmu: this.#mmu, tlb: this.#tlb, traps: this.#traps, cache: this.#cache };
+    const own = { mmu: this.#mmu, tlb: this.#tlb, traps: this.#traps, cache: this.#cache };
+    const parts = { arena, words, flushes: this.#flushes, ...own };
     this.#access = new SlowAccess({ ...parts, decoder, flushOthers: options.flushOthers });
     const csrs = new Csrs(words, ports, this.#tlb);
     const slow = new SlowInstructions({ ...parts, csrs, access: this.#access });
@@ -159,7 +166,7 @@ export class Cpu {
     Atomics.store(w, vcpu + AT.mode, Mode.InGuest);
     w[vcpu + AT.leave] = 0;
     if (this.#mmu.serve(vcpu)) {
-      this.#access.noticeDrops(vcpu);
+      this.#flushes.noticeDrops(vcpu);
       this.#traps.interrupt(vcpu);
       w[vcpu + AT.budget] = budget;
       w[vcpu + AT.left] = budget;
@@ -172,7 +179,7 @@ export class Cpu {
   }
 
   #allocTlb(vcpu: VcpuPtr): void {
-    this.#words[vcpu + AT.tlb] = this.#allocAligned(TLB_BYTES / 4);
+    this.#words[vcpu + AT.tlb] = this.#allocAligned((TLB_BYTES + FILTER_BYTES) / 4);
     this.#tlb.flushHost(vcpu);
     this.#tlb.select(vcpu);
   }

@@ -43,7 +43,11 @@ export const Request = {
   Kick: 1 << 1,
   Pause: 1 << 2,
   Stop: 1 << 3,
+  /** Drop what is cached of the frames that the VM's flush list names. */
+  FlushPages: 1 << 4,
 } as const;
+/** The requests that ask to forget translations. */
+export const FLUSHES = Request.FlushTlb | Request.FlushPages;
 
 /** Why `run` came back; the exit's data is in the vCPU's record. */
 export const Exit = {

@@ -2,7 +2,7 @@ import type { Code } from '../wasm/code.ts';
 import { I32, I64, type ModuleBuilder } from '../wasm/encoder.ts';
 import { Access } from './interface.ts';
 import type { Imports } from './interpreter-locals.ts';
-import { ENTRY_BYTES, INDEX_MASK, KIND_BYTES } from './tlb-layout.ts';
+import { ENTRY_BYTES, FILTER_BYTES, INDEX_MASK, KIND_BYTES } from './tlb-layout.ts';
 import { AT } from './vcpu.ts';
 
 // What generated code calls when an access isn't a hit: misaligned accesses within a page and entries that
@@ -118,6 +118,29 @@ export function defineDropMatching(m: ModuleBuilder): void {
       c.get(at).mem('i32_load').get(mask).op('i32_and').get(at).mem('i32_load', 8).op('i32_add');
       c.get(sum)
         .op('i32_eq')
+        .if(
+          () => {
+            c.get(at).i64(-1).mem('i64_store').get(at).i64(-1).mem('i64_store', 8);
+          },
+          undefined,
+          { likely: false },
+        );
+      c.get(at).i32(ENTRY_BYTES).op('i32_add').tee(at).get(end).op('i32_ne').brIf(again);
+    });
+  });
+}
+
+/** Exports `dropFrames` of tlb.ts. The frame of an entry is its tag plus host - va, in pages. */
+export function defineDropFrames(m: ModuleBuilder): void {
+  m.define('dropFrames', { params: [I32, I32, I32], results: [] }, c => {
+    const [at, end, filter] = [0, 1, 2];
+    c.loop(again => {
+      c.get(at).mem('i32_load').get(at).mem('i32_load', 8).op('i32_add').i32(12).op('i32_shr_u');
+      c.i32(FILTER_BYTES - 1)
+        .op('i32_and')
+        .get(filter)
+        .op('i32_add')
+        .mem('i32_load8_u')
         .if(
           () => {
             c.get(at).i64(-1).mem('i64_store').get(at).i64(-1).mem('i64_store', 8);

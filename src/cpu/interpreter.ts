@@ -15,7 +15,7 @@ import {
   type Locals,
   type Places,
 } from './interpreter-locals.ts';
-import { defineDropMatching, defineMisses } from './interpreter-misses.ts';
+import { defineDropFrames, defineDropMatching, defineMisses } from './interpreter-misses.ts';
 import { defineMultiplyHigh } from './multiply-high.ts';
 import { INDEX_MASK, KIND_BYTES } from './tlb-layout.ts';
 import { AT, CROSS_ENTRIES, CROSS_WORDS } from './vcpu.ts';
@@ -72,6 +72,7 @@ export function compileInterpreter(shared: boolean): WebAssembly.Module {
   m.define('run', { params: [I32], results: [] }, c => writeRun(c, imports, f));
   m.define('fill', { params: [I32, I32, I32], results: [] }, c => c.get(0).get(1).get(2).memoryFill());
   defineDropMatching(m);
+  defineDropFrames(m);
   return new WebAssembly.Module(m.finish());
 }
 

@@ -1,10 +1,10 @@
 import type { Gfn, Pfn } from '../base/units.ts';
-import type { CodeCache } from './code-cache.ts';
+import type { FlushRequests } from './flush-requests.ts';
 import type { CpuPorts, VcpuPtr } from './interface.ts';
-import { Access, Exit, Miss, Mode, Request } from './interface.ts';
+import { Access, Exit, FLUSHES, Miss, Mode } from './interface.ts';
 import type { Tlb } from './tlb.ts';
 import { ACCESS_FAULT, PAGE_FAULT, type Traps } from './trap.ts';
-import { AT, type CodePtr, Privilege, Status } from './vcpu.ts';
+import { AT, Privilege, Status } from './vcpu.ts';
 
 // Sv39: chapter "Supervisor-Level ISA", section "Sv39: Page-Based 39-bit Virtual-Memory System", with the
 // behaviour of Svade: a leaf whose A, or for a store D, is clear faults; PTEs are never written.
@@ -25,15 +25,15 @@ export class Mmu {
   readonly #ports: CpuPorts;
   readonly #tlb: Tlb;
   readonly #traps: Traps;
-  readonly #cache: CodeCache;
+  readonly #flushes: FlushRequests;
   /** Of the last walk: the guest frame, and the leaf's level and G bit. */
   #gfn: Gfn = 0;
   #level = 0;
   #global = false;
 
-  constructor(words: Int32Array, ports: CpuPorts, tlb: Tlb, traps: Traps, cache: CodeCache) {
+  constructor(words: Int32Array, ports: CpuPorts, tlb: Tlb, traps: Traps, flushes: FlushRequests) {
     this.#words = words;
-    this.#cache = cache;
+    this.#flushes = flushes;
     this.#ports = ports;
     this.#tlb = tlb;
     this.#traps = traps;
@@ -153,7 +153,7 @@ export class Mmu {
     return (pte & Pte.R) !== 0 || ((status & Status.MXR) !== 0 && (pte & Pte.X) !== 0);
   }
 
-  /** The frame of a page table, by a small cache that FlushTlb empties. */
+  /** The frame of a page table, by a small cache that flushes empty. */
   #tableFrame(vcpu: VcpuPtr, gfn: Gfn): number {
     this.#gfn = gfn;
     // The cache's keys are 32 bits; larger frame numbers are never RAM.
@@ -174,7 +174,7 @@ export class Mmu {
     const pfn = this.#ports.resolve(vcpu, gfn, access);
     Atomics.store(this.#words, vcpu + AT.mode, Mode.InGuest);
     if (Atomics.load(this.#words, vcpu + AT.requests) === 0) {
-      this.#forgetAdded(vcpu);
+      this.#flushes.forgetAdded(vcpu);
       return pfn;
     }
     const served = this.serve(vcpu);
@@ -184,33 +184,11 @@ export class Mmu {
     return served ? Miss.Again : LEFT;
   }
 
-  /**
-   * Drops the pages that became code since requests were last tested. A frame zapped in between may be
-   * among them: its drop found nothing, but its flush request is the one that is served now.
-   */
-  #dropAdded(vcpu: VcpuPtr): void {
-    for (let i = 0; i < 2; i++) {
-      const pfn = this.#words[vcpu + AT.codeAdded + i]!;
-      if (pfn !== 0) this.#cache.drop(this.#words[vcpu + AT.code]! as CodePtr, pfn);
-    }
-    this.#forgetAdded(vcpu);
-  }
-
-  #forgetAdded(vcpu: VcpuPtr): void {
-    this.#words[vcpu + AT.codeAdded] = 0;
-    this.#words[vcpu + AT.codeAdded + 1] = 0;
-  }
-
   /** Serves the requests there are. False, and an exit, when one asks to leave. */
   serve(vcpu: VcpuPtr): boolean {
     const requests = Atomics.load(this.#words, vcpu + AT.requests);
-    if ((requests & Request.FlushTlb) !== 0) {
-      this.#tlb.flushHost(vcpu);
-      this.#dropAdded(vcpu);
-      // The acknowledgement; after the flush.
-      Atomics.and(this.#words, vcpu + AT.requests, ~Request.FlushTlb);
-    }
-    if ((requests & ~Request.FlushTlb) === 0) return true;
+    if ((requests & FLUSHES) !== 0) this.#flushes.serve(vcpu, requests);
+    if ((requests & ~FLUSHES) === 0) return true;
     this.#traps.leave(vcpu, Exit.Request);
     return false;
   }

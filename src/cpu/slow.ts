@@ -3,6 +3,7 @@ import type { SlowAccess } from './access.ts';
 import type { Csrs } from './csr.ts';
 import { NO_ROW, rdOf, rowOf, rs1Of, rs2Of, wordOf } from './decode.ts';
 import { Op, RECORD } from './decoded.ts';
+import type { FlushRequests } from './flush-requests.ts';
 import { INSTRUCTIONS } from './instructions.ts';
 import { Exit, type VcpuPtr } from './interface.ts';
 import type { Mmu } from './mmu.ts';
@@ -17,6 +18,7 @@ export type SlowParts = {
   tlb: Tlb;
   mmu: Mmu;
   access: SlowAccess;
+  flushes: FlushRequests;
 };
 type Handler = (vcpu: VcpuPtr, word: number, raw: number) => void;
 
@@ -163,7 +165,7 @@ export class SlowInstructions {
 
   #fenceI(vcpu: VcpuPtr, _raw: number): void {
     this.#advance(vcpu, 4);
-    this.#parts.access.noticeDrops(vcpu);
+    this.#parts.flushes.noticeDrops(vcpu);
     this.#parts.mmu.serve(vcpu);
   }
 

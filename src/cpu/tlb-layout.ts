@@ -15,6 +15,8 @@ export const KIND_BYTES = TLB_ENTRIES * ENTRY_BYTES;
 export const SET_BYTES = 3 * KIND_BYTES;
 export const TLB_SETS = 3;
 export const TLB_BYTES = TLB_SETS * SET_BYTES;
+/** Behind the sets: one byte per hash of a frame, all zero but while frames are dropped. A power of two. */
+export const FILTER_BYTES = 4096;
 export const TlbSet = { User: 0, Supervisor: 1, SupervisorSum: 2 } as const;
 /** The byte offset of an entry among its kind is `(va >>> 8) & INDEX_MASK`. */
 export const INDEX_MASK = (TLB_ENTRIES - 1) * ENTRY_BYTES;

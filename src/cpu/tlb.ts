@@ -1,6 +1,14 @@
 import type { Pfn } from '../base/units.ts';
 import { Access, type VcpuPtr } from './interface.ts';
-import { INDEX_MASK, KIND_BYTES, SET_BYTES, TLB_BYTES, TLB_SETS, TlbSet } from './tlb-layout.ts';
+import {
+  FILTER_BYTES,
+  INDEX_MASK,
+  KIND_BYTES,
+  SET_BYTES,
+  TLB_BYTES,
+  TLB_SETS,
+  TlbSet,
+} from './tlb-layout.ts';
 import { AT, CROSS_ENTRIES, CROSS_WORDS, Privilege, Status } from './vcpu.ts';
 
 const KIND_WORDS = KIND_BYTES / 4;
@@ -15,16 +23,25 @@ export type Fill = (byteAddress: number, value: number, bytes: number) => void;
  */
 export type DropMatching = (first: number, end: number, mask: number, sum: number) => void;
 
+/**
+ * Empties the entries of Read or Write from byte address `first` up to `end` that translate to a frame of
+ * which the byte in the filter at `filter` is not zero.
+ */
+export type DropFrames = (first: number, end: number, filter: number) => void;
+
+/** From generated code. */
+export type TlbOps = { fill: Fill; dropMatching: DropMatching; dropFrames: DropFrames };
+
 /** Writes and drops the entries of the vCPUs' TLBs; generated code reads them. */
 export class Tlb {
   readonly #words: Int32Array;
-  readonly #fill: Fill;
-  readonly #dropMatching: DropMatching;
+  readonly #bytes: Uint8Array;
+  readonly #ops: TlbOps;
 
-  constructor(words: Int32Array, fill: Fill, dropMatching: DropMatching) {
+  constructor(words: Int32Array, ops: TlbOps) {
     this.#words = words;
-    this.#fill = fill;
-    this.#dropMatching = dropMatching;
+    this.#bytes = new Uint8Array(words.buffer);
+    this.#ops = ops;
   }
 
   /** Points the vCPU at the set that its privilege and SUM ask for. After any change of either. */
@@ -67,7 +84,7 @@ export class Tlb {
   /** All that rests on the guest's page tables. */
   flush(vcpu: VcpuPtr): void {
     const w = this.#words;
-    if (w[vcpu + AT.tlb] !== 0) this.#fill(w[vcpu + AT.tlb]! * 4, 0xff, TLB_BYTES);
+    if (w[vcpu + AT.tlb] !== 0) this.#ops.fill(w[vcpu + AT.tlb]! * 4, 0xff, TLB_BYTES);
     w[vcpu + AT.tlbLocal] = 0;
     w.fill(0, vcpu + AT.superpages, vcpu + AT.superpages + 64);
     this.dropCrossing(vcpu);
@@ -80,6 +97,32 @@ export class Tlb {
     this.#words.fill(0, vcpu + AT.walkCache, vcpu + AT.walkCache + 128);
   }
 
+  /**
+   * What rests on some frames: data entries, page-table frames, the reservation (J-10), and now and then an
+   * entry of another frame, as the filter is a hash. Exec entries go by the code cache's generation.
+   */
+  dropFrames(vcpu: VcpuPtr, pfns: Int32Array, count: number): void {
+    const filter = this.#words[vcpu + AT.tlb]! * 4 + TLB_BYTES;
+    for (let i = 0; i < count; i++) this.#bytes[filter + filterByte(pfns[i]!)] = 1;
+    for (let set = 0; set < TLB_SETS; set++) {
+      const first = filter - TLB_BYTES + set * SET_BYTES;
+      this.#ops.dropFrames(first, first + 2 * KIND_BYTES, filter);
+    }
+    this.#dropWalks(vcpu, filter);
+    if (this.#bytes[filter + filterByte(this.#words[vcpu + AT.reservation]! >>> 12)] !== 0) {
+      this.#words[vcpu + AT.reservation] = 0;
+    }
+    for (let i = 0; i < count; i++) this.#bytes[filter + filterByte(pfns[i]!)] = 0;
+    this.dropCrossing(vcpu);
+  }
+
+  #dropWalks(vcpu: VcpuPtr, filter: number): void {
+    const cache = vcpu + AT.walkCache;
+    for (let at = cache; at < cache + 128; at += 2) {
+      if (this.#bytes[filter + filterByte(this.#words[at + 1]!)] !== 0) this.#words[at] = 0;
+    }
+  }
+
   /** What another address space must not see. The supervisor's set mostly holds global pages only. */
   flushLocal(vcpu: VcpuPtr): void {
     const w = this.#words;
@@ -88,8 +131,8 @@ export class Tlb {
       return;
     }
     const tlb = w[vcpu + AT.tlb]! * 4;
-    this.#fill(tlb + TlbSet.User * SET_BYTES, 0xff, SET_BYTES);
-    this.#fill(tlb + TlbSet.SupervisorSum * SET_BYTES, 0xff, SET_BYTES);
+    this.#ops.fill(tlb + TlbSet.User * SET_BYTES, 0xff, SET_BYTES);
+    this.#ops.fill(tlb + TlbSet.SupervisorSum * SET_BYTES, 0xff, SET_BYTES);
     this.dropCrossing(vcpu);
   }
 
@@ -135,7 +178,7 @@ export class Tlb {
   flushExec(vcpu: VcpuPtr): void {
     const tlb = this.#words[vcpu + AT.tlb]! * 4;
     for (let set = 0; set < TLB_SETS; set++) {
-      this.#fill(tlb + set * SET_BYTES + Access.Exec * KIND_BYTES, 0xff, KIND_BYTES);
+      this.#ops.fill(tlb + set * SET_BYTES + Access.Exec * KIND_BYTES, 0xff, KIND_BYTES);
     }
     this.dropCrossing(vcpu);
   }
@@ -155,10 +198,12 @@ export class Tlb {
     const tlb = this.#words[vcpu + AT.tlb]! * 4 + access * KIND_BYTES;
     for (let set = 0; set < TLB_SETS; set++) {
       const first = tlb + set * SET_BYTES;
-      this.#dropMatching(first, first + KIND_BYTES, mask, sum);
+      this.#ops.dropMatching(first, first + KIND_BYTES, mask, sum);
     }
   }
 }
+
+const filterByte = (pfn: Pfn): number => pfn & (FILTER_BYTES - 1);
 
 /** Where the filter has the 2 MiB (level 1) or 1 GiB (level 2) region around an address. */
 function superpageBit(lo: number, hi: number, level: number): number {

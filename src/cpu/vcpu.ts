@@ -93,7 +93,9 @@ const FIELDS = {
   runState: i32,
   wake: i32,
   next: i32,
-  spare: array(16),
+  flushList: ptr('flushList'), // the VM's, 0 when there is none
+  flushSeen: i32, //      names of it that this vCPU has read
+  spare: array(14),
 } as const;
 
 export type Vcpu = Struct<'vcpu', typeof FIELDS>;

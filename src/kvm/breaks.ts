@@ -21,6 +21,14 @@ export type KvmBreaks = {
   firstSlotOnly: boolean;
   /** J-7: ask vCPUs to flush, but don't wait for them. */
   flushWithoutAck: boolean;
+  /** J-7: zaps name no frames, so vCPUs that are asked to flush drop nothing. */
+  forgetNames: boolean;
+  /** J-7: vCPUs are asked to flush before the frames are named. */
+  namesAfterRequest: boolean;
+  /** J-7: a vCPU that the list of names has left behind goes by what it finds. */
+  forgetOverflow: boolean;
+  /** J-7: nor does it look whether it was overtaken while it read. */
+  trustNames: boolean;
   /** mm-figures B.2: set accessed and dirty with OR instead of compare-exchange. */
   accessedBitOr: boolean;
   /** T-AGE-04, B-7: clear the accessed bit with a plain store. */
@@ -63,6 +71,10 @@ export const NO_BREAKS: KvmBreaks = {
   installThenCheck: false,
   firstSlotOnly: false,
   flushWithoutAck: false,
+  forgetNames: false,
+  namesAfterRequest: false,
+  forgetOverflow: false,
+  trustNames: false,
   accessedBitOr: false,
   agePlainStore: false,
   ageShortCircuit: false,

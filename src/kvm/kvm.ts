@@ -1,4 +1,5 @@
 import type { Vpn } from '../base/units.ts';
+import { FLUSH_NAMES } from '../cpu/flush-list.ts';
 import { Request } from '../cpu/interface.ts';
 import { AT } from '../cpu/vcpu.ts';
 import type { MmuNotifierOps } from '../mm/mmu-notifier-ops.ts';
@@ -8,7 +9,7 @@ import type { Sync } from '../sync/sync.ts';
 import { type KvmBreaks, NO_BREAKS } from './breaks.ts';
 import { KvmFault } from './fault.ts';
 import { type GfnRange, hvaRange } from './hva-range.ts';
-import { type KvmLayout, kvmLayout } from './layout.ts';
+import { type KvmLayout, kvmLayout, sptePfn } from './layout.ts';
 import { Memslots } from './memslots.ts';
 import { KvmMmu } from './mmu.ts';
 import { modernNotifier } from './notifier.ts';
@@ -42,7 +43,14 @@ export class Kvm {
   readonly seqlock: MmuNotifierOps;
   readonly #range: GfnRange = { slot: 0 as Ptr<'slot'>, first: 0, last: 0 };
 
-  constructor(sync: Sync, mm: MmPorts, cpu: CpuPortsForKvm, breaks: Partial<KvmBreaks> = {}) {
+  /** `flushNames`: see FlushList; another than the CPU's is for tests. */
+  constructor(
+    sync: Sync,
+    mm: MmPorts,
+    cpu: CpuPortsForKvm,
+    breaks: Partial<KvmBreaks> = {},
+    flushNames = FLUSH_NAMES,
+  ) {
     this.sync = sync;
     this.words = sync.words;
     this.layout = kvmLayout(sync.words);
@@ -54,7 +62,7 @@ export class Kvm {
     this.rmap = new KvmRmap(this);
     this.mmu = new KvmMmu(this);
     this.fault = new KvmFault(this);
-    this.requests = new Requests(this);
+    this.requests = new Requests(this, flushNames);
     this.pins = new Pins(this);
     this.modern = modernNotifier(this);
     this.seqlock = seqlockNotifier(this);
@@ -85,7 +93,7 @@ export class Kvm {
     let young = false;
     for (let i = 0; this.hvaRange(set, i, start, end, this.#range) !== 0; i++) {
       if (this.breaks.ageShortCircuit && young) break;
-      young = this.#ageRange(clear) || young;
+      young = this.#ageRange(vm, clear, flush) || young;
     }
     this.sync.y('A.z');
     if (clear && young) v.aged.add(vm, 1);
@@ -97,7 +105,7 @@ export class Kvm {
     return young;
   }
 
-  #ageRange(clear: boolean): boolean {
+  #ageRange(vm: Vm, clear: boolean, flush: boolean): boolean {
     const { slot, first, last } = this.#range;
     let young = false;
     for (let gfn = first; gfn < last; gfn++) {
@@ -105,6 +113,7 @@ export class Kvm {
       for (let n = 0, leaf = this.rmap.nth(head, 0); leaf !== 0; leaf = this.rmap.nth(head, ++n)) {
         if (this.breaks.ageShortCircuit && young) return true;
         const was = clear ? this.mmu.clearYoung(leaf) : this.mmu.isYoung(leaf);
+        if (was && flush) this.requests.name(vm, sptePfn(Atomics.load(this.words, leaf)));
         young = was || young;
       }
     }

@@ -55,6 +55,7 @@ export function kvmLayout(words: Int32Array) {
       rootGeneration: i32, // atomic (K-34)
       vcpuCount: i32, //   atomic
       vcpus: array(MAX_VCPUS),
+      flushList: ptr('flushList'), // names of zapped frames; added to under mmu
       tableFree: i32, //   pfn list of spare table frames, linked by their word 0; under mmu
       tableSpare: i32, //  how many
       descFree: i32, //    spare rmap descriptors; under mmu

@@ -114,6 +114,7 @@ export class KvmMmu {
     if ((before & Spte.Accessed) !== 0) mm.pages.setReferenced(pfn);
     if ((before & Spte.Dirty) !== 0 && !breaks.dropDirty) mm.pages.setDirty(pfn);
     if ((before & Spte.Exec) !== 0) this.#kvm.cpu.dropCode(layout.vm.code.get(vm), pfn);
+    this.#kvm.requests.name(vm, pfn);
     layout.vm.mmuShadowZapped.add(vm, 1);
     return before;
   }

@@ -1,4 +1,6 @@
-import { Mode, Request } from '../cpu/interface.ts';
+import type { Pfn } from '../base/units.ts';
+import { FlushList, type FlushListPtr } from '../cpu/flush-list.ts';
+import { FLUSHES, Mode, Request } from '../cpu/interface.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Kvm } from './kvm.ts';
 
@@ -8,9 +10,12 @@ type Vcpu = Ptr<'vcpu'>;
 /** Asking vCPUs to do something at their next stop-point, and waiting until they have (J-7). */
 export class Requests {
   readonly #kvm: Kvm;
+  readonly #list: FlushList;
+  readonly #late: Pfn[] = [];
 
-  constructor(kvm: Kvm) {
+  constructor(kvm: Kvm, names: number) {
     this.#kvm = kvm;
+    this.#list = new FlushList(kvm.words, names, kvm.breaks);
   }
 
   vcpu(vm: Vm, index: number): Vcpu {
@@ -40,18 +45,41 @@ export class Requests {
     }
   }
 
-  /** Returns when no vCPU can make an access through a translation it cached before the call (J-7). */
-  flushRemoteTlbs(vm: Vm): void {
-    this.#kvm.layout.vm.remoteTlbFlush.add(vm, 1);
-    this.makeAll(vm, Request.FlushTlb);
-    if (this.#kvm.breaks.flushWithoutAck) return;
-    const count = this.#kvm.layout.vm.vcpuCount.load(vm);
-    for (let i = 0; i < count; i++) this.#awaitFlush(this.vcpu(vm, i));
+  /** A leaf that maps the frame is gone, or has fewer rights: the next flush is about it. Requires: 'mmu'. */
+  name(vm: Vm, pfn: Pfn): void {
+    const { layout, breaks } = this.#kvm;
+    if (breaks.namesAfterRequest) this.#late.push(pfn);
+    else if (!breaks.forgetNames) this.#list.add(layout.vm.flushList.get(vm), pfn);
   }
 
   /**
-   * Waits until the vCPU has left guest mode or cleared the bit. A vCPU in its fault path is outside, so
-   * two vCPUs that zap each other's pages cannot deadlock.
+   * Returns when no vCPU can make an access through a translation that it cached before the call to a frame
+   * that was named before the call, by this thread or another (J-7).
+   */
+  flushRemoteTlbs(vm: Vm): void {
+    this.#kvm.layout.vm.remoteTlbFlush.add(vm, 1);
+    const count = this.#kvm.layout.vm.vcpuCount.load(vm);
+    for (let i = 0; i < count; i++) this.#askToFlush(this.vcpu(vm, i));
+    if (this.#kvm.breaks.namesAfterRequest) this.#publishLate(vm);
+    if (this.#kvm.breaks.flushWithoutAck) return;
+    for (let i = 0; i < count; i++) this.#awaitFlush(this.vcpu(vm, i));
+  }
+
+  /** A vCPU that is too far behind is told so, as the count of names that it missed may wrap. */
+  #askToFlush(vcpu: Vcpu): void {
+    this.make(vcpu, this.#list.overran(vcpu) ? FLUSHES : Request.FlushPages);
+  }
+
+  /** For the mutant only. */
+  #publishLate(vm: Vm): void {
+    this.#kvm.sync.y('Q.late');
+    for (const pfn of this.#late) this.#list.add(this.#kvm.layout.vm.flushList.get(vm), pfn);
+    this.#late.length = 0;
+  }
+
+  /**
+   * Waits until the vCPU has left guest mode or acknowledged. A vCPU in its fault path is outside, so two
+   * vCPUs that zap each other's pages cannot deadlock.
    */
   #awaitFlush(vcpu: Vcpu): void {
     const { words, sync } = this.#kvm;
@@ -59,8 +87,23 @@ export class Requests {
     for (let spins = 0; ; spins++) {
       if (Atomics.load(words, vcpu + f.mode) === Mode.Outside) return;
       const requests = Atomics.load(words, vcpu + f.requests);
-      if ((requests & Request.FlushTlb) === 0) return;
+      if ((requests & FLUSHES) === 0) return;
       if (spins > sync.waiter.spins(2000)) sync.waiter.wait(vcpu + f.requests, requests, 0.2);
     }
+  }
+
+  /** Ties a vCPU that has cached nothing to the VM's list of names. */
+  join(vm: Vm, vcpu: Vcpu): void {
+    this.#list.join(this.#kvm.layout.vm.flushList.get(vm), vcpu);
+  }
+
+  /** What was named for a vCPU, for those who play one: `FlushList.take`. */
+  named(vcpu: Vcpu, into: Int32Array): number {
+    return this.#list.take(vcpu, into);
+  }
+
+  /** Makes an empty list of names. Throws ENOMEM. */
+  createList(): FlushListPtr {
+    return this.#kvm.mm.heap.alloc(this.#list.words) as FlushListPtr;
   }
 }

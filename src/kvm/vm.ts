@@ -48,6 +48,7 @@ export class Vms {
     v.code.set(vm, options.code ?? 0);
     try {
       v.slots.store(vm, heap.alloc(slots.words) as Ptr<'slots'>);
+      v.flushList.set(vm, this.#kvm.requests.createList());
       if (!this.#kvm.mmu.createRoots(vm))
         throw new Errno('ENOMEM', 'createVm', 'no frame for the root tables');
       const ops = v.protocol.get(vm) === Protocol.SeqlockPin ? this.#seqlockOps : this.#modernOps;
@@ -68,6 +69,7 @@ export class Vms {
     const { vm: v } = this.#kvm.layout;
     const index = v.vcpuCount.load(vm);
     if (index === MAX_VCPUS) throw new Errno('EINVAL', 'createVcpu', `a VM has at most ${MAX_VCPUS}`);
+    this.#kvm.requests.join(vm, vcpu);
     Atomics.store(this.#kvm.words, vm + v.vcpus.at + index, vcpu);
     v.vcpuCount.add(vm, 1);
   }
@@ -124,6 +126,7 @@ export class Vms {
       heap.free(s);
     }
     if (set !== 0) heap.free(set);
+    if (v.flushList.get(vm) !== 0) heap.free(v.flushList.get(vm));
     this.#kvm.mmu.destroy(vm);
     heap.free(vm);
   }

@@ -1,5 +1,6 @@
 import { Random } from '../base/random.ts';
 import { PAGE_WORDS } from '../base/units.ts';
+import { FLUSH_NAMES } from '../cpu/flush-list.ts';
 import { Access, Miss, Mode, Request } from '../cpu/interface.ts';
 import type { Kvm } from '../kvm/kvm.ts';
 import type { Ptr } from '../sync/struct.ts';
@@ -38,6 +39,7 @@ export class StressVcpu {
   readonly #tlbRead = new Int32Array(TLB_ENTRIES * 2);
   readonly #tlbWrite = new Int32Array(TLB_ENTRIES * 2);
   readonly #expected: Int32Array;
+  readonly #names = new Int32Array(FLUSH_NAMES);
   readonly #recent = new Int32Array(RECENT);
   readonly #epochs: Int32Array;
   readonly #scratch: Int32Array;
@@ -232,13 +234,27 @@ export class StressVcpu {
     if (!this.#stopped) this.#enter();
   }
 
-  /** Outside guest mode. The bit is the acknowledgement, so it goes last. */
+  /** Outside guest mode. Names are read after their bit is cleared: later ones bring a request of their own. */
   #serve(): void {
-    const asked = Atomics.load(this.#words, this.#requests);
+    const asked = Atomics.and(this.#words, this.#requests, Request.FlushTlb);
     if ((asked & Request.Stop) !== 0) this.#stopped = true;
+    if ((asked & Request.FlushPages) !== 0) this.#dropNamed();
     if ((asked & Request.FlushTlb) !== 0) this.#flush();
-    Atomics.and(this.#words, this.#requests, ~asked);
+    Atomics.and(this.#words, this.#requests, ~(asked & Request.FlushTlb));
     this.#o.kvm.sync.waiter.notify(this.#requests, Number.POSITIVE_INFINITY);
+  }
+
+  #dropNamed(): void {
+    const count = this.#o.kvm.requests.named(this.#o.vcpu, this.#names);
+    if (count < 0) this.#flush();
+    for (let i = 0; i < count; i++) {
+      this.#dropFrame(this.#tlbRead, this.#names[i] as number);
+      this.#dropFrame(this.#tlbWrite, this.#names[i] as number);
+    }
+  }
+
+  #dropFrame(tlb: Int32Array, pfn: number): void {
+    for (let at = 0; at < tlb.length; at += 2) if (tlb[at + 1] === pfn * PAGE_WORDS) tlb[at] = -1;
   }
 
   #flush(): void {

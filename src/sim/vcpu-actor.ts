@@ -1,6 +1,7 @@
 import { assert } from '../base/assert.ts';
 import type { Gfn, Pfn } from '../base/units.ts';
-import { Access, Miss, Mode, Request } from '../cpu/interface.ts';
+import { FLUSH_NAMES } from '../cpu/flush-list.ts';
+import { Access, FLUSHES, Miss, Mode, Request } from '../cpu/interface.ts';
 import type { Kvm } from '../kvm/kvm.ts';
 import { frameWord } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
@@ -39,6 +40,8 @@ export class VcpuActor {
   readonly #running: number;
   readonly #canary: Canary;
   readonly #breaks: Partial<VcpuBreaks>;
+  readonly #vcpu: Ptr<'vcpu'>;
+  readonly #names = new Int32Array(FLUSH_NAMES);
   readonly #tlb = new Map<Gfn, Entry>();
 
   constructor(
@@ -49,6 +52,7 @@ export class VcpuActor {
   ) {
     this.#kvm = kvm;
     this.#vm = vm;
+    this.#vcpu = vcpu;
     this.#space = options.space ?? 0;
     this.#mode = vcpu + kvm.vcpuFields.mode;
     this.#requests = vcpu + kvm.vcpuFields.requests;
@@ -150,7 +154,7 @@ export class VcpuActor {
     assert(pfn !== Miss.Fault, 'vcpu: the memory behind the slot is gone');
     if (pfn === Miss.Mmio) throw new MmioExit('no memory there');
     Atomics.store(this.#kvm.words, this.#mode, Mode.InGuest);
-    const asked = Atomics.load(this.#kvm.words, this.#requests) & (Request.FlushTlb | Request.Stop);
+    const asked = Atomics.load(this.#kvm.words, this.#requests) & (FLUSHES | Request.Stop);
     if (asked !== 0) this.#serve();
     return asked !== 0 && !this.#breaks.useStaleMiss ? Miss.Again : pfn;
   }
@@ -164,12 +168,23 @@ export class VcpuActor {
     Atomics.store(this.#kvm.words, this.#mode, Mode.Outside);
   }
 
-  /** The bits are cleared after the TLB is empty: that is the acknowledgement. */
+  /** As FlushRequests of the CPU: a cleared bit is the acknowledgement, after FlushTlb, before FlushPages. */
   #serve(): void {
-    this.#tlb.clear();
-    const asked = Atomics.and(this.#kvm.words, this.#requests, Request.Stop);
+    const { words } = this.#kvm;
+    const asked = Atomics.and(words, this.#requests, Request.FlushTlb | Request.Stop);
+    this.#kvm.sync.y('F.n');
+    if ((asked & Request.FlushPages) !== 0) this.#dropNamed();
+    if ((asked & Request.FlushTlb) !== 0) this.#tlb.clear();
+    Atomics.and(words, this.#requests, ~(asked & Request.FlushTlb));
     this.#kvm.sync.waiter.notify(this.#requests, Number.POSITIVE_INFINITY);
     this.#kvm.sync.y('F.f');
     if ((asked & Request.Stop) !== 0) throw new StopExit('stopped');
+  }
+
+  #dropNamed(): void {
+    const count = this.#kvm.requests.named(this.#vcpu, this.#names);
+    if (count < 0) this.#tlb.clear();
+    const named = this.#names.subarray(0, Math.max(count, 0));
+    for (const [gfn, { pfn }] of this.#tlb) if (named.includes(pfn)) this.#tlb.delete(gfn);
   }
 }

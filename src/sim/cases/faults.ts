@@ -83,6 +83,7 @@ const protocol: readonly WorldMutant[] = [
   { name: 'sample after GUP (T-FIP-09)', breaks: { kvm: { sampleAfterGup: true } } },
   { name: 'a retry leaks its reference (T-FIR-18)', breaks: { kvm: { leakOnRetry: true } } },
   { name: 'flush without waiting (T-FIP-15)', breaks: { kvm: { flushWithoutAck: true } } },
+  { name: 'flush without a name (J-7)', breaks: { kvm: { forgetNames: true } } },
 ];
 
 /** A VM of four pages, the first two written by the VMM and not yet seen by the guest. */

@@ -3,6 +3,7 @@ import type { AnyCase } from '../case.ts';
 /** Modules of cases, loaded when first asked for. */
 const MODULES: readonly (() => Promise<{ cases: readonly AnyCase[] }>)[] = [
   () => import('./locks.ts'),
+  () => import('./flushes.ts'),
   () => import('./faults.ts'),
   () => import('./ranges.ts'),
   () => import('./ageing.ts'),
