@@ -44,6 +44,16 @@ export type MmBreaks = {
   skipGate: boolean;
   /** who moves entries tells the secondaries of the old place afterwards, with no start before. */
   moveWithoutBracket: boolean;
+  /** B-41: a page is taken for exclusive when it is mapped once, whatever swap entries name it. */
+  moveByMapcountAlone: boolean;
+  /** T-RAP-10: a move does not look at both entries again under their locks. */
+  moveWithoutRecheck: boolean;
+  /** T-RAP-13: a page changes its anon_vma without its lock, which walks of the reverse map hold. */
+  moveWithoutPageLock: boolean;
+  /** B-24: a swap entry moves without the page that has its content. */
+  moveSwapWithoutRekey: boolean;
+  /** B-42: the count of a slot is judged before the entry is looked at again. */
+  moveSwapStale: boolean;
 };
 export const NO_MM_BREAKS: MmBreaks = {
   swapInByPteAlone: false,
@@ -68,4 +78,9 @@ export const NO_MM_BREAKS: MmBreaks = {
   wakeOnlyRead: false,
   skipGate: false,
   moveWithoutBracket: false,
+  moveByMapcountAlone: false,
+  moveWithoutRecheck: false,
+  moveWithoutPageLock: false,
+  moveSwapWithoutRekey: false,
+  moveSwapStale: false,
 };

@@ -40,6 +40,7 @@ import { SwapIn } from './swap/swap-in.ts';
 import { Zram, type ZramStats } from './swap/zram.ts';
 import { UffdContexts } from './userfaultfd/contexts.ts';
 import { UffdHandle } from './userfaultfd/handle.ts';
+import { Move } from './userfaultfd/move.ts';
 import { UffdWaits } from './userfaultfd/waits.ts';
 import { Vmas } from './vma.ts';
 import { VmaEdit } from './vma-edit.ts';
@@ -66,6 +67,8 @@ export type MmConfig = {
   readonly retryRule?: '2014' | 'modern';
   /** U-14: allocate before the test of an armed hole, as 2014 did. For T-CHG. */
   readonly strictSeedOrder?: boolean;
+  /** Has this thread a fatal signal? Long calls ask after each page, and stop. */
+  readonly killed?: () => boolean;
   /** For tests. */
   readonly breaks?: Partial<MmBreaks>;
 };
@@ -113,6 +116,7 @@ export class MmCore {
   readonly mmap: Mmap;
   readonly mremap: Mremap;
   readonly mms: Mms;
+  readonly move: Move;
   readonly madvise: Madvise;
   readonly access: Access;
   readonly #fork: Fork;
@@ -192,6 +196,7 @@ export class MmCore {
     this.mmap = new Mmap({ ...memoryDeps, sync, edit, zap: this.zap });
     this.mremap = new Mremap({ ...memoryDeps, sync, edit, mmap: this.mmap });
     this.mms = new Mms(this);
+    this.move = new Move({ ...memoryDeps, sync, uffds: this.uffds, killed: config.killed });
     const reclaimPages = (pfns: Int32Array, count: number): number => this.vmscan.reclaimPages(pfns, count);
     this.madvise = new Madvise({ ...memoryDeps, sync, edit, zap: this.zap, gup: this.gup, reclaimPages });
     this.access = new Access({ arena: sync.arena, gup: this.gup, pages: this.pages });

@@ -67,6 +67,19 @@ export class Swap {
     return this.slots.references(slot) - cached;
   }
 
+  /** As `count`, exact for whoever keeps the ptes that name the slot from being copied. */
+  owners(slot: Slot): number {
+    this.slots.lock();
+    const owners = this.count(slot);
+    this.slots.unlock();
+    return owners;
+  }
+
+  /** The frame that the cache has for the slot, or 0, as of now: who needs it for longer locks the page. */
+  cachedPage(slot: Slot): Pfn | 0 {
+    return this.#deps.reclaim.slot.page.load(this.slots.at(slot));
+  }
+
   /** A pte stops naming the slot. May be called under a ptl; a page that only the cache keeps goes too. */
   free(slot: Slot): void {
     this.slots.lock();

@@ -1,0 +1,97 @@
+import { ERRNO, type ErrnoCode } from '../../base/errno.ts';
+import { PAGE_SIZE } from '../../base/units.ts';
+import type { Ptr } from '../../sync/struct.ts';
+import type { MmConfig, MmCore } from '../core.ts';
+import { VmFlag } from '../layout.ts';
+import { testMm } from '../testing.ts';
+
+export const PAGE = PAGE_SIZE;
+export const DST = 0x20000000;
+export const SRC = 0x30000000;
+
+/** A name for what a system call returned. */
+export function name(result: number): string | number {
+  if (result >= 0) return result;
+  const found = (Object.entries(ERRNO) as [ErrnoCode, number][]).find(([, value]) => value === -result);
+  return found?.[0] ?? result;
+}
+
+/** The two faces of moving: what T-RAP's mark says is to be the same. */
+export const FACES = ['remap', 'MOVE'] as const;
+export type Face = (typeof FACES)[number];
+
+/** An address space with a destination that a context has registered, and a source; both `pages` long. */
+export class Resolving {
+  readonly core: MmCore;
+  readonly mm: Ptr<'mm'>;
+  readonly ctx: Ptr<'uffd'>;
+  readonly pages: number;
+
+  constructor(pages: number, config: { frames?: number } & Partial<MmConfig> = {}) {
+    this.core = testMm({ swap: { kind: 'zram', bytes: 1 << 20 }, ...config });
+    this.mm = this.core.createMm({ limitPages: 4096 });
+    this.ctx = this.core.uffds.create(this.mm, 0);
+    this.pages = pages;
+    for (const address of [DST, SRC])
+      this.core.mmap.map(this.mm, pages * PAGE, { address, fixed: 'exclusive' });
+    this.arm(VmFlag.UffdMissing);
+  }
+
+  /** As register does: the destination belongs to the context, with these modes. */
+  arm(modes: number, address = DST): void {
+    const { vmas, layout, mmap } = this.core;
+    const vma = mmap.find(this.mm, address);
+    const { lo, hi } = vmas.flags(vma);
+    vmas.setFlags(vma, (lo & ~(VmFlag.UffdMissing | VmFlag.UffdWp)) | modes, hi);
+    layout.vma.uffd.set(vma, modes === 0 ? (0 as Ptr<'uffd'>) : this.ctx);
+  }
+
+  write(address: number, value: number): void {
+    this.core.access.write32(this.mm, address, value);
+  }
+
+  read(address: number): number {
+    return this.core.access.read32(this.mm, address);
+  }
+
+  /** Fills source pages [from, to) with 100, 101, … */
+  fill(from = 0, to = this.pages): void {
+    for (let i = from; i < to; i++) this.write(SRC + i * PAGE, 100 + i);
+  }
+
+  advise(address: number, pages: number, advice: 'dontneed' | 'pageout' | 'free' | 'dontfork'): void {
+    this.core.madvise.advise(this.mm, address, pages * PAGE, advice);
+  }
+
+  /** Moves pages by number; what the call says, by name. */
+  move(face: Face, dst: number, src: number, pages: number, holes = false): string | number {
+    const { move } = this.core;
+    if (face === 'remap')
+      return name(
+        move.remapAnonPages(this.mm, DST + dst * PAGE, SRC + src * PAGE, pages * PAGE, holes ? 1 : 0),
+      );
+    const mode = holes ? 2 : 0;
+    const code = move.move(this.ctx, this.mm, DST + dst * PAGE, SRC + src * PAGE, pages * PAGE, mode);
+    return code === 0 || (move.result ?? 0) > 0 ? (move.result as number) : name(code);
+  }
+
+  describe(): string {
+    return this.core.describe(this.mm);
+  }
+
+  /** Entry of a page, to be looked at or, for a test, overwritten. */
+  entry(address: number): number {
+    const pte = this.core.pageTable.walk(this.mm, address / PAGE);
+    return pte === 0 ? 0 : this.core.pageTable.load(pte);
+  }
+
+  /** Puts something into a hole that nothing here makes yet. */
+  plant(address: number, entry: number): void {
+    const { pageTable } = this.core;
+    const pte = pageTable.alloc(this.mm, address / PAGE);
+    pageTable.lock(pte);
+    if (pageTable.held(pte) !== 0) pageTable.clear(pte);
+    if (entry !== 0) pageTable.fill(pte, entry);
+    pageTable.unlock(pte);
+  }
+}
