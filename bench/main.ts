@@ -27,6 +27,10 @@ const BENCHES: Record<string, Bench> = {
   },
   cpu: { question: 'how fast are programs in the guest, against QEMU?', load: () => import('./cpu.ts') },
   ageing: { question: 'does the TLB generation bump save refaults?', load: () => import('./ageing.ts') },
+  'free-page-reporting': {
+    question: 'does the Host get back what a guest has freed?',
+    load: () => import('./free-page-reporting.ts'),
+  },
   idle: { question: 'what does an idle guest at its prompt cost?', load: () => import('./idle.ts') },
   swap: {
     question: 'does a squeezed guest keep every byte, and at what rate?',
@@ -37,7 +41,7 @@ const BENCHES: Record<string, Bench> = {
 const [name, ...args] = process.argv.slice(2);
 const bench = name === undefined ? undefined : BENCHES[name];
 if (bench === undefined) {
-  for (const [key, { question }] of Object.entries(BENCHES)) console.log(`  ${key.padEnd(9)} ${question}`);
+  for (const [key, { question }] of Object.entries(BENCHES)) console.log(`  ${key.padEnd(19)} ${question}`);
   process.exitCode = name === undefined ? 0 : 2;
 } else {
   console.log(

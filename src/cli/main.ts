@@ -23,6 +23,12 @@ program
   .option('-m, --memory <size>', "guest RAM (default: the image's, 256M)")
   .option('--memory-limit <size>', 'most of it that may be in frames at once; the rest swaps')
   .option('--swap <spec>', 'none, zram[:SIZE] or file:PATH (default: zram when there is a limit)')
+  .addOption(
+    new Option('--balloon <kind>', 'what the guest gives back of what it frees').choices([
+      'off',
+      'free-page-reporting',
+    ]),
+  )
   .option('--cpus <n>', 'harts; this version runs one', count)
   .option('--runners <n>', 'workers that run vCPUs; 0 runs all on one thread', count)
   .addOption(

@@ -14,6 +14,7 @@ export type RunFlags = {
   memory?: string;
   memoryLimit?: string;
   swap?: string;
+  balloon?: 'off' | 'free-page-reporting';
   cpus?: number;
   runners?: number;
   clock?: 'real' | 'instret';

@@ -2,7 +2,7 @@ import type { DeviceState, GuestMemory, IrqLine } from './interface.ts';
 import { PCI_CONFIG_BYTES, PciConfig, type PciFunction } from './pci.ts';
 import { StateReader } from './state.ts';
 import {
-  BROKEN,
+  BLOCKED,
   VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_VERSION_1_HIGH,
   type VirtioModel,
@@ -133,8 +133,10 @@ export class VirtioPci implements PciFunction {
     return 0;
   }
 
-  writeBar(_bar: number, offset: number, _bytes: number, value: number): void {
+  writeBar(_bar: number, offset: number, bytes: number, value: number): void {
+    const inConfig = offset >= VirtioRegion.Device && offset < VirtioRegion.Notify;
     if (offset < VirtioRegion.Isr) this.#writeCommon(offset, value);
+    else if (inConfig) this.#model.writeConfig?.(offset - VirtioRegion.Device, bytes, value);
     else if (offset >= VirtioRegion.Notify) this.#notify((offset - VirtioRegion.Notify) / 4);
   }
 
@@ -337,15 +339,16 @@ export class VirtioPci implements PciFunction {
 
   #serveRequests(index: number, queue: Virtqueue): 'idle' | 'blocked' | 'more' | 'broken' {
     const indirect = (this.#driverLo & VIRTIO_F_INDIRECT_DESC) !== 0;
+    const unpinned = this.#model.unpinned?.(index) ?? false;
     for (let budget = ROUNDS * queue.size; budget > 0; budget--) {
       if (!this.#model.wants(index)) return 'idle';
-      const request = queue.pop({ indirect });
+      const request = queue.pop({ indirect, unpinned });
       if (request === 'empty') return 'idle';
       if (typeof request === 'string') return request;
       const written = this.#model.serve(index, request);
-      if (written === BROKEN) {
+      if (written < 0) {
         queue.abandon(request);
-        return 'broken';
+        return written === BLOCKED ? 'blocked' : 'broken';
       }
       queue.push(request, written);
     }

@@ -1,5 +1,8 @@
 import type { Pin } from './interface.ts';
 
+/** A buffer as the driver names it: guest physical bytes, and whether the device writes to it. */
+export type Segment = { readonly gpa: number; readonly length: number; readonly write: boolean };
+
 /** One request of a virtqueue: two byte streams, in whatever pieces the driver and its pages make. */
 export class VirtioRequest {
   readonly head: number;
@@ -8,6 +11,8 @@ export class VirtioRequest {
   readonly readableLength: number;
   /** Bytes the driver has room for. */
   readonly writableLength: number;
+  /** Its buffers in order; none of length zero. */
+  readonly ranges: readonly Segment[];
   readonly #readable: readonly Uint8Array[];
   readonly #writable: readonly Uint8Array[];
 
@@ -16,7 +21,9 @@ export class VirtioRequest {
     pins: readonly Pin[],
     readable: readonly Uint8Array[],
     writable: readonly Uint8Array[],
+    ranges: readonly Segment[] = [],
   ) {
+    this.ranges = ranges;
     this.head = head;
     this.pins = pins;
     this.#readable = readable;

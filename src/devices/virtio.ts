@@ -20,6 +20,8 @@ export const VIRTIO_F_VERSION_1_HIGH = 1 << 0;
 
 /** `serve` answers this for a request that breaks the device's protocol: the device then needs a reset. */
 export const BROKEN = -1;
+/** `serve` answers this when it can't be done now: the request stays in the ring, and `poll` begins it again. */
+export const BLOCKED = -2;
 
 /** What the transport offers the device model. */
 export type VirtioTransport = {
@@ -45,7 +47,11 @@ export interface VirtioModel {
   config(): Uint8Array;
   /** False while requests of this queue shall wait in the ring, such as for input. */
   wants(queue: number): boolean;
-  /** Does a request, all of it, now. Returns the bytes written to it, or BROKEN. */
+  /** The driver writes to the configuration. Absent where no field is the driver's. */
+  writeConfig?(offset: number, bytes: number, value: number): void;
+  /** True for a queue whose buffers are named but not looked at: they are not pinned, and may lie anywhere. */
+  unpinned?(queue: number): boolean;
+  /** Does a request, all of it, now. Returns the bytes written to it, BROKEN or BLOCKED. */
   serve(queue: number, request: VirtioRequest): number;
   reset(): void;
   save(): DeviceState;

@@ -1,7 +1,7 @@
 import type { DeviceState, GuestMemory, Pin } from './interface.ts';
 import { PinnedRange } from './pinned-range.ts';
 import { StateReader } from './state.ts';
-import { VirtioRequest } from './virtio-request.ts';
+import { type Segment, VirtioRequest } from './virtio-request.ts';
 
 // The device's side of a split virtqueue (virtio 1.2, 2.7). The rings and everything they name are
 // written by the guest while we read, so each field is read once, checked, and never read again. A ring
@@ -16,12 +16,13 @@ const USED_BYTES = 8;
 const INDIRECT_MAX = 1024;
 /** Bytes that one request may have us pin. */
 export const REQUEST_BYTES_MAX = 4 * 1024 * 1024 + 64 * 1024;
+/** And that one may name without having them pinned: as many as a guest may have. */
+const UNPINNED_BYTES_MAX = 2 ** 40;
 /** Upper address words from here on are past what a guest physical address can be. */
 const ADDRESS_HIGH_MAX = 1 << 20;
 
 const VERSION = 1;
 
-type Segment = { readonly gpa: number; readonly length: number; readonly write: boolean };
 type Rings = {
   readonly pins: Pin[];
   readonly desc: PinnedRange;
@@ -99,15 +100,20 @@ export class Virtqueue {
     for (const pin of pins) this.#memory.unpin(pin);
   }
 
-  /** The next request with all it names pinned. `push` or `abandon` it before the next pop. */
-  pop(options: { indirect: boolean }): VirtioRequest | 'empty' | 'blocked' | 'broken' {
+  /**
+   * The next request, with all it names pinned unless told otherwise. `push` or `abandon` it before the next
+   * pop.
+   */
+  pop(options: { indirect: boolean; unpinned?: boolean }): VirtioRequest | 'empty' | 'blocked' | 'broken' {
     const { avail } = this.#rings!;
     const waiting = (avail.atomicU16(2) - this.#lastAvail) & 0xffff;
     if (waiting === 0) return 'empty';
     if (waiting > this.size) return 'broken';
     const head = avail.u16(4 + 2 * (this.#lastAvail & (this.size - 1)));
-    const segments = this.#walk(head, options.indirect);
-    return typeof segments === 'string' ? segments : this.#pinSegments(head, segments);
+    const { indirect, unpinned = false } = options;
+    const segments = this.#walk(head, indirect, unpinned ? UNPINNED_BYTES_MAX : REQUEST_BYTES_MAX);
+    if (typeof segments === 'string') return segments;
+    return unpinned ? new VirtioRequest(head, [], [], [], segments) : this.#pinSegments(head, segments);
   }
 
   /** Returns the request's buffers to the driver with `written` bytes in them. */
@@ -139,23 +145,23 @@ export class Virtqueue {
   }
 
   /** The chain from `head` as segments, those of length zero left out. */
-  #walk(head: number, indirect: boolean): Segment[] | 'blocked' | 'broken' {
+  #walk(head: number, indirect: boolean, bytesMax: number): Segment[] | 'blocked' | 'broken' {
     const table: Table = { range: this.#rings!.desc, entries: this.size };
     if (head >= table.entries) return 'broken';
     const first = readDescriptor(table, head);
-    if ((first.flags & Flag.Indirect) === 0) return chain(table, head);
+    if ((first.flags & Flag.Indirect) === 0) return chain(table, head, bytesMax);
     if (!indirect || (first.flags & Flag.Next) !== 0) return 'broken';
-    return this.#walkIndirect(first);
+    return this.#walkIndirect(first, bytesMax);
   }
 
-  #walkIndirect(descriptor: Descriptor): Segment[] | 'blocked' | 'broken' {
+  #walkIndirect(descriptor: Descriptor, bytesMax: number): Segment[] | 'blocked' | 'broken' {
     const entries = descriptor.length / DESC_BYTES;
     if (!Number.isInteger(entries) || entries === 0 || entries > INDIRECT_MAX) return 'broken';
     if (descriptor.high >= ADDRESS_HIGH_MAX) return 'broken';
     const pins: Pin[] = [];
     const range = this.#pin(pins, descriptor.high, descriptor.low, descriptor.length, 'read');
     if (typeof range === 'string') return range;
-    const segments = chain({ range, entries }, 0);
+    const segments = chain({ range, entries }, 0, bytesMax);
     this.#unpinAll(pins);
     return segments;
   }
@@ -173,7 +179,7 @@ export class Virtqueue {
       pins.push(pin);
       (write ? writable : readable).push(...pin.pieces);
     }
-    return new VirtioRequest(head, pins, readable, writable);
+    return new VirtioRequest(head, pins, readable, writable, segments);
   }
 
   save(): DeviceState {
@@ -231,7 +237,7 @@ function readDescriptor(table: Table, index: number): Descriptor {
 }
 
 /** Follows a chain; a loop shows as more descriptors than the table has. */
-function chain(table: Table, head: number): Segment[] | 'broken' {
+function chain(table: Table, head: number, bytesMax: number): Segment[] | 'broken' {
   const segments: Segment[] = [];
   let bytes = 0;
   let writing = false;
@@ -244,7 +250,7 @@ function chain(table: Table, head: number): Segment[] | 'broken' {
     if ((descriptor.flags & Flag.Indirect) !== 0 || (writing && !write)) return 'broken';
     writing = write;
     bytes += descriptor.length;
-    if (bytes > REQUEST_BYTES_MAX || descriptor.high >= ADDRESS_HIGH_MAX) return 'broken';
+    if (bytes > bytesMax || descriptor.high >= ADDRESS_HIGH_MAX) return 'broken';
     const gpa = descriptor.high * 2 ** 32 + descriptor.low;
     if (descriptor.length > 0) segments.push({ gpa, length: descriptor.length, write });
     if ((descriptor.flags & Flag.Next) === 0) return segments;

@@ -117,3 +117,45 @@ test('a pin that is blocked half way holds nothing and can be asked again', () =
   expect(rig.core.pages.refcount(pfn)).toBe(before);
   rig.check();
 });
+
+test('O-6 what the guest does without is a hole, for every leaf of it, and the rest stays', () => {
+  const { rig, memory } = rigWithMemory();
+  rig.set({ slot: 1, gfn: GFN + 64, page: 0 });
+  for (const page of [0, 1, 2, 3]) rig.sync.arena.bytes[frameByte(rig.write(GFN + page))] = 7;
+  rig.write(GFN + 64 + 1);
+  expect(memory.discard(BASE + PAGE_SIZE, 2 * PAGE_SIZE)).toBe(true);
+  expect(rig.present(GFN, 4)).toEqual([GFN, GFN + 3]);
+  expect(rig.leaf(GFN + 64 + 1)).toBe(0);
+  const at = (page: number) => rig.sync.arena.bytes[frameByte(rig.write(GFN + page))];
+  expect([at(0), at(1), at(2), at(3)]).toEqual([7, 0, 0, 7]);
+  rig.check();
+});
+
+test('O-6 a guest that gives up what it has not only hurts itself', () => {
+  const { rig, memory } = rigWithMemory();
+  rig.set({ slot: 1, gfn: GFN + 64, page: 20, flags: SlotFlag.ReadOnly });
+  rig.write(GFN);
+  expect(rig.read(GFN + 64)).toBeGreaterThan(0);
+  const all: [number, number][] = [
+    [0, BASE],
+    [BASE + 16 * PAGE_SIZE, 2 ** 40],
+    [BASE + 64 * PAGE_SIZE, 16 * PAGE_SIZE],
+  ];
+  for (const [gpa, length] of all) expect(memory.discard(gpa, length)).toBe(true);
+  expect(rig.present(GFN, 1)).toEqual([GFN]);
+  expect(rig.leaf(GFN + 64)).not.toBe(0);
+  expect(memory.discard(0, 2 ** 41)).toBe(true);
+  expect(rig.present(GFN, 16)).toEqual([]);
+  rig.check();
+});
+
+test('O-6 a page that a device has pinned is given up and stays until it is unpinned', () => {
+  const { rig, memory } = rigWithMemory();
+  const pin = pinned(memory, BASE, 8, 'write');
+  pin.pieces[0]!.fill(9);
+  expect(memory.discard(BASE, PAGE_SIZE)).toBe(true);
+  expect(pin.pieces[0]![0]).toBe(9);
+  memory.unpin(pin);
+  expect(rig.sync.arena.bytes[frameByte(rig.write(GFN))]).toBe(0);
+  rig.check();
+});

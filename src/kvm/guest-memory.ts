@@ -1,3 +1,4 @@
+import { Errno } from '../base/errno.ts';
 import { PAGE_SIZE, type Pfn, pageNumber } from '../base/units.ts';
 import { Miss, Request } from '../cpu/interface.ts';
 import { GUP_BLOCKED, GUP_PFN_MASK } from '../mm/fault-codes.ts';
@@ -57,6 +58,43 @@ export class VmMemory {
     for (const pfn of (pin as Pin).pfns) this.#kvm.mm.pages.put(pfn);
   }
 
+  /**
+   * The guest does without [gpa, gpa + length), whole pages: MADV_DONTNEED of what backs them, so that they
+   * are holes, which read as zero or ask whoever is armed there (O-6). What no slot backs is passed over. False:
+   * not now, ask again.
+   */
+  discard(gpa: number, length: number): boolean {
+    const { layout, srcu } = this.#kvm;
+    const token = srcu.readLock(this.#vm + layout.vm.srcuIndex.at);
+    try {
+      return this.#discard(gpa, length);
+    } finally {
+      srcu.readUnlock(this.#vm + layout.vm.srcuIndex.at, token);
+    }
+  }
+
+  /** Requires: slots held still by a read section. */
+  #discard(gpa: number, length: number): boolean {
+    const { layout, memslots, mm } = this.#kvm;
+    const set = memslots.active(this.#vm);
+    const [first, end] = [pageNumber(gpa), pageNumber(gpa + length)];
+    for (let i = 0; i < layout.slots.count.get(set); i++) {
+      const slot = memslots.at(set, i);
+      const { gfn, npages, space, flags } = layout.slot;
+      const from = Math.max(first, gfn.get(slot));
+      const to = Math.min(end, gfn.get(slot) + npages.get(slot));
+      if (from >= to || space.get(slot) !== 0 || (flags.get(slot) & SlotFlag.ReadOnly) !== 0) continue;
+      const hva = memslots.vpnOf(slot, from) * PAGE_SIZE;
+      if (
+        !advised(() =>
+          mm.madvise.advise(layout.vm.mm.get(this.#vm), hva, (to - from) * PAGE_SIZE, 'dontneed'),
+        )
+      )
+        return false;
+    }
+    return true;
+  }
+
   /** One page, with a reference; a negative Miss otherwise. */
   #pinPage(gfn: number, write: boolean): Pfn | number {
     const { layout, memslots, srcu } = this.#kvm;
@@ -93,5 +131,16 @@ export class VmMemory {
       if (code !== 0) cpu.dropCode(code, pfn);
     }
     if (code !== 0) requests.makeAll(this.#vm, Request.Kick);
+  }
+}
+
+/** Advice that the mm has no use for, because what was there is gone or locked, is no failure. */
+function advised(advise: () => void): boolean {
+  try {
+    advise();
+    return true;
+  } catch (error) {
+    if (!(error instanceof Errno)) throw error;
+    return error.code !== 'EAGAIN';
   }
 }

@@ -7,6 +7,10 @@ export type MmPorts = {
     /** pfn | GUP_WRITABLE with a reference held, or a negative GUP_ code. */
     fault(mm: Ptr<'mm'>, vpn: Vpn, write: boolean): number;
   };
+  readonly madvise: {
+    /** Throws Errno; see mm/madvise.ts. */
+    advise(mm: Ptr<'mm'>, address: number, bytes: number, advice: 'dontneed'): void;
+  };
   readonly pages: {
     put(pfn: Pfn): void;
     setDirty(pfn: Pfn): void;

@@ -13,6 +13,7 @@ import { PciHost, type PciWindow } from '../devices/pci-host.ts';
 import { Plic } from '../devices/plic.ts';
 import { StateReader } from '../devices/state.ts';
 import type { VirtioModel } from '../devices/virtio.ts';
+import { type BalloonPorts, VirtioBalloon } from '../devices/virtio-balloon.ts';
 import { VirtioBlk } from '../devices/virtio-blk.ts';
 import { VirtioConsole } from '../devices/virtio-console.ts';
 import { VirtioPci } from '../devices/virtio-pci.ts';
@@ -35,6 +36,8 @@ export type BoardOptions = {
   readonly agent?: CharBackend;
   /** vda, vdb, ... in this order. */
   readonly disks?: readonly BlockBackend[];
+  /** The guest has a balloon, and reports what is free. */
+  readonly balloon?: BalloonPorts;
   /** 1 unless told. */
   readonly harts?: number;
   /** The PLIC's state, `Plic.words(harts)` words, zero at first; its own unless given. */
@@ -56,7 +59,7 @@ export const HOLE = -1;
 type Mapping = { readonly base: Gpa; readonly device: PciWindow };
 
 /** PCI slots; disks take the rest in order. Slot 0 is left to the bridge, which needs no function. */
-const Slot = { Hvc: 1, Agent: 2, Rng: 3, FirstDisk: 4 } as const;
+const Slot = { Hvc: 1, Agent: 2, Rng: 3, FirstDisk: 4, Balloon: 31 } as const;
 
 const VERSION = 1;
 
@@ -66,6 +69,7 @@ export class Board {
   readonly rtc: GoldfishRtc;
   readonly hvc: VirtioConsole | undefined;
   readonly agent: VirtioConsole | undefined;
+  readonly balloon: VirtioBalloon | undefined;
   readonly #options: BoardOptions;
   readonly #pci: PciHost;
   readonly #mappings: Mapping[] = [];
@@ -87,7 +91,15 @@ export class Board {
       const name = `disk${index}`;
       this.#addFunction(name, Slot.FirstDisk + index, new VirtioBlk(disk, name));
     });
+    this.balloon = this.#makeBalloon(options.balloon);
     this.#mapAll();
+  }
+
+  #makeBalloon(ports: BalloonPorts | undefined): VirtioBalloon | undefined {
+    if (ports === undefined) return undefined;
+    const model = new VirtioBalloon(ports);
+    this.#addFunction('balloon', Slot.Balloon, model);
+    return model;
   }
 
   #makePlic(): Plic {

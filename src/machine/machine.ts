@@ -4,6 +4,7 @@ import type { VcpuPtr } from '../cpu/interface.ts';
 import { AT, Interrupt } from '../cpu/vcpu.ts';
 import type { BlockBackend } from '../devices/interface.ts';
 import { Plic } from '../devices/plic.ts';
+import type { BalloonPorts } from '../devices/virtio-balloon.ts';
 import { VmMemory } from '../kvm/guest-memory.ts';
 import type { Ptr } from '../sync/struct.ts';
 import { Board, type Channel } from './board.ts';
@@ -25,6 +26,8 @@ export type MachineConfig = {
   owner?: number;
   commandLine: string;
   clock: 'real' | 'instret';
+  /** The guest has a balloon, by which it gives back what it does not use. */
+  balloon?: boolean;
   /** Seeds the guest's random sources; the same seed, the same run. From the host when absent. */
   seed?: number;
   /** Test: one in so many page lookups is answered `blocked` though the page is there (design 6). */
@@ -35,6 +38,8 @@ export type MachinePorts = {
   console(bytes: Uint8Array): void;
   agent?(bytes: Uint8Array): void;
   disks?: readonly BlockBackend[];
+  /** The guest says how large its balloon is, in bytes. */
+  balloon?(bytes: number): void;
   monotonicMs(): number;
   epochSeconds: number;
   random(into: Uint8Array): void;
@@ -146,6 +151,12 @@ export class Machine {
     return this.board.receive(channel, bytes);
   }
 
+  /** How much the guest's balloon shall take, in bytes; it follows in its own time. False without a balloon. */
+  setBalloon(bytes: number): boolean {
+    this.board.balloon?.setTarget(bytes);
+    return this.board.balloon !== undefined;
+  }
+
   /** What a bare program wrote to `tohost`; undefined as long as that is 0. The exit code is it >> 1. */
   tohost(): number | undefined {
     const at = this.#bare?.tohost;
@@ -170,6 +181,7 @@ export class Machine {
       console: { write: bytes => ports.console(bytes) },
       ...(ports.agent === undefined ? {} : { agent: { write: (bytes: Uint8Array) => ports.agent!(bytes) } }),
       disks: ports.disks ?? [],
+      ...(this.#config.balloon ? { balloon: this.#balloonPorts() } : {}),
       irqchip: host.words.subarray(irqchip, irqchip + Plic.words(1)),
       setExternal: (_hart, level) => {
         const at = this.vcpu + AT.pending;
@@ -177,6 +189,13 @@ export class Machine {
         else Atomics.and(host.words, at, ~Interrupt.External);
       },
     });
+  }
+
+  #balloonPorts(): BalloonPorts {
+    return {
+      discard: (gpa, length) => this.memory.discard(gpa, length),
+      onActual: bytes => this.#ports.balloon?.(bytes),
+    };
   }
 
   #sbiPorts(): SbiPorts {

@@ -19,6 +19,8 @@ export type Launch = {
 export type DriverEvents = {
   console(bytes: Uint8Array): void;
   agent(bytes: Uint8Array): void;
+  /** The guest says how large its balloon is, in bytes. */
+  balloon?(bytes: number): void;
 };
 
 /** Where a machine runs: on this thread, or on a worker with the same code (design 4). */
@@ -27,6 +29,10 @@ export interface Driver {
   readonly ended: Promise<MachineEnd>;
   /** The guest's pieces in the arena; undefined before it is made and after it was given back. */
   guest(): Guest | undefined;
+  /** How large the guest's balloon is, by its own account, in bytes. */
+  balloonBytes(): number;
+  /** How large it shall be. False if the guest has none. */
+  setBalloon(bytes: number): boolean;
   send(channel: Channel, bytes: Uint8Array): void;
   /** Ends the machine from outside; `ended` resolves with 'stopped'. */
   stop(): void;

@@ -101,6 +101,33 @@ test('two guests with more memory together than there are frames swap, and stay 
   await expect(Sandbox.create('tiny', options)).rejects.toMatchObject({ code: 'E_USAGE' });
 });
 
+test('O-6 what a guest frees or gives to its balloon goes back to the Host', async ({ skip }) => {
+  if (missing) skip();
+  const host = await create({ memory: '512M', swap: 'none' });
+  const vm = await Sandbox.create('tiny', { host, memory: '192M' });
+  const until = async (holds: () => boolean) => {
+    for (let i = 0; i < 300 && !holds(); i++) await new Promise(resolve => setTimeout(resolve, 100));
+    expect(holds()).toBe(true);
+  };
+  await vm.commands.run('dd if=/dev/zero of=/tmp/x bs=1M count=60');
+  const touched = vm.memory.stat().residentBytes;
+  const free = host.stat().freeBytes;
+  await vm.commands.run('rm /tmp/x');
+  await until(() => vm.memory.stat().residentBytes < touched - 50 * 2 ** 20);
+  expect(host.stat().freeBytes).toBeGreaterThan(free + 50 * 2 ** 20);
+  vm.memory.setBalloon('32M');
+  await until(() => vm.memory.stat().balloonBytes === 32 * 2 ** 20);
+  vm.memory.setBalloon(0);
+  await until(() => vm.memory.stat().balloonBytes === 0);
+  expect(await hello(vm)).toBe('42\nriscv64\n');
+  expect(() => vm.memory.setBalloon('1G')).toThrow('a balloon of');
+  await vm.kill();
+  const without = await Sandbox.create('tiny', { host, memory: '128M', balloon: 'off' });
+  expect(() => without.memory.setBalloon('1M')).toThrow('a balloon of');
+  const devices = await without.commands.run('cat /proc/modules; cat /sys/bus/virtio/devices/*/device');
+  expect(devices.stdout).not.toMatch(/balloon|0x0005/);
+});
+
 test('a Host refuses what makes no sense', async () => {
   await expect(Host.create({ memory: '8G' })).rejects.toMatchObject({ code: 'E_USAGE' });
   await expect(Host.create({ memory: '1M' })).rejects.toMatchObject({ code: 'E_USAGE' });

@@ -5,7 +5,8 @@ import { spawnWorker } from '../host/node/spawn.ts';
 import { overcommit } from '../inspect/mem-stat.ts';
 import { HEAP_BYTES, type HostConfig, Host as MachineHost } from '../machine/host.ts';
 import { nodePorts } from './node-ports.ts';
-import { bytes, parseSwap, type Size } from './options.ts';
+import { parseSwap } from './options.ts';
+import { bytes, type Size } from './size.ts';
 
 export type HostOptions = {
   /** All the frames there are, for guests, their tables and compressed swap together; '1G' unless told. */

@@ -4,5 +4,6 @@ export type { AgentProcess } from './agent-client.ts';
 export { type CommandResult, Commands, type RunOptions } from './commands.ts';
 export { Host, type HostOptions, type HostStat } from './host.ts';
 export { Memory, type MemoryStat } from './memory.ts';
-export type { SandboxOptions, Size } from './options.ts';
+export type { SandboxOptions } from './options.ts';
 export { Sandbox } from './sandbox.ts';
+export type { Size } from './size.ts';

@@ -45,6 +45,15 @@ export class InlineDriver implements Driver {
     return this.#gone ? undefined : this.#machine.guest;
   }
 
+  balloonBytes(): number {
+    return this.#machine.board.balloon?.actualBytes ?? 0;
+  }
+
+  setBalloon(bytes: number): boolean {
+    this.#wake?.();
+    return this.#machine.setBalloon(bytes);
+  }
+
   #leave(): void {
     if (this.#keepMemory || this.#failure !== undefined) return;
     this.#gone = true;

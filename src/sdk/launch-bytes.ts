@@ -30,7 +30,7 @@ export function startFromBytes(
   const driver = new InlineDriver(host, launchOf(o), events, () => {
     throw new Error('bytes have no disks');
   });
-  return { driver, memory: new Memory(host, () => driver.guest()) };
+  return { driver, memory: new Memory(host, driver) };
 }
 
 const launchOf = (o: BytesLaunch): Launch => ({

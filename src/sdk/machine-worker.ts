@@ -33,7 +33,9 @@ function inletOf(host: Host): Inlet {
 function run(): void {
   const host = Host.attach(share, nodePorts);
   const output = (channel: Channel) => (bytes: Uint8Array) => post({ kind: 'output', channel, bytes });
-  const events = { console: output('console'), agent: output('agent') };
+  const balloon = (bytes: number) =>
+    Atomics.store(host.words, control + CONTROL.balloonActual, bytes / PAGE_SIZE);
+  const events = { console: output('console'), agent: output('agent'), balloon };
   const machine = startMachine(host, launch, events, openDisk);
   const { words } = host;
   tell(words, machine.guest);
@@ -61,6 +63,7 @@ function runToEnd(host: Host, machine: Machine): MachineEnd {
   for (;;) {
     const seen = Atomics.load(words, control + CONTROL.wake);
     const stop = Atomics.load(words, control + CONTROL.stop) !== 0;
+    machine.setBalloon((Atomics.load(words, control + CONTROL.balloonTarget) >>> 0) * PAGE_SIZE);
     const round: Round = stop ? { kind: 'end', end: { kind: 'stopped' } } : loop.round();
     if (round.kind === 'end') return round.end;
     if (round.kind === 'sleep' && round.ms > 0) Atomics.wait(words, control + CONTROL.wake, seen, round.ms);

@@ -4,9 +4,7 @@ import { MIB, PAGE_SIZE } from '../base/units.ts';
 import { openSwapFile } from '../host/node/swap-file.ts';
 import type { SwapSpec } from '../machine/host.ts';
 import type { Host } from './host.ts';
-
-/** Bytes, or text such as '256M'. */
-export type Size = number | string;
+import { bytes, type Size } from './size.ts';
 
 export type SandboxOptions = {
   /** 'tiny', 'base', a name from `faultline image ls`, or an image's directory. */
@@ -19,6 +17,8 @@ export type SandboxOptions = {
   host?: Host;
   /** 'none', 'zram', 'zram:SIZE' or 'file:PATH'. */
   swap?: string;
+  /** By default the guest has a balloon and reports what it frees, which goes back to the Host. */
+  balloon?: 'off' | 'free-page-reporting';
   cpus?: number;
   /** Workers that run vCPUs; 0 runs everything on this thread, over memory nobody shares. */
   runners?: number;
@@ -43,13 +43,6 @@ export type SandboxOptions = {
 
 /** Below this a guest's kernel and a handful of device pages would chase each other out (O-2). */
 export const LIMIT_MIN = 8 * MIB;
-
-/** A size as a number. Throws E_USAGE. */
-export function bytes(size: Size): number {
-  if (typeof size === 'string') return parseSize(size);
-  if (Number.isSafeInteger(size) && size >= 0) return size;
-  throw new FaultlineError('E_USAGE', 'a size is a whole number of bytes', { hint: "268435456 or '256M'" });
-}
 
 export type Sizes = {
   memoryBytes: number;

@@ -38,7 +38,7 @@ export class Sandbox implements AsyncDisposable {
     this.#agent = agent;
     this.#console = tail;
     this.commands = new Commands(agent);
-    this.memory = new Memory(host.machineHost, () => driver.guest());
+    this.memory = new Memory(host.machineHost, driver);
     const over = (error: FaultlineError) => {
       this.#ended = true;
       agent.close(error);
@@ -155,6 +155,7 @@ const launchOf = (image: OpenImage, sizes: Sizes, options: SandboxOptions): Laun
     ...(sizes.limitBytes === undefined ? {} : { memoryLimitBytes: sizes.limitBytes }),
     commandLine: [options.cmdline ?? image.commandLine, options.append].filter(Boolean).join(' '),
     clock: options.clock ?? 'real',
+    balloon: options.balloon !== 'off',
     ...(options.seed === undefined && options.clock !== 'instret' ? {} : { seed: options.seed ?? 1 }),
     ...(options.blockedOneIn === undefined ? {} : { blockedOneIn: options.blockedOneIn }),
   },

@@ -12,6 +12,7 @@ export function startMachine(host: Host, launch: Launch, events: DriverEvents, o
     // Copies: a device uses its buffer again, and listeners may keep what they get.
     console: bytes => events.console(bytes.slice()),
     ...(launch.agent ? { agent: (bytes: Uint8Array) => events.agent(bytes.slice()) } : {}),
+    balloon: bytes => events.balloon?.(bytes),
     disks: launch.disks.map(openDisk),
     monotonicMs,
     epochSeconds: epochSeconds(),

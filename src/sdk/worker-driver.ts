@@ -13,7 +13,12 @@ export const INPUT_RING_BYTES = 1 << 16;
  * Words of the control block. The guest's pieces are told by the worker that made it: the page number of its
  * RAM, its pages, and last, when the others stand, its mm, which is 0 again before it goes.
  */
-export const CONTROL = { wake: 0, stop: 1, mm: 2, vm: 3, vcpu: 4, vpn: 5, pages: 6, words: 16 } as const;
+export const CONTROL = {
+  ...{ wake: 0, stop: 1, mm: 2, vm: 3, vcpu: 4, vpn: 5, pages: 6 },
+  /** Pages that the balloon shall have, and those that it has, by the guest's account. */
+  ...{ balloonTarget: 7, balloonActual: 8 },
+  words: 16,
+} as const;
 /** How long a worker that was told to stop may take; it looks between two rounds of slices. */
 const LEAVE_MS = 2000;
 export const CHANNELS: readonly Channel[] = ['console', 'agent'];
@@ -39,6 +44,7 @@ export type MachineMessage =
 export class WorkerDriver implements Driver {
   readonly ended: Promise<MachineEnd>;
   readonly #host: Host;
+  readonly #hasBalloon: boolean;
   readonly #machine: Worker;
   readonly #control: number;
   readonly #rings: Map<Channel, Ring>;
@@ -52,6 +58,7 @@ export class WorkerDriver implements Driver {
 
   constructor(host: Host, launch: Launch, events: DriverEvents) {
     this.#host = host;
+    this.#hasBalloon = launch.machine.balloon === true;
     this.#control = host.mm.heap.alloc(CONTROL.words);
     const places = CHANNELS.map(() => host.allocRing(INPUT_RING_BYTES));
     this.#rings = new Map(CHANNELS.map((c, i) => [c, new Ring(host.sync, places[i]!, INPUT_RING_BYTES)]));
@@ -68,6 +75,18 @@ export class WorkerDriver implements Driver {
     if (mm === 0) return undefined;
     const [vm, vcpu] = [word(CONTROL.vm) as Guest['vm'], word(CONTROL.vcpu) as Guest['vcpu']];
     return { mm, vm, vcpu, hva: word(CONTROL.vpn) * PAGE_SIZE, bytes: word(CONTROL.pages) * PAGE_SIZE };
+  }
+
+  balloonBytes(): number {
+    if (this.#over) return 0;
+    return (Atomics.load(this.#host.words, this.#control + CONTROL.balloonActual) >>> 0) * PAGE_SIZE;
+  }
+
+  setBalloon(bytes: number): boolean {
+    if (this.#over || !this.#hasBalloon) return false;
+    Atomics.store(this.#host.words, this.#control + CONTROL.balloonTarget, Math.floor(bytes / PAGE_SIZE));
+    this.#wakeUp();
+    return true;
   }
 
   send(channel: Channel, bytes: Uint8Array): void {
