@@ -18,6 +18,16 @@ export type MmBreaks = {
   splitWithoutNotify: boolean;
   /** H-1, H-2: a huge fault's recheck of the middle entry under its lock is skipped. */
   hugeWithoutRecheck: boolean;
+  /** H-20: a collapse fills holes of a VMA in which user faults are armed. */
+  collapseArmed: boolean;
+  /** H-20, H-23: a collapse goes by its scan, and does not look again once it has the locks. */
+  collapseUnchecked: boolean;
+  /** H-22: a collapse takes pages that somebody holds a reference to. */
+  collapsePinned: boolean;
+  /** H-23: a collapse does not tell the secondaries. */
+  collapseWithoutNotify: boolean;
+  /** T-THP-07: a collapse that fails does not put the old table back. */
+  collapseLosesTable: boolean;
   /** J-9: reclaim writes and frees frames while a vCPU may still use what it cached. */
   reclaimWithoutFlush: boolean;
   /** T-FIP-08: reclaim writes the page to swap before the flush is acknowledged. */
@@ -65,6 +75,11 @@ export const NO_MM_BREAKS: MmBreaks = {
   faultWithoutRecheck: false,
   splitWithoutNotify: false,
   hugeWithoutRecheck: false,
+  collapseArmed: false,
+  collapseUnchecked: false,
+  collapsePinned: false,
+  collapseWithoutNotify: false,
+  collapseLosesTable: false,
   reclaimWithoutFlush: false,
   writeBeforeFlush: false,
   ignorePinned: false,

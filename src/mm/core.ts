@@ -11,6 +11,7 @@ import { Heap } from './heap.ts';
 import { HugeMemory } from './huge/huge-memory.ts';
 import { HugeMove } from './huge/huge-move.ts';
 import { HugePmd } from './huge/huge-pmd.ts';
+import { Khugepaged } from './huge/khugepaged.ts';
 import { TransparentHugepage } from './huge/transparent-hugepage.ts';
 import { checkInvariants } from './invariants.ts';
 import { type MmLayout, mmLayout } from './layout.ts';
@@ -101,6 +102,7 @@ export class MmCore {
   readonly hugePmd: HugePmd;
   readonly hugeMove: HugeMove;
   readonly huge: HugeMemory;
+  readonly khugepaged: Khugepaged;
   readonly rmap: Rmap;
   readonly memcontrol: Memcontrol;
   readonly memcgFiles: MemcgFiles;
@@ -197,8 +199,16 @@ export class MmCore {
     this.mremap = new Mremap({ ...memoryDeps, sync, edit, mmap: this.mmap });
     this.mms = new Mms(this);
     this.move = new Move({ ...memoryDeps, sync, uffds: this.uffds, killed: config.killed });
+    this.khugepaged = new Khugepaged(this);
     const reclaimPages = (pfns: Int32Array, count: number): number => this.vmscan.reclaimPages(pfns, count);
-    this.madvise = new Madvise({ ...memoryDeps, sync, edit, zap: this.zap, gup: this.gup, reclaimPages });
+    this.madvise = new Madvise({
+      ...memoryDeps,
+      sync,
+      edit,
+      zap: this.zap,
+      gup: this.gup,
+      ...{ khugepaged: this.khugepaged, reclaimPages },
+    });
     this.access = new Access({ arena: sync.arena, gup: this.gup, pages: this.pages });
     this.#fork = new Fork({
       ...memoryDeps,

@@ -5,6 +5,7 @@ import type { Sync } from '../sync/sync.ts';
 import { FaultFlag, GUP_HWPOISON, GUP_NOMEM, GUP_PFN_MASK } from './fault-codes.ts';
 import type { Gup } from './gup.ts';
 import type { HugePmd } from './huge/huge-pmd.ts';
+import type { Khugepaged, ScanResult } from './huge/khugepaged.ts';
 import {
   isSwap,
   type MmLayout,
@@ -19,7 +20,7 @@ import {
 import type { MmuNotifiers } from './mmu-notifier.ts';
 import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
 import type { Pages } from './page.ts';
-import { HUGE, nextTable, type PageTable, type PteAt, VPN_MAX } from './page-table.ts';
+import { HUGE, nextTable, type PageTable, type PteAt, TABLE_PAGES, VPN_MAX } from './page-table.ts';
 import type { Lru } from './reclaim/lru.ts';
 import type { Swap } from './swap/swap.ts';
 import type { Vmas } from './vma.ts';
@@ -50,6 +51,7 @@ export const ADVICE = [
   'nohugepage',
   'userfault',
   'nouserfault',
+  'collapse',
 ] as const;
 export type Advice = (typeof ADVICE)[number];
 
@@ -81,11 +83,32 @@ export type MadviseDeps = {
   readonly lru: Lru;
   readonly vmstat: Vmstat;
   readonly hugePmd: HugePmd;
+  readonly khugepaged: Khugepaged;
   /** Takes given isolated pages, at most 32 (vmscan.ts). */
   readonly reclaimPages: (pfns: Int32Array, count: number) => number;
 };
 
 const BATCH = 32;
+
+/** MADV_COLLAPSE goes on to the next area after these. */
+const GOES_ON: ReadonlySet<ScanResult> = new Set<ScanResult>([
+  'pmd-null',
+  'pte-non-present',
+  'pte-uffd-wp',
+  'lack-referenced-page',
+  'page-count',
+  'page-lock',
+  'page-lru',
+]);
+/** What it throws; else EINVAL. Linux: madvise_collapse_errno. */
+const COLLAPSE_ERRNO: Partial<Record<ScanResult, 'ENOMEM' | 'EBUSY' | 'EAGAIN'>> = {
+  'alloc-huge-page-fail': 'ENOMEM',
+  'cgroup-charge-fail': 'EBUSY',
+  'exceed-none-pte': 'EBUSY',
+  'page-count': 'EAGAIN',
+  'page-lock': 'EAGAIN',
+  'page-lru': 'EAGAIN',
+};
 
 /** What a program tells of its memory. Linux: mm/madvise.c. */
 export class Madvise {
@@ -110,6 +133,10 @@ export class Madvise {
     if (start === end) return;
     if (advice === 'populate-read' || advice === 'populate-write') {
       this.#populate(mm, start, end, advice === 'populate-write');
+      return;
+    }
+    if (advice === 'collapse') {
+      if (this.#collapse(mm, start, end)) throw new Errno('ENOMEM', 'madvise', 'a gap in the range');
       return;
     }
     const gaps =
@@ -140,7 +167,7 @@ export class Madvise {
   }
 
   /** Calls `work` for the mapped parts of a range; true if there were gaps. */
-  #walk(mm: Mm, start: Vpn, end: Vpn, work: (vma: Vma, from: Vpn, to: Vpn) => void): boolean {
+  #walk(mm: Mm, start: Vpn, end: Vpn, work: (vma: Vma, from: Vpn, to: Vpn) => unknown): boolean {
     const { vmas, layout } = this.#deps;
     let gaps = false;
     for (let vpn = start; vpn < end; ) {
@@ -275,6 +302,32 @@ export class Madvise {
     if (mine && age) pageTable.change(pte, 0, Pte.Young);
     pageTable.unlock(pte);
     return mine ? ptePfn(entry) : -1;
+  }
+
+  /**
+   * Makes the 2 MiB areas that lie in the range huge, whatever the settings say; each is tried. True if there
+   * were gaps. EINVAL, EBUSY, EAGAIN or ENOMEM by what was wrong with the last that failed. Linux:
+   * madvise_collapse.
+   */
+  #collapse(mm: Mm, start: Vpn, end: Vpn): boolean {
+    const areas: Vpn[] = [];
+    const { sync, layout, khugepaged } = this.#deps;
+    sync.readLock('mmap', mm + layout.mm.mmapLock.at);
+    const gaps = this.#walk(mm, start, end, (vma, from, to) => {
+      const first = Math.ceil(from / TABLE_PAGES) * TABLE_PAGES;
+      const special = layout.vma.ops.get(vma) !== 0 || (layout.vma.flags.get(vma) & VmFlag.NoHugePage) !== 0;
+      if (special) areas.push(-1);
+      else for (let at = first; at + TABLE_PAGES <= to; at += TABLE_PAGES) areas.push(at);
+    });
+    sync.readUnlock('mmap', mm + layout.mm.mmapLock.at);
+    let failed: ScanResult = 'succeed';
+    for (const at of areas) {
+      const result = at < 0 ? 'vma-check' : khugepaged.collapse(mm, at, true);
+      if (result !== 'succeed' && result !== 'pmd-mapped') failed = result;
+      if (failed !== 'succeed' && !GOES_ON.has(failed)) break;
+    }
+    if (failed !== 'succeed') throw new Errno(COLLAPSE_ERRNO[failed] ?? 'EINVAL', 'madvise', failed);
+    return gaps;
   }
 
   /** As if every page were touched. Stops at the first that can't be. */

@@ -123,6 +123,17 @@ export class Mms {
     this.#deps.layout.mm.users.add(mm, 1);
   }
 
+  /** As `get`, for who doesn't know whether it has any: false when it has exited. */
+  tryGet(mm: Mm): boolean {
+    const { users } = this.#deps.layout.mm;
+    for (let seen = users.load(mm); seen !== 0; ) {
+      const now = users.cas(mm, seen, seen + 1);
+      if (now === seen) return true;
+      seen = now;
+    }
+    return false;
+  }
+
   /**
    * A user goes; with the last one everything that is mapped is freed, subscribers hearing `release`
    * first (N-19). The structure lives until the last subscriber is gone.

@@ -27,6 +27,9 @@ export type HugeMemoryDeps = HugePmdDeps & {
   readonly uffdHandle: UffdHandle;
 };
 
+/** What `allocate` answers instead of a frame. */
+export const NO_HUGE_FRAME = -1;
+export const NO_CHARGE = -2;
 const HUGE_BYTES = HUGE_FRAMES * 4096;
 const USE_BITS = Pte.Young | Pte.Dirty;
 
@@ -142,6 +145,7 @@ export class HugeMemory {
   #anonymous(mm: Mm, vma: Vma, vpn: Vpn, pmd: PteAt, write: boolean, how: number): number {
     const { pageTable, pageOps, sync } = this.#deps;
     const first = this.allocate(mm);
+    if (first === NO_CHARGE) this.#deps.vmstat.add('thp_fault_fallback_charge', 1);
     if (first < 0) return this.#fallback();
     const table = pageTable.newTable();
     if (table < 0) {
@@ -167,15 +171,14 @@ export class HugeMemory {
     return this.#counted('thp_fault_alloc', pfn | GUP_HUGE | (writable ? GUP_WRITABLE : 0));
   }
 
-  /** A charged run with unknown content, or -1. Nothing is reclaimed for it. */
-  allocate(mm: Mm): Pfn | -1 {
-    const { pageAlloc, memcontrol, layout, vmstat } = this.#deps;
+  /** A charged run with unknown content; NO_HUGE_FRAME or NO_CHARGE. Nothing is reclaimed for it. */
+  allocate(mm: Mm): Pfn | typeof NO_HUGE_FRAME | typeof NO_CHARGE {
+    const { pageAlloc, memcontrol, layout } = this.#deps;
     const first = pageAlloc.allocHuge();
-    if (first < 0) return -1;
+    if (first < 0) return NO_HUGE_FRAME;
     if (memcontrol.tryCharge(layout.mm.memcg.get(mm), HUGE_FRAMES)) return first;
     pageAlloc.freeHuge(first);
-    vmstat.add('thp_fault_fallback_charge', 1);
-    return -1;
+    return NO_CHARGE;
   }
 
   /** Takes back a run that nobody saw: the charge, then the frames. */

@@ -1,0 +1,285 @@
+import { expect, test } from 'vitest';
+import { Errno } from '../../base/errno.ts';
+import { PAGE_SIZE } from '../../base/units.ts';
+import type { MmBreaks } from '../breaks.ts';
+import { GUP_SIGBUS, GUP_WRITABLE } from '../fault-codes.ts';
+import { VmFlag } from '../layout.ts';
+import { HUGE_BYTES, HugeRig } from './huge-testing.ts';
+
+/** An area of small pages, `value` + page in each but those left out. */
+function filled(options: { holes?: number[]; breaks?: Partial<MmBreaks>; areas?: number } = {}): HugeRig {
+  const rig = new HugeRig({ breaks: options.breaks ?? {}, areas: options.areas ?? 1 });
+  rig.advise('nohugepage', 0, 512);
+  for (let page = 0; page < 512; page++) if (!options.holes?.includes(page)) rig.write(page, page + 1);
+  rig.advise('hugepage', 0, 512);
+  return rig;
+}
+
+const scan = (rig: HugeRig) => rig.core.khugepaged.collapse(rig.mm, rig.at(0) / PAGE_SIZE, false);
+
+/** What MADV_COLLAPSE of the area throws. */
+function advise(rig: HugeRig): string {
+  try {
+    rig.advise('collapse', 0, 512);
+    return 'ok';
+  } catch (error) {
+    if (!(error instanceof Errno)) throw error;
+    return error.code;
+  }
+}
+
+/** Runs `act` once, when the core comes to a named point. */
+function at(rig: HugeRig, label: string, act: () => void): void {
+  let due = true;
+  Object.defineProperty(rig.core.sync, 'y', {
+    value: (name: string) => {
+      if (name !== label || !due) return;
+      due = false;
+      act();
+    },
+  });
+}
+
+const content = (rig: HugeRig, holes: number[] = []): void => {
+  for (let page = 0; page < 512; page += 37) expect(rig.read(page)).toBe(holes.includes(page) ? 0 : page + 1);
+};
+
+test('H-23: khugepaged copies 512 small pages into a huge one, and frees them', () => {
+  const rig = filled();
+  const before = rig.accounts();
+  expect(scan(rig)).toBe('succeed');
+  expect(rig.text()).toBe('  0x20000000 huge page writable dirty ×512');
+  expect(rig.accounts()).toEqual(before);
+  expect(rig.thpCounts()).toEqual({ thp_collapse_alloc: 1 });
+  content(rig);
+  expect(scan(rig)).toBe('pmd-mapped');
+  expect(advise(rig)).toBe('ok');
+  rig.core.exit(rig.mm);
+  rig.core.checkInvariants();
+});
+
+test('T-KHP-05: holes of ordinary memory become zeros, as many as max_ptes_none allows', () => {
+  const rig = filled({ holes: [3, 74, 111] });
+  rig.core.thp.setLimits({ maxPtesNone: 2 });
+  expect(scan(rig)).toBe('exceed-none-pte');
+  expect(rig.counts('thp_scan_exceed_none_pte', 'thp_collapse_alloc')).toEqual({
+    thp_scan_exceed_none_pte: 1,
+  });
+  rig.advise('userfault', 0, 512);
+  rig.advise('nouserfault', 0, 512);
+  rig.core.thp.setLimits({ maxPtesNone: 3 });
+  expect(scan(rig)).toBe('succeed');
+  content(rig, [3, 74, 111]);
+  expect(rig.read(3)).toBe(0);
+  rig.text();
+});
+
+test('T-KHP-01 H-20: one hole of an armed area ends the attempt; without the rule it reads as zeros', () => {
+  const run = (breaks: Partial<MmBreaks>) => {
+    const rig = filled({ holes: [74], breaks });
+    rig.advise('userfault', 0, 512);
+    const result = scan(rig);
+    return [result, rig.touch(74, false) === GUP_SIGBUS];
+  };
+  expect(run({})).toEqual(['exceed-none-pte', true]);
+  expect(run({ collapseArmed: true })).toEqual(['succeed', false]);
+});
+
+test('H-20: every mode of userfaultfd arms an area; H-21: a protected pte ends the attempt', () => {
+  for (const flag of [VmFlag.UffdMissing, VmFlag.UffdWp]) {
+    const rig = filled({ holes: [9] });
+    const vma = rig.core.mmap.find(rig.mm, rig.at(0));
+    const { lo, hi } = rig.core.vmas.flags(vma);
+    rig.core.vmas.setFlags(vma, lo | flag, hi);
+    expect(scan(rig)).toBe('exceed-none-pte');
+    expect(rig.counts('thp_collapse_alloc')).toEqual({});
+  }
+  const rig = filled();
+  const pte = rig.core.pageTable.walk(rig.mm, rig.at(5) / PAGE_SIZE);
+  rig.core.pageTable.change(pte, 1 << 6, 1 << 1);
+  expect(scan(rig)).toBe('pte-uffd-wp');
+});
+
+test('T-KHP-02: a page is discarded between scan and isolation: isolation ends it; without the look it is filled', () => {
+  const run = (breaks: Partial<MmBreaks>) => {
+    const rig = filled({ breaks });
+    rig.core.thp.setLimits({ maxPtesNone: 0 });
+    at(rig, 'C.scanned', () => rig.advise('dontneed', 74));
+    const result = scan(rig);
+    rig.text();
+    content(rig, [74]);
+    return result;
+  };
+  expect(run({})).toBe('exceed-none-pte');
+  expect(run({ collapseUnchecked: true })).toBe('succeed');
+});
+
+test('T-KHP-03 H-24: armed between scan and isolation, with a hole: isolation sees the flag', () => {
+  const run = (breaks: Partial<MmBreaks>) => {
+    const rig = filled({ holes: [74], breaks });
+    at(rig, 'C.scanned', () => rig.advise('userfault', 0, 512));
+    const result = scan(rig);
+    return [result, rig.touch(74, false) === GUP_SIGBUS];
+  };
+  expect(run({})).toEqual(['exceed-none-pte', true]);
+  expect(run({ collapseUnchecked: true })).toEqual(['succeed', false]);
+});
+
+test('T-KHP-04 C-9: an armed area without holes may be collapsed, and fires no more', () => {
+  const rig = filled();
+  rig.advise('userfault', 0, 512);
+  expect(scan(rig)).toBe('succeed');
+  for (let page = 0; page < 512; page++) expect(rig.touch(page, true)).toBeGreaterThan(0);
+  content(rig);
+});
+
+test('T-KHP-06: MADV_COLLAPSE of an armed area with a hole is EBUSY, fills nothing, counts once', () => {
+  const rig = filled({ holes: [74] });
+  rig.advise('userfault', 0, 512);
+  expect(advise(rig)).toBe('EBUSY');
+  expect(rig.counts('thp_scan_exceed_none_pte')).toEqual({ thp_scan_exceed_none_pte: 1 });
+  expect(rig.touch(74, true)).toBe(GUP_SIGBUS);
+  rig.advise('nouserfault', 0, 512);
+  expect(advise(rig)).toBe('ok');
+  content(rig, [74]);
+});
+
+test('T-KHP-07 H-21: a zero page in an armed area ends the attempt', () => {
+  const rig = filled({ holes: [74] });
+  rig.read(74);
+  rig.advise('userfault', 0, 512);
+  expect([scan(rig), advise(rig)]).toEqual(['exceed-none-pte', 'EBUSY']);
+  rig.advise('nouserfault', 0, 512);
+  expect(scan(rig)).toBe('succeed');
+});
+
+test('T-KHP-08: the last hole is provided before or during a collapse: right data either way', () => {
+  for (const label of ['C.scanned', 'never']) {
+    const rig = filled({ holes: [74] });
+    rig.core.thp.setLimits({ maxPtesNone: 511 });
+    // What a resolver does, to whom the memory is not armed: install the page unless something is there.
+    at(rig, label, () => rig.write(74, 75));
+    expect(scan(rig)).toBe('succeed');
+    expect(rig.read(74)).toBe(label === 'never' ? 0 : 75);
+    expect(rig.core.pageTable.alloc(rig.mm, rig.at(74) / PAGE_SIZE)).toBeLessThan(0); // huge: EEXIST
+    rig.text();
+  }
+});
+
+test('H-22 T-THP-03: a page that somebody holds ends the attempt, found by scan or isolation; else a write is lost', () => {
+  const run = (label: string, breaks: Partial<MmBreaks>) => {
+    const rig = filled({ breaks });
+    let pin = -1;
+    const take = () => {
+      pin = rig.core.gup.fault(rig.mm, rig.at(9) / PAGE_SIZE, true) & (GUP_WRITABLE - 1);
+    };
+    if (label === '') take();
+    else at(rig, label, take);
+    const result = scan(rig);
+    rig.core.sync.words[pin * 1024] = 99;
+    rig.core.pages.put(pin);
+    rig.text();
+    return [result, rig.read(9)];
+  };
+  expect(run('', {})).toEqual(['page-count', 99]);
+  expect(run('C.scanned', {})).toEqual(['page-count', 99]);
+  expect(run('C.scanned', { collapsePinned: true })).toEqual(['succeed', 10]);
+});
+
+test('T-THP-07: a collapse that fails after the entry was emptied leaves all as it was; without the rule it does not', () => {
+  const run = (breaks: Partial<MmBreaks>) => {
+    const rig = filled({ breaks });
+    const before = [rig.text(), rig.accounts()];
+    let pin = 0;
+    at(rig, 'C.scanned', () => {
+      pin = rig.core.gup.fault(rig.mm, rig.at(300) / PAGE_SIZE, true) & (GUP_WRITABLE - 1);
+    });
+    expect(scan(rig)).toBe('page-count');
+    rig.core.pages.put(pin);
+    return [[rig.text(), rig.accounts()], before];
+  };
+  const [after, before] = run({});
+  expect(after).toEqual(before);
+  expect(() => run({ collapseLosesTable: true })).toThrow();
+});
+
+test('H-22: swapped pages come in, shared ones are copied, within the limits', () => {
+  const rig = filled();
+  rig.advise('pageout', 10, 5);
+  rig.core.thp.setLimits({ maxPtesSwap: 4 });
+  expect(scan(rig)).toBe('exceed-swap-pte');
+  const child = rig.core.fork(rig.mm);
+  rig.core.thp.setLimits({ maxPtesSwap: 5, maxPtesShared: 500 });
+  expect(scan(rig)).toBe('exceed-shared-pte');
+  expect(rig.counts('thp_scan_exceed_swap_pte', 'thp_scan_exceed_share_pte')).toEqual({
+    thp_scan_exceed_swap_pte: 1,
+    thp_scan_exceed_share_pte: 1,
+  });
+  rig.core.thp.setLimits({ maxPtesShared: 511 });
+  rig.write(0, 1);
+  expect(scan(rig)).toBe('succeed');
+  expect(rig.text()).toContain('0x20000000 huge page writable dirty ×512');
+  content(rig);
+  rig.write(37, 5);
+  expect(rig.core.access.read32(child, rig.at(37))).toBe(38);
+  rig.core.exit(child);
+  rig.core.checkInvariants();
+});
+
+test('H-22: an area that nobody used of late is left alone, but for MADV_COLLAPSE', () => {
+  const rig = filled();
+  for (let page = 0; page < 512; page++) {
+    const pte = rig.core.pageTable.walk(rig.mm, rig.at(page) / PAGE_SIZE);
+    rig.core.pageTable.change(pte, 0, 1 << 2);
+  }
+  expect(scan(rig)).toBe('lack-referenced-page');
+  expect(advise(rig)).toBe('ok');
+  rig.text();
+});
+
+test('MADV_COLLAPSE: EINVAL for what may not be huge or has no table, ENOMEM without frames, EAGAIN for a pin', () => {
+  const rig = filled({ areas: 2 });
+  rig.core.thp.enabled = 'never';
+  rig.core.pageAlloc.failHuge();
+  expect(advise(rig)).toBe('ENOMEM');
+  expect(rig.counts('thp_collapse_alloc_failed')).toEqual({ thp_collapse_alloc_failed: 1 });
+  const pin = rig.core.gup.fault(rig.mm, rig.at(9) / PAGE_SIZE, true) & (GUP_WRITABLE - 1);
+  expect(advise(rig)).toBe('EAGAIN');
+  rig.core.pages.put(pin);
+  rig.advise('nohugepage', 0, 512);
+  expect(advise(rig)).toBe('EINVAL');
+  rig.advise('hugepage', 0, 512);
+  expect(() => rig.advise('collapse', 512, 512)).toThrow(/EINVAL/);
+  rig.advise('collapse', 1, 511); // contains no area: nothing to do
+  expect(advise(rig)).toBe('ok');
+  rig.core.mmap.unmap(rig.mm, rig.at(300), HUGE_BYTES);
+  rig.text();
+});
+
+test('a group at its limit has no room for a copy: EBUSY, and the charge is as before', () => {
+  const rig = new HugeRig({ limitPages: 700 });
+  rig.advise('nohugepage', 0, 512);
+  for (let page = 0; page < 512; page++) rig.write(page, page + 1);
+  rig.advise('hugepage', 0, 512);
+  const before = rig.accounts();
+  expect(advise(rig)).toBe('EBUSY');
+  expect(rig.accounts()).toEqual(before);
+  content(rig);
+});
+
+test('khugepaged.step goes over the areas that want to be huge, a few pages at a time', () => {
+  const rig = new HugeRig({ areas: 3, frames: 6144 });
+  rig.advise('nohugepage', 0, 1536);
+  for (const page of [1, 600, 1100]) rig.write(page, page);
+  expect(rig.core.khugepaged.step(1 << 20)).toBe(0);
+  rig.advise('hugepage', 0, 1536);
+  rig.advise('nohugepage', 512, 512);
+  expect(rig.core.khugepaged.step(512)).toBe(1);
+  expect(rig.core.khugepaged.step(512)).toBe(1);
+  expect([rig.core.khugepaged.step(1 << 20), rig.core.vmstat.read('thp_collapse_alloc')]).toEqual([0, 2]);
+  expect(rig.core.hugePmd.countPages(rig.mm)).toBe(1024);
+  expect([1, 600, 1100].map(rig.read)).toEqual([1, 600, 1100]);
+  rig.text();
+  rig.core.exit(rig.mm);
+  expect(rig.core.khugepaged.step(1 << 20)).toBe(0);
+});
