@@ -62,6 +62,10 @@ export type MmBreaks = {
   moveWithoutPageLock: boolean;
   /** B-24: a swap entry moves without the page that has its content. */
   moveSwapWithoutRekey: boolean;
+  /** T-UF-05: a resolver does not look at the entry again under its lock. */
+  fillWithoutRecheck: boolean;
+  /** V-36: write protection is set without telling the secondaries. */
+  protectWithoutNotify: boolean;
   /** B-42: the count of a slot is judged before the entry is looked at again. */
   moveSwapStale: boolean;
 };
@@ -98,4 +102,6 @@ export const NO_MM_BREAKS: MmBreaks = {
   moveWithoutPageLock: false,
   moveSwapWithoutRekey: false,
   moveSwapStale: false,
+  protectWithoutNotify: false,
+  fillWithoutRecheck: false,
 };

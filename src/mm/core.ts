@@ -41,8 +41,10 @@ import { SwapIn } from './swap/swap-in.ts';
 import { Zram, type ZramStats } from './swap/zram.ts';
 import { UffdContexts } from './userfaultfd/contexts.ts';
 import { UffdHandle } from './userfaultfd/handle.ts';
+import { Mfill } from './userfaultfd/mfill.ts';
 import { Move } from './userfaultfd/move.ts';
 import { UffdWaits } from './userfaultfd/waits.ts';
+import { WriteProtect } from './userfaultfd/writeprotect.ts';
 import { Vmas } from './vma.ts';
 import { VmaEdit } from './vma-edit.ts';
 import { Vmstat } from './vmstat.ts';
@@ -68,6 +70,8 @@ export type MmConfig = {
   readonly retryRule?: '2014' | 'modern';
   /** U-14: allocate before the test of an armed hole, as 2014 did. For T-CHG. */
   readonly strictSeedOrder?: boolean;
+  /** V-39: memory is filled through the context alone that has registered it. */
+  readonly strictOwner?: boolean;
   /** Has this thread a fatal signal? Long calls ask after each page, and stop. */
   readonly killed?: () => boolean;
   /** For tests. */
@@ -119,6 +123,8 @@ export class MmCore {
   readonly mremap: Mremap;
   readonly mms: Mms;
   readonly move: Move;
+  readonly mfill: Mfill;
+  readonly writeProtect: WriteProtect;
   readonly madvise: Madvise;
   readonly access: Access;
   readonly #fork: Fork;
@@ -210,6 +216,11 @@ export class MmCore {
       ...{ khugepaged: this.khugepaged, reclaimPages },
     });
     this.access = new Access({ arena: sync.arena, gup: this.gup, pages: this.pages });
+    this.writeProtect = new WriteProtect({ ...memoryDeps, sync, uffds: this.uffds });
+    this.mfill = new Mfill({
+      ...{ ...memoryDeps, sync, memory: this.memory, gup: this.gup, access: this.access },
+      ...{ uffds: this.uffds, killed: config.killed, strictOwner: config.strictOwner ?? false },
+    });
     this.#fork = new Fork({
       ...memoryDeps,
       ...{ sync, edit, pageOps, breaks, memory: this.memory, thp: this.thp },

@@ -21,6 +21,7 @@ import {
   swpOffset,
   VmFlag,
   VmFlagHigh,
+  withoutUffdWp,
 } from './layout.ts';
 import { type Memory, NEW_ANON } from './memory.ts';
 import type { MmuNotifiers } from './mmu-notifier.ts';
@@ -70,6 +71,8 @@ const DONE = -1;
  */
 export class Fork {
   readonly #deps: ForkDeps;
+  /** Of the VMA that is being copied. */
+  #keepsWp = false;
 
   constructor(deps: ForkDeps) {
     this.#deps = deps;
@@ -105,7 +108,10 @@ export class Fork {
       // Without an anon_vma nothing but the zero page can be mapped: the child faults that in again, unless
       // that would be a user fault (U-30).
       const armed = (vmas.flagsHigh(from) & VmFlagHigh.UserFault) !== 0;
-      if (layout.vma.anonVma.load(from) !== 0 || armed) this.#copyPtes(parent, child, from, to);
+      // V-62: write protection goes to a child whose VMA has a context of its own.
+      this.#keepsWp = (layout.vma.flags.get(to) & VmFlag.UffdWp) !== 0;
+      if (layout.vma.anonVma.load(from) !== 0 || armed || this.#keepsWp)
+        this.#copyPtes(parent, child, from, to);
     }
   }
 
@@ -208,7 +214,8 @@ export class Fork {
       return true;
     }
     if (!pteIsPresent(entry)) {
-      pageTable.fill(into, entry);
+      const kept = this.#forChild(entry);
+      if (kept !== 0) pageTable.fill(into, kept);
       return true;
     }
     if ((entry & Pte.Zero) === 0) {
@@ -219,8 +226,12 @@ export class Fork {
     const clear = this.#deps.breaks.forkKeepsWritable ? 0 : Pte.Write;
     const was = pageTable.change(from, 0, clear);
     // The child's entry stays dirty: that the swap copy is old must outlive the parent.
-    pageTable.fill(into, was & ~(Pte.Write | Pte.Young));
+    pageTable.fill(into, this.#forChild(was) & ~(Pte.Write | Pte.Young));
     return true;
+  }
+
+  #forChild(entry: number): number {
+    return this.#keepsWp ? entry : withoutUffdWp(entry);
   }
 
   /** Held by someone other than its mapping and the swap cache: a device writes to it, or reads. */
@@ -243,7 +254,7 @@ export class Fork {
     const shared = entry & ~Swp.Exclusive;
     swap.duplicate(swpOffset(entry)); // the parent's entry keeps the slot alive
     pageTable.replace(from, shared);
-    pageTable.fill(into, shared);
+    pageTable.fill(into, this.#forChild(shared));
     layout.mm.swapEnts.add(child, 1);
   }
 
@@ -258,8 +269,9 @@ export class Fork {
     if (mapped) {
       pageOps.copy(frameByte(pfn), frameByte(ptePfn(entry)));
       rmap.addNew(pfn, to, vpn);
-      const writable = (layout.vma.flags.get(to) & VmFlag.Write) !== 0 ? Pte.Write : 0;
-      pageTable.fill(into, mkPte(pfn, writable | Pte.Dirty | (entry & Pte.ProtNone)));
+      const wp = this.#forChild(entry) & Pte.UffdWp;
+      const writable = (layout.vma.flags.get(to) & VmFlag.Write) !== 0 && wp === 0 ? Pte.Write : 0;
+      pageTable.fill(into, mkPte(pfn, writable | wp | Pte.Dirty | (entry & Pte.ProtNone)));
       layout.mm.anonPages.add(child, 1);
     } else if (entry !== 0) this.#copyEntry(child, from, into, entry); // reclaim was quicker
     pageTable.unlockTwo(from, into);

@@ -14,6 +14,7 @@ import {
   swpOffset,
   Table,
   VmFlag,
+  withoutUffdWp,
 } from './layout.ts';
 import { HUGE_FRAMES } from './page-alloc.ts';
 import { hugePte, VPN_MAX } from './page-table.ts';
@@ -169,6 +170,11 @@ function checkHuge(core: MmCore, mm: Mm, vpn: Vpn, entry: number, census: Census
 function checkPte(core: MmCore, mm: Mm, vpn: Vpn, entry: number, census: Census, found: Found): void {
   const vma = core.vmas.find(mm, vpn);
   must(vma !== 0, 'M2: an entry lies inside a mapping', vpn);
+  if (withoutUffdWp(entry) !== entry) {
+    must((core.layout.vma.flags.get(vma) & VmFlag.UffdWp) !== 0, 'M2: protected where nobody asked', vpn);
+    const both = pteIsPresent(entry) && (entry & Pte.Write) !== 0;
+    must(!both, 'M2: write-protected and writable', vpn);
+  }
   if (pteIsPresent(entry)) checkPresent(core, vma, vpn, entry, census, found);
   else if (isSwap(entry)) {
     found.swap++;

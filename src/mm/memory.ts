@@ -26,7 +26,7 @@ import type { Rmap } from './rmap.ts';
 import type { Swap } from './swap/swap.ts';
 import type { SwapIn } from './swap/swap-in.ts';
 import type { UffdHandle } from './userfaultfd/handle.ts';
-import { UffdFault } from './userfaultfd/state.ts';
+import { UffdFault, UffdFeature } from './userfaultfd/state.ts';
 import type { Vmas } from './vma.ts';
 import type { Vmstat } from './vmstat.ts';
 
@@ -120,15 +120,26 @@ export class Memory {
     if (entry === 0) {
       if (this.#deps.uffdHandle.isArmed(flags, this.#deps.vmas.flagsHigh(vma)))
         return this.#hole(mm, vma, vpn, pte, 0, write, how);
-      return write ? this.#anonymous(mm, vma, vpn, pte) : this.#zero(pte);
+      return write ? this.#anonymous(mm, vma, vpn, pte, 0) : this.#zero(vma, pte, 0);
     }
     if ((entry & Pte.Present) === 0) return this.#notPresent(mm, vma, vpn, pte, entry, write, how);
     if (write && (entry & Pte.Write) === 0) {
       if ((entry & Pte.UffdWp) !== 0 && (flags & VmFlag.UffdWp) !== 0)
-        return this.#userFault(mm, vma, vpn, pte, entry, UffdFault.Wp | UffdFault.Write, how);
+        return this.#protectedByUffd(mm, vma, vpn, pte, entry, how);
       return this.#writeProtected(mm, vma, vpn, pte, entry);
     }
     return this.#present(pte, entry, write);
+  }
+
+  /** V-37: with WP_ASYNC the first write takes the bit, and nobody is asked. Else who protects it is (V-63). */
+  #protectedByUffd(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number, how: number): number {
+    const { uffd, vma: v } = this.#layout;
+    if ((uffd.features.load(v.uffd.get(vma)) & UffdFeature.WpAsync) === 0)
+      return this.#userFault(mm, vma, vpn, pte, entry, UffdFault.Wp | UffdFault.Write, how);
+    this.#pageTable.lock(pte);
+    if (((this.#pageTable.held(pte) ^ entry) & ~USE_BITS) === 0) this.#pageTable.change(pte, 0, Pte.UffdWp);
+    this.#pageTable.unlock(pte);
+    return FAULT_RETRY;
   }
 
   /** A hole of an armed VMA (U-12, U-13, V-16). `entry` is none, or a marker that is as good as none. */
@@ -163,6 +174,7 @@ export class Memory {
       const { uffdHandle, vmas } = this.#deps;
       if (uffdHandle.isArmed(this.#layout.vma.flags.get(vma), vmas.flagsHigh(vma)))
         return this.#hole(mm, vma, vpn, pte, entry, write, how);
+      return write ? this.#anonymous(mm, vma, vpn, pte, entry) : this.#zero(vma, pte, entry);
     }
     if (swpType(entry) === SwpType.Swap) return this.#swapIn!.fault(mm, vma, vpn, pte, entry, write);
     return swpType(entry) === SwpType.Poison ? GUP_HWPOISON : GUP_FAULT;
@@ -183,40 +195,53 @@ export class Memory {
     return ptePfn(entry) | ((entry & Pte.Write) !== 0 ? GUP_WRITABLE : 0);
   }
 
-  /** A read of a hole: the shared zero page (M-30). Armed VMAs have branched off before this (U-12). */
-  #zero(pte: PteAt): number {
+  /** Fills a hole; write protection that a marker remembers goes on. Requires: the ptl. */
+  #install(vma: Vma, pte: PteAt, marker: number, page: number): void {
+    if (marker === 0) this.#pageTable.fill(pte, page);
+    else if ((this.#layout.vma.flags.get(vma) & VmFlag.UffdWp) === 0) this.#pageTable.replace(pte, page);
+    else this.#pageTable.replace(pte, (page & ~Pte.Write) | Pte.UffdWp);
+  }
+
+  /**
+   * A read of a hole: the shared zero page (M-30). `marker`: what the entry is, 0 or a marker. Armed VMAs have
+   * branched off before this (U-12).
+   */
+  #zero(vma: Vma, pte: PteAt, marker: number): number {
     const { vmstat } = this.#deps;
     const pageTable = this.#pageTable;
     const zero = this.#pages.zeroPage;
     pageTable.lock(pte);
-    if (pageTable.held(pte) !== 0) {
+    if (pageTable.held(pte) !== marker) {
       pageTable.unlock(pte);
       return FAULT_RETRY;
     }
-    pageTable.fill(pte, mkPte(zero, Pte.Zero | Pte.Young));
+    this.#install(vma, pte, marker, mkPte(zero, Pte.Zero | Pte.Young));
     pageTable.unlock(pte);
     vmstat.add('pgfault', 1);
     vmstat.add('zero_page_map', 1);
     return zero;
   }
 
-  /** A write to a hole: a new zeroed page. */
-  #anonymous(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt): number {
+  /** A write to a hole: a new zeroed page. Behind a marker it is protected, and the access tried again (V-36). */
+  #anonymous(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, marker: number): number {
     const pageTable = this.#pageTable;
     if (this.#deps.anonVmas.prepare(vma) === 0) return this.#makeRoom() ? FAULT_RETRY : GUP_NOMEM;
     const pfn = this.newPage(mm, 2, NEW_ANON);
     if (pfn < 0) return GUP_NOMEM;
     this.#deps.pageOps.zero(frameByte(pfn));
     pageTable.lock(pte);
-    if (pageTable.held(pte) !== 0 && !this.#deps.breaks.faultWithoutRecheck) {
+    if (pageTable.held(pte) !== marker && !this.#deps.breaks.faultWithoutRecheck) {
       pageTable.unlock(pte);
       return this.#dropNew(pfn);
     }
     this.#deps.rmap.addNew(pfn, vma, vpn);
-    pageTable.fill(pte, mkPte(pfn, Pte.Write | USE_BITS));
+    this.#install(vma, pte, marker, mkPte(pfn, Pte.Write | USE_BITS));
     this.#layout.mm.anonPages.add(mm, 1);
     pageTable.unlock(pte);
-    return this.#added(pfn);
+    const added = this.#added(pfn);
+    if (marker === 0) return added;
+    this.#pages.put(pfn);
+    return FAULT_RETRY;
   }
 
   /** A new page that nobody saw goes, with the references of the pte and the caller. */

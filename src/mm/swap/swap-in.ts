@@ -99,16 +99,18 @@ export class SwapIn {
     const exclusive = (entry & Swp.Exclusive) !== 0;
     this.#mapPage(mm, vma, vpn, pfn, exclusive);
     // Writable though only read, if that is allowed: the next write then costs no fault.
-    const writable = exclusive && (layout.vma.flags.get(vma) & VmFlag.Write) !== 0;
+    const flags = layout.vma.flags.get(vma);
+    const wp = (entry & Swp.UffdWp) !== 0 && (flags & VmFlag.UffdWp) !== 0; // V-62
+    const writable = exclusive && (flags & VmFlag.Write) !== 0 && !wp;
     const bits = Pte.Young | (writable ? Pte.Write : 0) | (writable && write ? Pte.Dirty : 0);
-    pageTable.replace(pte, mkPte(pfn, bits));
+    pageTable.replace(pte, mkPte(pfn, bits | (wp ? Pte.UffdWp : 0)));
     swap.free(swpOffset(entry));
-    const alone = !exclusive && write && this.#isLast(pfn);
+    const alone = !exclusive && write && !wp && this.#isLast(pfn);
     if (alone) pageTable.change(pte, Pte.Write | Pte.Dirty, 0);
     else if ((writable && write) || swap.isTight()) swap.tryToFreeSwap(pfn);
     pageTable.unlock(pte);
     vmstat.add('pgfault', 1);
-    if (write && !writable && !alone) return FAULT_RETRY; // and on to copy on write
+    if (write && !writable && !alone) return FAULT_RETRY; // and on to copy on write, or to who protects it
     return pfn | (writable || alone ? GUP_WRITABLE : 0);
   }
 

@@ -1,13 +1,28 @@
 import { ERRNO, type ErrnoCode } from '../../base/errno.ts';
 import { PAGE_SIZE } from '../../base/units.ts';
+import { Arena } from '../../sync/arena.ts';
 import type { Ptr } from '../../sync/struct.ts';
-import type { MmConfig, MmCore } from '../core.ts';
+import { Sync } from '../../sync/sync.ts';
+import { productionWaiter } from '../../sync/waiter.ts';
+import { createPageOps } from '../../wasm/page-ops.ts';
+import { attachMm, initMm, type MmConfig, type MmCore } from '../core.ts';
+import { GUP_BLOCKED, GUP_FAULT, GUP_HWPOISON, GUP_NOMEM, GUP_PFN_MASK, GUP_SIGBUS } from '../fault-codes.ts';
 import { VmFlag } from '../layout.ts';
-import { testMm } from '../testing.ts';
 
 export const PAGE = PAGE_SIZE;
 export const DST = 0x20000000;
 export const SRC = 0x30000000;
+
+const GUP_NAMES: Record<number, string> = {
+  [GUP_FAULT]: 'EFAULT',
+  [GUP_NOMEM]: 'ENOMEM',
+  [GUP_BLOCKED]: 'blocked',
+  [GUP_HWPOISON]: 'EHWPOISON',
+  [GUP_SIGBUS]: 'SIGBUS',
+};
+
+/** A page of one byte. */
+export const page = (byte: number): Uint8Array => new Uint8Array(PAGE).fill(byte);
 
 /** A name for what a system call returned. */
 export function name(result: number): string | number {
@@ -20,16 +35,28 @@ export function name(result: number): string | number {
 export const FACES = ['remap', 'MOVE'] as const;
 export type Face = (typeof FACES)[number];
 
+type ResolvingConfig = { frames?: number; limitPages?: number } & Partial<MmConfig>;
+
 /** An address space with a destination that a context has registered, and a source; both `pages` long. */
 export class Resolving {
   readonly core: MmCore;
   readonly mm: Ptr<'mm'>;
   readonly ctx: Ptr<'uffd'>;
   readonly pages: number;
+  /** Called at every named yield point of `core`. */
+  at: (label: string) => void = () => {};
+  readonly #config: MmConfig;
 
-  constructor(pages: number, config: { frames?: number } & Partial<MmConfig> = {}) {
-    this.core = testMm({ swap: { kind: 'zram', bytes: 1 << 20 }, ...config });
-    this.mm = this.core.createMm({ limitPages: 4096 });
+  constructor(pages: number, config: ResolvingConfig = {}) {
+    const { frames = 4096, limitPages = 4096, ...rest } = config;
+    const arena = Arena.create({ frames, heapBytes: 1 << 20, shared: true });
+    this.#config = {
+      ...{ pageOps: createPageOps(arena.memory, true), swap: { kind: 'zram', bytes: 1 << 20 }, poison: true },
+      ...rest,
+    };
+    const waiter = { ...productionWaiter(arena), point: (label: string) => this.at(label) };
+    this.core = initMm(new Sync(arena, { lockdep: true, waiter }), this.#config);
+    this.mm = this.core.createMm({ limitPages });
     this.ctx = this.core.uffds.create(this.mm, 0);
     this.pages = pages;
     for (const address of [DST, SRC])
@@ -44,6 +71,46 @@ export class Resolving {
     const { lo, hi } = vmas.flags(vma);
     vmas.setFlags(vma, (lo & ~(VmFlag.UffdMissing | VmFlag.UffdWp)) | modes, hi);
     layout.vma.uffd.set(vma, modes === 0 ? (0 as Ptr<'uffd'>) : this.ctx);
+  }
+
+  /** The same arena as another thread sees it. */
+  thread(): MmCore {
+    return attachMm(new Sync(this.core.sync.arena, { lockdep: true }), this.#config);
+  }
+
+  /** Calls `work` once, when `core` passes a point for the n-th time from now. */
+  once(label: string, work: () => void, n = 1): void {
+    this.at = passed => {
+      if (passed !== label || --n > 0) return;
+      this.at = () => {};
+      work();
+    };
+  }
+
+  /** What an access of a page comes to: a number means a page. */
+  fault(address: number, write: boolean, how = 0): string {
+    const result = this.core.gup.fault(this.mm, address / PAGE, write, how);
+    if (result >= 0) this.core.pages.put(result & GUP_PFN_MASK);
+    return result >= 0 ? 'page' : (GUP_NAMES[result] ?? String(result));
+  }
+
+  /** A fault that was queued: its flags, after which it is taken out. */
+  message(): number | undefined {
+    const { ticket } = this.core.gup;
+    if (ticket === 0) return undefined;
+    const flags = this.core.layout.uffdWait.flags.get(ticket);
+    this.core.uffds.queues.finish(ticket);
+    return flags;
+  }
+
+  /** What a call that fills returned, and what it wrote into its result field, by name. */
+  said(code: number): [string | number, string | number | undefined] {
+    const { result } = this.core.mfill;
+    return [name(code), result === undefined ? undefined : name(result)];
+  }
+
+  usage(): number {
+    return this.core.layout.memcg.usage.load(this.core.layout.mm.memcg.get(this.mm));
   }
 
   write(address: number, value: number): void {
