@@ -24,12 +24,13 @@ async function once(): Promise<{ share: number; ms: number }> {
     const filled = await vm.commands.run(fill);
     if (filled.exitCode !== 0) throw new Error(filled.stderr);
     const touched = resident() - before;
-    if (touched < TOUCHED_MIB * 2 ** 20) throw new Error(`only ${touched} bytes were touched`);
+    // Some of it may lie in frames that the boot left behind.
+    if (touched < 0.9 * TOUCHED_MIB * 2 ** 20) throw new Error(`only ${touched} bytes were touched`);
     await vm.commands.run('rm /mnt/y');
     const start = performance.now();
     let best = { share: 0, ms: 0 };
     for (let ms = 0; ms < WITHIN_MS; ms = performance.now() - start) {
-      const share = Math.min(1, (touched - (resident() - before)) / (TOUCHED_MIB * 2 ** 20));
+      const share = Math.min(1, 1 - (resident() - before) / touched);
       if (share > best.share) best = { share, ms: Math.round(ms) };
       await sleep(100);
     }
