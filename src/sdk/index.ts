@@ -3,7 +3,16 @@ export { FaultlineError } from '../base/error.ts';
 export type { AgentProcess } from './agent-client.ts';
 export { type CommandResult, Commands, type RunOptions } from './commands.ts';
 export { Host, type HostOptions, type HostStat } from './host.ts';
-export { Memory, type MemoryStat } from './memory.ts';
+export {
+  Memory,
+  type MemoryAdvice,
+  type MemoryFile,
+  type MemoryStat,
+  type Pressure,
+  type PsiLine,
+  type Range,
+} from './memory.ts';
 export type { SandboxOptions } from './options.ts';
 export { Sandbox } from './sandbox.ts';
 export type { Size } from './size.ts';
+export type { SmapsMapping } from './smaps-mapping.ts';

@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
 import { MIB } from '../base/units.ts';
-import { LIMIT_MIN, type SandboxOptions, sizesOf } from './options.ts';
+import { type SandboxOptions, sizesOf } from './options.ts';
+import { LIMIT_MIN } from './size.ts';
 
 const work = mkdtempSync(join(tmpdir(), 'faultline-options-'));
 afterAll(() => rmSync(work, { recursive: true }));

@@ -4,7 +4,7 @@ import { MIB, PAGE_SIZE } from '../base/units.ts';
 import { openSwapFile } from '../host/node/swap-file.ts';
 import type { SwapSpec } from '../machine/host.ts';
 import type { Host } from './host.ts';
-import { bytes, type Size } from './size.ts';
+import { bytes, LIMIT_MIN, type Size } from './size.ts';
 
 export type SandboxOptions = {
   /** 'tiny', 'base', a name from `faultline image ls`, or an image's directory. */
@@ -40,9 +40,6 @@ export type SandboxOptions = {
   /** Test: see MachineConfig. */
   blockedOneIn?: number;
 };
-
-/** Below this a guest's kernel and a handful of device pages would chase each other out (O-2). */
-export const LIMIT_MIN = 8 * MIB;
 
 export type Sizes = {
   memoryBytes: number;
