@@ -8,6 +8,7 @@ export const ERRNO = {
   ENXIO: 6,
   E2BIG: 7,
   ENOEXEC: 8,
+  EBADF: 9,
   EAGAIN: 11,
   ENOMEM: 12,
   EFAULT: 14,

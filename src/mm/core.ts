@@ -40,9 +40,13 @@ import type { SwapFilePort } from './swap/swap-file.ts';
 import { SwapIn } from './swap/swap-in.ts';
 import { Zram, type ZramStats } from './swap/zram.ts';
 import { UffdContexts } from './userfaultfd/contexts.ts';
+import { UffdEvents } from './userfaultfd/events.ts';
 import { UffdHandle } from './userfaultfd/handle.ts';
 import { Mfill } from './userfaultfd/mfill.ts';
 import { Move } from './userfaultfd/move.ts';
+import { UffdRead } from './userfaultfd/read.ts';
+import { UffdRegister } from './userfaultfd/register.ts';
+import { UffdRelease } from './userfaultfd/release.ts';
 import { UffdWaits } from './userfaultfd/waits.ts';
 import { WriteProtect } from './userfaultfd/writeprotect.ts';
 import { Vmas } from './vma.ts';
@@ -115,6 +119,10 @@ export class MmCore {
   readonly memory: Memory;
   readonly uffdHandle: UffdHandle;
   readonly uffdWaits: UffdWaits;
+  readonly uffdEvents: UffdEvents;
+  readonly uffdRead: UffdRead;
+  readonly uffdRegister: UffdRegister;
+  readonly uffdRelease: UffdRelease;
   readonly retryRule: '2014' | 'modern';
   readonly strictSeedOrder: boolean;
   readonly gup: Gup;
@@ -195,14 +203,25 @@ export class MmCore {
       ...{ strictSeedOrder: this.strictSeedOrder, uffdHandle: this.uffdHandle },
       reclaim: pages => this.#stallReclaim(0 as Ptr<'memcg'>, pages),
     });
+    this.uffdEvents = new UffdEvents({
+      ...{ sync, layout, vmas: this.vmas, uffds: this.uffds, waits: this.uffdWaits },
+    });
+    const { uffdEvents } = this;
+    this.uffdRead = new UffdRead({ sync, layout, uffds: this.uffds });
     const memoryDeps = this.#memoryDeps();
     this.memory = new Memory(memoryDeps);
     this.memory.wire(new SwapIn(memoryDeps, this.memory));
     this.gup = new Gup(this);
     const edit = new VmaEdit(this);
+    this.uffdRegister = new UffdRegister({ sync, layout, vmas: this.vmas, edit, uffds: this.uffds });
+    this.uffdRelease = new UffdRelease({
+      ...{ sync, layout, vmas: this.vmas, pageTable: this.pageTable, uffds: this.uffds },
+      register: this.uffdRegister,
+    });
+    this.uffds.wire(ctx => this.uffdRelease.release(ctx));
     this.zap = new Zap({ ...memoryDeps, rmap: this.rmap });
-    this.mmap = new Mmap({ ...memoryDeps, sync, edit, zap: this.zap });
-    this.mremap = new Mremap({ ...memoryDeps, sync, edit, mmap: this.mmap });
+    this.mmap = new Mmap({ ...memoryDeps, sync, edit, uffdEvents, zap: this.zap });
+    this.mremap = new Mremap({ ...memoryDeps, sync, edit, uffdEvents, mmap: this.mmap });
     this.mms = new Mms(this);
     this.move = new Move({ ...memoryDeps, sync, uffds: this.uffds, killed: config.killed });
     this.khugepaged = new Khugepaged(this);
@@ -211,6 +230,7 @@ export class MmCore {
       ...memoryDeps,
       sync,
       edit,
+      uffdEvents,
       zap: this.zap,
       gup: this.gup,
       ...{ khugepaged: this.khugepaged, reclaimPages },
@@ -223,7 +243,7 @@ export class MmCore {
     });
     this.#fork = new Fork({
       ...memoryDeps,
-      ...{ sync, edit, pageOps, breaks, memory: this.memory, thp: this.thp },
+      ...{ sync, edit, uffdEvents, pageOps, breaks, memory: this.memory, thp: this.thp },
       createLike: mm => this.mms.createLike(mm),
       exit: mm => this.mms.exit(mm),
     });

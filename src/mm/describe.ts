@@ -41,6 +41,8 @@ export function describe(core: MmCore, mm: Mm): string {
 /** Said by the letters before, or true of every mapping. */
 const COMMON = ['rd', 'wr', 'ex', 'mr', 'mw', 'me'];
 
+const UFFD_MODES = ['um', 'uw', 'ui'];
+
 const hex = (vpn: Vpn): string => `0x${(vpn * PAGE_SIZE).toString(16)}`;
 
 function header(core: MmCore, vma: Vma): string {
@@ -49,6 +51,8 @@ function header(core: MmCore, vma: Vma): string {
   const right = (flag: number, letter: string): string => ((lo & flag) !== 0 ? letter : '-');
   const rights = right(VmFlag.Read, 'r') + right(VmFlag.Write, 'w') + right(VmFlag.Exec, 'x');
   const marks = vmFlagCodes(lo, hi).filter(code => !COMMON.includes(code));
+  // Registration of 2014 sets no flag (F-22).
+  if (v.uffd.get(vma) !== 0 && !marks.some(code => UFFD_MODES.includes(code))) marks.push('registered');
   return `${hex(v.start.get(vma))}-${hex(v.end.get(vma))} ${[rights, 'anon', ...marks].join(' ')}`;
 }
 

@@ -32,6 +32,7 @@ import { HUGE, nextTable, type PageTable, type PteAt } from './page-table.ts';
 import type { Lru } from './reclaim/lru.ts';
 import type { Rmap } from './rmap.ts';
 import type { Swap } from './swap/swap.ts';
+import type { Forked, UffdEvents } from './userfaultfd/events.ts';
 import type { Vmas } from './vma.ts';
 import type { VmaEdit } from './vma-edit.ts';
 import type { Vmstat } from './vmstat.ts';
@@ -57,6 +58,7 @@ export type ForkDeps = {
   readonly swap: Swap;
   readonly lru: Lru;
   readonly vmstat: Vmstat;
+  readonly uffdEvents: UffdEvents;
   readonly breaks: MmBreaks;
   /** An empty mm that charges to the same group; throws ENOMEM. */
   readonly createLike: (mm: Mm) => Mm;
@@ -80,30 +82,36 @@ export class Fork {
 
   /** Throws ENOMEM, with the parent as it was but for write protection. */
   fork(parent: Mm): Mm {
-    const { sync, layout, createLike, exit, vmstat } = this.#deps;
+    const { sync, layout, createLike, exit, vmstat, uffdEvents } = this.#deps;
     const child = createLike(parent);
+    const forked: Forked[] = [];
     let copied = false;
     sync.writeLock('mmap', parent + layout.mm.mmapLock.at);
     try {
       if (layout.mm.users.load(parent) === 0)
         throw new Errno('ESRCH', 'fork', 'the address space has exited');
-      this.#copyVmas(parent, child);
+      this.#copyVmas(parent, child, forked);
       copied = true;
     } finally {
       sync.writeUnlock('mmap', parent + layout.mm.mmapLock.at);
-      if (!copied) exit(child);
+      if (!copied) {
+        exit(child);
+        uffdEvents.forkFailed(forked);
+      }
     }
+    uffdEvents.forked(forked);
     vmstat.add('fork', 1);
     return child;
   }
 
-  #copyVmas(parent: Mm, child: Mm): void {
-    const { vmas, layout, edit, anonVmas } = this.#deps;
+  #copyVmas(parent: Mm, child: Mm, forked: Forked[]): void {
+    const { vmas, layout, edit, anonVmas, uffdEvents } = this.#deps;
     for (let i = 0; i < vmas.count(parent); i++) {
       const from = vmas.at(parent, i);
       if ((layout.vma.flags.get(from) & VmFlag.DontCopy) !== 0) continue;
       const to = edit.copy(child, from, 'fork');
       vmas.insert(child, vmas.count(child), to);
+      uffdEvents.forking(forked, child, from, to);
       if (!anonVmas.fork(to, from)) throw new Errno('ENOMEM', 'fork', 'no memory for the reverse map');
       // Without an anon_vma nothing but the zero page can be mapped: the child faults that in again, unless
       // that would be a user fault (U-30).

@@ -21,4 +21,19 @@ export type { MmOptions } from './mms.ts';
 export { type MmuNotifierOps, NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
 export type { SwapConfig } from './swap/swap-config.ts';
 export type { SwapFilePort } from './swap/swap-file.ts';
-export { UffdEvent, UffdFault, UffdFeature, UffdMode } from './userfaultfd/state.ts';
+export { type Buffer14, Userfaultfd2014 } from './userfaultfd/seed14.ts';
+export {
+  Poll,
+  UFFD_API,
+  UffdEvent,
+  UffdFault,
+  UffdFeature,
+  UffdIoctl,
+  UffdMode,
+} from './userfaultfd/state.ts';
+export {
+  type ClosePolicy,
+  type UserfaultEvent,
+  Userfaultfd,
+  type UserfaultfdOptions,
+} from './userfaultfd/userfaultfd.ts';

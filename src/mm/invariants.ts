@@ -19,6 +19,7 @@ import {
 import { HUGE_FRAMES } from './page-alloc.ts';
 import { hugePte, VPN_MAX } from './page-table.ts';
 import type { Slot } from './swap/swap-slots.ts';
+import { checkUffds } from './userfaultfd/check.ts';
 
 type Mm = Ptr<'mm'>;
 type Vma = Ptr<'vma'>;
@@ -70,6 +71,7 @@ function checkMm(core: MmCore, mm: Mm, census: Census): void {
   must(m.ranges.load(mm) === 0, 'M9: no range is open at rest', mm);
   must((m.wpSeq.load(mm) & 1) === 0, 'M9: wpSeq is even at rest', mm);
   checkVmas(core, mm, census);
+  checkUffds(core, mm);
   const found = checkTables(core, mm, census);
   must(found.anon === m.anonPages.load(mm), 'M5: anonPages', found.anon, m.anonPages.load(mm));
   must(found.swap === m.swapEnts.load(mm), 'M5: swapEnts', found.swap, m.swapEnts.load(mm));

@@ -23,6 +23,7 @@ import type { Pages } from './page.ts';
 import { HUGE, nextTable, type PageTable, type PteAt, TABLE_PAGES, VPN_MAX } from './page-table.ts';
 import type { Lru } from './reclaim/lru.ts';
 import type { Swap } from './swap/swap.ts';
+import type { UffdEvents } from './userfaultfd/events.ts';
 import type { Vmas } from './vma.ts';
 import type { VmaEdit } from './vma-edit.ts';
 import type { Vmstat } from './vmstat.ts';
@@ -84,6 +85,7 @@ export type MadviseDeps = {
   readonly vmstat: Vmstat;
   readonly hugePmd: HugePmd;
   readonly khugepaged: Khugepaged;
+  readonly uffdEvents: UffdEvents;
   /** Takes given isolated pages, at most 32 (vmscan.ts). */
   readonly reclaimPages: (pfns: Int32Array, count: number) => number;
 };
@@ -166,8 +168,8 @@ export class Madvise {
     }
   }
 
-  /** Calls `work` for the mapped parts of a range; true if there were gaps. */
-  #walk(mm: Mm, start: Vpn, end: Vpn, work: (vma: Vma, from: Vpn, to: Vpn) => unknown): boolean {
+  /** Calls `work` for the mapped parts of a range, which says how far it came; true if there were gaps. */
+  #walk(mm: Mm, start: Vpn, end: Vpn, work: (vma: Vma, from: Vpn, to: Vpn) => Vpn): boolean {
     const { vmas, layout } = this.#deps;
     let gaps = false;
     for (let vpn = start; vpn < end; ) {
@@ -176,13 +178,12 @@ export class Madvise {
       const from = vma === 0 ? end : Math.max(vpn, layout.vma.start.get(vma));
       gaps ||= from > vpn;
       if (from >= end) break;
-      vpn = Math.min(end, layout.vma.end.get(vma));
-      work(vma, from, vpn);
+      vpn = work(vma, from, Math.min(end, layout.vma.end.get(vma)));
     }
     return gaps;
   }
 
-  #setFlags(mm: Mm, vma: Vma, start: Vpn, end: Vpn, advice: Advice): void {
+  #setFlags(mm: Mm, vma: Vma, start: Vpn, end: Vpn, advice: Advice): Vpn {
     const { vmas, edit, layout } = this.#deps;
     const change = FLAG_ADVICE[advice] as FlagChange;
     if (change.anonymous && layout.vma.ops.get(vma) !== 0)
@@ -190,27 +191,51 @@ export class Madvise {
     const old = vmas.flags(vma);
     const lo = (old.lo & ~change.clear) | change.set;
     const hi = (old.hi & ~(change.clearHigh ?? 0)) | (change.setHigh ?? 0);
-    if (lo === old.lo && hi === old.hi) return;
+    if (lo === old.lo && hi === old.hi) return end;
     try {
       edit.setFlags(mm, start, end, lo, hi, 'madvise');
     } catch (error) {
       // ENOMEM always means a gap (U-3).
       throw error instanceof Errno && error.code === 'ENOMEM' ? new Errno('EAGAIN', 'madvise') : error;
     }
+    return end;
   }
 
-  #pageAdvice(mm: Mm, vma: Vma, start: Vpn, end: Vpn, advice: Advice): void {
-    const { notifiers, zap, layout } = this.#deps;
-    const flags = layout.vma.flags.get(vma);
-    if (advice === 'normal' || advice === 'willneed') return;
-    if ((flags & (VmFlag.Locked | VmFlag.PfnMap)) !== 0)
-      throw new Errno('EINVAL', 'madvise', 'locked memory');
+  /** How far it came: a manager may have to be asked, and the VMA be shorter afterwards (V-52). */
+  #pageAdvice(mm: Mm, vma: Vma, start: Vpn, end: Vpn, advice: Advice): Vpn {
+    const { layout, uffdEvents } = this.#deps;
+    if (advice === 'normal' || advice === 'willneed') return end;
+    this.#checkVma(vma, advice);
     if (advice === 'cold' || advice === 'pageout') {
       this.#collect(mm, start, end, advice);
-      return;
+      return end;
     }
+    const ctx = uffdEvents.removing(mm, vma, start, end);
+    try {
+      if (ctx !== 0) {
+        const again = this.#deps.vmas.find(mm, start);
+        if (again === 0) throw new Errno('ENOMEM', 'madvise', 'unmapped meanwhile');
+        this.#checkVma(again, advice);
+        end = Math.min(end, layout.vma.end.get(again));
+      }
+      this.#discard(mm, start, end, advice);
+    } finally {
+      if (ctx !== 0) uffdEvents.removed(ctx);
+    }
+    return end;
+  }
+
+  #checkVma(vma: Vma, advice: Advice): void {
+    const { layout } = this.#deps;
+    if ((layout.vma.flags.get(vma) & (VmFlag.Locked | VmFlag.PfnMap)) !== 0)
+      throw new Errno('EINVAL', 'madvise', 'locked memory');
     if (advice === 'free' && layout.vma.ops.get(vma) !== 0)
       throw new Errno('EINVAL', 'madvise', 'not anonymous memory');
+  }
+
+  /** DONTNEED and FREE. */
+  #discard(mm: Mm, start: Vpn, end: Vpn, advice: Advice): void {
+    const { notifiers, zap } = this.#deps;
     notifiers.start(mm, start, end, NotifyEvent.Clear, NotifyFlag.Blockable);
     if (advice === 'dontneed') zap.range(mm, start, end);
     else {
@@ -318,6 +343,7 @@ export class Madvise {
       const special = layout.vma.ops.get(vma) !== 0 || (layout.vma.flags.get(vma) & VmFlag.NoHugePage) !== 0;
       if (special) areas.push(-1);
       else for (let at = first; at + TABLE_PAGES <= to; at += TABLE_PAGES) areas.push(at);
+      return to;
     });
     sync.readUnlock('mmap', mm + layout.mm.mmapLock.at);
     let failed: ScanResult = 'succeed';

@@ -8,6 +8,7 @@ import { type MmLayout, Pte, pteIsPresent, VmFlag } from './layout.ts';
 import type { MmuNotifiers } from './mmu-notifier.ts';
 import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
 import { HUGE, nextTable, type PageTable, TABLE_PAGES, VPN_MAX } from './page-table.ts';
+import type { UffdEvents } from './userfaultfd/events.ts';
 import type { Vmas } from './vma.ts';
 import type { VmaEdit } from './vma-edit.ts';
 import type { Zap } from './zap.ts';
@@ -39,6 +40,7 @@ export type MmapDeps = {
   readonly notifiers: MmuNotifiers;
   readonly zap: Zap;
   readonly hugePmd: HugePmd;
+  readonly uffdEvents: UffdEvents;
 };
 
 /** Where an address without a hint is looked for; below is never mapped without asking. */
@@ -105,7 +107,7 @@ export class Mmap {
     this.#write(mm, 'munmap', () => this.unmapRange(mm, start, end, 'munmap'));
   }
 
-  /** As `unmap`. Requires: mmap for write. */
+  /** As `unmap`. Requires: mmap for write; `uffdEvents.settle` once it is given back. */
   unmapRange(mm: Mm, start: Vpn, end: Vpn, call: string): void {
     const { vmas, edit, layout } = this.#deps;
     edit.splitAt(mm, start, call);
@@ -113,7 +115,9 @@ export class Mmap {
     const first = vmas.indexOf(mm, start);
     let last = first;
     while (last < vmas.count(mm) && layout.vma.start.get(vmas.at(mm, last)) < end) last++;
-    if (last > first) this.removeVmas(mm, first, last);
+    if (last === first) return;
+    this.#deps.uffdEvents.unmapping(mm, first, last, start, end, call);
+    this.removeVmas(mm, first, last);
   }
 
   /**
@@ -205,13 +209,14 @@ export class Mmap {
   }
 
   #write<T>(mm: Mm, call: string, work: () => T): T {
-    const { sync, layout } = this.#deps;
+    const { sync, layout, uffdEvents } = this.#deps;
     sync.writeLock('mmap', mm + layout.mm.mmapLock.at);
     try {
       if (layout.mm.users.load(mm) === 0) throw new Errno('ESRCH', call, 'the address space has exited');
       return work();
     } finally {
       sync.writeUnlock('mmap', mm + layout.mm.mmapLock.at);
+      uffdEvents.settle();
     }
   }
 }

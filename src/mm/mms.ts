@@ -13,6 +13,7 @@ import type { PageAlloc } from './page-alloc.ts';
 import type { PageTable } from './page-table.ts';
 import type { Memcontrol } from './reclaim/memcontrol.ts';
 import type { Slabs } from './slab.ts';
+import type { UffdRelease } from './userfaultfd/release.ts';
 import type { Vmas } from './vma.ts';
 
 type Mm = Ptr<'mm'>;
@@ -45,6 +46,7 @@ export type MmsDeps = {
   readonly notifiers: MmuNotifiers;
   readonly memcontrol: Memcontrol;
   readonly mmap: Mmap;
+  readonly uffdRelease: UffdRelease;
 };
 
 /** Marks, in `memcg.id`, a group whose last mm went while some page was still charged. */
@@ -151,6 +153,7 @@ export class Mms {
     notifiers.closeRanges(mm);
     this.#free(mm);
     sync.writeUnlock('mmap', mm + layout.mm.mmapLock.at);
+    this.#deps.uffdRelease.orphans(mm);
     this.#unlink(mm);
     this.#orphan(layout.mm.memcg.get(mm));
     this.#sweep();

@@ -10,6 +10,8 @@ import type { Mmap } from './mmap.ts';
 import type { MmuNotifiers } from './mmu-notifier.ts';
 import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
 import { HUGE, nextTable, type PageTable, TABLE_PAGES, VPN_MAX } from './page-table.ts';
+import type { UffdEvents } from './userfaultfd/events.ts';
+import type { Ticket } from './userfaultfd/queues.ts';
 import { MAX_VMAS, type Vmas } from './vma.ts';
 import type { VmaEdit } from './vma-edit.ts';
 
@@ -25,14 +27,6 @@ export type MremapOptions = {
   keep?: boolean;
 };
 
-/** What userfaultfd has to do with a VMA that moved (V-51). */
-export type MremapHooks = {
-  /** Before pages move: may take the new VMA's context away. Requires: mmap for write. */
-  prepare(mm: Mm, from: Vma, to: Vma): void;
-  /** The pages have moved and mmap is free: tells, waits, wakes who sleeps at the old place (V-57). */
-  complete(mm: Mm, from: Vpn, to: Vpn, pages: number): void;
-};
-
 export type MremapDeps = {
   readonly sync: Sync;
   readonly layout: MmLayout;
@@ -43,6 +37,7 @@ export type MremapDeps = {
   readonly notifiers: MmuNotifiers;
   readonly mmap: Mmap;
   readonly hugePmd: HugePmd;
+  readonly uffdEvents: UffdEvents;
   readonly breaks: MmBreaks;
 };
 
@@ -57,14 +52,9 @@ const SPARE_VMAS = 4;
  */
 export class Mremap {
   readonly #deps: MremapDeps;
-  #hooks: MremapHooks | undefined;
 
   constructor(deps: MremapDeps) {
     this.#deps = deps;
-  }
-
-  wire(hooks: MremapHooks): void {
-    this.#hooks = hooks;
   }
 
   /**
@@ -74,7 +64,7 @@ export class Mremap {
    * leaves its mapping; ENOMEM when there is no room or no memory, with nothing moved.
    */
   remap(mm: Mm, address: Hva, oldBytes: number, newBytes: number, options: MremapOptions = {}): Hva {
-    const { sync, layout } = this.#deps;
+    const { sync, layout, uffdEvents } = this.#deps;
     const [old, pages] = [pagesOf(oldBytes), pagesOf(newBytes)];
     const { mayMove = false, to, keep = false } = options;
     if ((to !== undefined || keep) && !mayMove) refuse('EINVAL', 'may not move');
@@ -83,14 +73,12 @@ export class Mremap {
     if (!(oldBytes >= 0) || !(newBytes > 0)) refuse('EINVAL', 'no length');
     const from = pageNumber(address);
     sync.writeLock('mmap', mm + layout.mm.mmapLock.at);
-    let at: Vpn;
     try {
-      at = this.#remap(mm, from, old, pages, options);
+      return this.#remap(mm, from, old, pages, options) * PAGE_SIZE;
     } finally {
       sync.writeUnlock('mmap', mm + layout.mm.mmapLock.at);
+      uffdEvents.settle();
     }
-    if (at !== from) this.#hooks?.complete(mm, from, at, Math.min(old, pages));
-    return at * PAGE_SIZE;
   }
 
   #remap(mm: Mm, from: Vpn, old: number, pages: number, { mayMove, to, keep }: MremapOptions): Vpn {
@@ -157,15 +145,17 @@ export class Mremap {
 
   /** All that can fail comes before the first page moves. */
   #move(mm: Mm, from: Vpn, old: number, pages: number, to: Vpn, keep: boolean): Vpn {
-    const { edit, layout, vmas } = this.#deps;
+    const { edit, layout, vmas, uffdEvents } = this.#deps;
     edit.splitAt(mm, from, 'mremap');
+    const ctx = layout.vma.uffd.get(vmas.find(mm, from));
+    let event = 0 as Ticket;
     try {
       edit.splitAt(mm, from + old, 'mremap');
       const source = vmas.find(mm, from);
       const pgoff = layout.vma.anonVma.load(source) === 0 ? to : layout.vma.pgoff.get(source);
       const moved = edit.place(mm, source, to, to + pages, pgoff, 'mremap');
       this.#makeTables(mm, from, to, old);
-      this.#hooks?.prepare(mm, source, moved);
+      event = uffdEvents.remapping(moved);
       this.#movePages(mm, source, moved, from, to, old);
     } catch (error) {
       this.#undo(mm, from, old, to);
@@ -176,6 +166,7 @@ export class Mremap {
     if (keep) this.#mergeBack(mm, from, old);
     edit.mergeAt(mm, to + pages);
     edit.mergeAt(mm, to);
+    uffdEvents.remapped(ctx, event, from, to, old, !keep);
     return to;
   }
 

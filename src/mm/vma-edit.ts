@@ -135,15 +135,35 @@ export class VmaEdit {
    * equal. Returns the VMA that contains it then. Throws ENOMEM with no flag changed.
    */
   setFlags(mm: Mm, start: Vpn, end: Vpn, lo: number, hi: number, call: string): Vma {
-    const { vmas } = this.#deps;
+    this.#split(mm, start, end, call);
+    this.#deps.vmas.setFlags(this.#deps.vmas.find(mm, start), lo, hi);
+    return this.#merged(mm, start);
+  }
+
+  /** As `setFlags`, with the context of userfaultfd, or none. */
+  setUffd(mm: Mm, start: Vpn, end: Vpn, lo: number, hi: number, uffd: Ptr<'uffd'>, call: string): Vma {
+    const { vmas, layout } = this.#deps;
+    this.#split(mm, start, end, call);
+    const vma = vmas.find(mm, start);
+    vmas.setFlags(vma, lo, hi);
+    layout.vma.uffd.set(vma, uffd);
+    return this.#merged(mm, start);
+  }
+
+  /** Makes [start, end), a part of one VMA, a VMA. */
+  #split(mm: Mm, start: Vpn, end: Vpn, call: string): void {
     this.splitAt(mm, start, call);
     try {
       this.splitAt(mm, end, call);
     } catch (error) {
-      this.#mergeAt(mm, vmas.indexOf(mm, start));
+      this.mergeAt(mm, start);
       throw error;
     }
-    vmas.setFlags(vmas.find(mm, start), lo, hi);
+  }
+
+  /** Merges the VMA that begins at `start` with its neighbours; the one that contains it then. */
+  #merged(mm: Mm, start: Vpn): Vma {
+    const { vmas } = this.#deps;
     this.#mergeAt(mm, vmas.indexOf(mm, start) + 1);
     this.#mergeAt(mm, vmas.indexOf(mm, start));
     return vmas.find(mm, start);

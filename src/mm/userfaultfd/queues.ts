@@ -11,6 +11,9 @@ type Uffd = Ptr<'uffd'>;
 export type Ticket = Ptr<'uffdWait'>;
 type End = Accessor<'uffd', { words: number; to: 'uffdWait' }>;
 
+/** In `flags` of an event. */
+const EVENT_READ = 1;
+
 export type QueuesDeps = {
   readonly sync: Sync;
   readonly layout: MmLayout;
@@ -144,6 +147,7 @@ export class UffdQueues {
     if (same && fault) this.#refile(ctx, entry);
     if (same && event) {
       this.#unlink(ctx, this.#uffd.eventHead, this.#uffd.eventTail, entry);
+      this.#wait.flags.set(entry, EVENT_READ);
       this.#release(entry);
     }
     this.#unlock(ctx);
@@ -161,6 +165,17 @@ export class UffdQueues {
     }
     this.#wait.state.store(entry, WaitState.Read);
     this.#append(ctx, this.#uffd.faultHead, this.#uffd.faultTail, entry);
+  }
+
+  /** Was a woken event read, rather than given up? */
+  wasRead(entry: Ticket): boolean {
+    return this.#wait.state.load(entry) === WaitState.Woken && this.#wait.flags.get(entry) === EVENT_READ;
+  }
+
+  /** Frees an entry that was never queued. */
+  drop(entry: Ticket): void {
+    this.#wait.state.store(entry, WaitState.Woken);
+    this.finish(entry);
   }
 
   /** Takes an entry out, if nobody has woken it, and frees it. */

@@ -47,3 +47,23 @@ export const UffdFault = { Write: 1, Wp: 2, Minor: 4 } as const;
 
 /** `uffdWait.state`. */
 export const WaitState = { Pending: 0, Read: 1, Woken: 2 } as const;
+
+/** Numbers of the ioctls (V-4). */
+export const UffdIoctl = {
+  Register: 0,
+  Unregister: 1,
+  Wake: 2,
+  Copy: 3,
+  Zeropage: 4,
+  Move: 5,
+  Writeprotect: 6,
+  Continue: 7,
+  Poison: 8,
+  Api: 0x3f,
+} as const;
+
+/** The version that both generations speak (F-2, V-3). */
+export const UFFD_API = 0xaa;
+
+/** What poll answers. Linux: POLLIN, POLLOUT, POLLERR, POLLHUP. */
+export const Poll = { In: 1, Out: 4, Err: 8, Hup: 16 } as const;

@@ -1,0 +1,106 @@
+import type { Vpn } from '../../base/units.ts';
+import type { Ptr } from '../../sync/struct.ts';
+import type { Sync } from '../../sync/sync.ts';
+import { isMarker, type MmLayout, POISON_ENTRY, VmFlag, VmFlagHigh } from '../layout.ts';
+import { HUGE, nextTable, type PageTable } from '../page-table.ts';
+import type { Vmas } from '../vma.ts';
+import type { UffdContexts } from './contexts.ts';
+import type { UffdRegister } from './register.ts';
+import { UffdFlag, UffdState } from './state.ts';
+
+type Mm = Ptr<'mm'>;
+type Vma = Ptr<'vma'>;
+type Uffd = Ptr<'uffd'>;
+
+export type ReleaseDeps = {
+  readonly sync: Sync;
+  readonly layout: MmLayout;
+  readonly vmas: Vmas;
+  readonly pageTable: PageTable;
+  readonly uffds: UffdContexts;
+  readonly register: UffdRegister;
+};
+
+/** What the last close leaves behind (F-30, V-29). Linux: userfaultfd_release. */
+export class UffdRelease {
+  readonly #deps: ReleaseDeps;
+
+  constructor(deps: ReleaseDeps) {
+    this.#deps = deps;
+  }
+
+  /**
+   * The last descriptor is gone. With policy `hang` nothing happens until the mm exits: who touches a hole
+   * sleeps. Requires: no lock.
+   */
+  release(ctx: Uffd): void {
+    const { layout } = this.#deps;
+    const hangs = (layout.uffd.flags.get(ctx) & UffdFlag.CloseHang) !== 0;
+    const alive = layout.mm.users.load(layout.uffd.mm.get(ctx)) > 0;
+    if (!hangs || !alive) this.#end(ctx);
+  }
+
+  /** The mm exits: contexts that nobody holds any more go with it. Requires: no lock, `users` 0. */
+  orphans(mm: Mm): void {
+    const { layout } = this.#deps;
+    for (let ctx = layout.mm.uffds.get(mm); ctx !== 0; ) {
+      const next = layout.uffd.next.get(ctx);
+      if (layout.uffd.refs.load(ctx) === 0 && !this.#deps.uffds.isReleased(ctx)) this.#end(ctx);
+      ctx = next;
+    }
+  }
+
+  /**
+   * Released first, so that no fault begins to wait any more; then mmap, behind those that had begun to queue;
+   * then everybody is woken.
+   */
+  #end(ctx: Uffd): void {
+    const { sync, layout, uffds } = this.#deps;
+    const mm = layout.uffd.mm.get(ctx);
+    layout.uffd.state.store(ctx, UffdState.Released);
+    sync.y('X.rel');
+    sync.writeLock('mmap', mm + layout.mm.mmapLock.at);
+    uffds.unlink(mm, ctx);
+    if (layout.mm.users.load(mm) > 0) this.#clearVmas(mm, ctx);
+    sync.writeUnlock('mmap', mm + layout.mm.mmapLock.at);
+    uffds.wakeAll(ctx);
+    uffds.drop(ctx);
+  }
+
+  /** Every VMA that names it forgets it: that is what keeps the pointer from dangling (F-36). */
+  #clearVmas(mm: Mm, ctx: Uffd): void {
+    const { vmas, layout, register } = this.#deps;
+    for (let vpn = 0, i = 0; i < vmas.count(mm); i = vmas.indexOf(mm, vpn)) {
+      const vma = vmas.at(mm, i);
+      const [start, end] = [layout.vma.start.get(vma), layout.vma.end.get(vma)];
+      vpn = end;
+      if (layout.vma.uffd.get(vma) !== ctx) continue;
+      const poison = (layout.uffd.flags.get(ctx) & UffdFlag.ClosePoison) !== 0;
+      if (poison && (layout.vma.flags.get(vma) & VmFlag.UffdMissing) !== 0) this.#poison(mm, vma, start, end);
+      register.disarm(mm, vma, start, end, 'close');
+    }
+  }
+
+  /**
+   * Holes become poison: better an error than zeros in the place of content (B-32). Where there is no frame
+   * for a table, holes stay armed for SIGBUS.
+   */
+  #poison(mm: Mm, vma: Vma, start: Vpn, end: Vpn): void {
+    const { pageTable, vmas, layout } = this.#deps;
+    for (let vpn = start; vpn < end; vpn = nextTable(vpn)) {
+      const first = pageTable.alloc(mm, vpn);
+      if (first === 0) {
+        vmas.setFlags(vma, layout.vma.flags.get(vma), vmas.flagsHigh(vma) | VmFlagHigh.UserFault);
+        return;
+      }
+      if (first === HUGE) continue;
+      pageTable.lock(first);
+      for (let pte = first; pte < first + Math.min(end, nextTable(vpn)) - vpn; pte++) {
+        const entry = pageTable.held(pte);
+        if (entry === 0) pageTable.fill(pte, POISON_ENTRY);
+        else if (isMarker(entry)) pageTable.replace(pte, POISON_ENTRY);
+      }
+      pageTable.unlock(first);
+    }
+  }
+}
