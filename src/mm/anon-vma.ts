@@ -3,6 +3,7 @@ import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
 import type { MmLayout } from './layout.ts';
 import type { Slabs } from './slab.ts';
+import type { Vmas } from './vma.ts';
 
 type AnonVma = Ptr<'anonVma'>;
 type Avc = Ptr<'avc'>;
@@ -22,11 +23,13 @@ export class AnonVmas {
   readonly #sync: Sync;
   readonly #layout: MmLayout;
   readonly #slabs: Slabs;
+  readonly #vmas: Vmas;
 
-  constructor(sync: Sync, layout: MmLayout, slabs: Slabs) {
+  constructor(sync: Sync, layout: MmLayout, slabs: Slabs, vmas: Vmas) {
     this.#sync = sync;
     this.#layout = layout;
     this.#slabs = slabs;
+    this.#vmas = vmas;
   }
 
   /** Takes the lock of the tree that an anon_vma belongs to. */
@@ -63,11 +66,12 @@ export class AnonVmas {
 
   #create(vma: Vma): AnonVma {
     const { mm, vma: v } = this.#layout;
-    const fresh = this.#newAnonVma(NONE, NONE);
+    const shared = this.#neighbours(vma);
+    const fresh = shared === 0 ? this.#newAnonVma(NONE, NONE) : shared;
     if (fresh === 0) return NONE;
     const avc = this.#slabs.avc.alloc();
     if (avc === 0) {
-      this.put(fresh);
+      if (shared === 0) this.put(fresh);
       return NONE;
     }
     const tableLock = v.mm.get(vma) + mm.tableLock.at;
@@ -76,14 +80,39 @@ export class AnonVmas {
     const winner = v.anonVma.load(vma);
     if (winner === 0) {
       this.#link(vma, avc, fresh);
-      this.#layout.anonVma.activeVmas.set(fresh, 1);
+      const { activeVmas } = this.#layout.anonVma;
+      activeVmas.set(fresh, activeVmas.get(fresh) + 1);
       v.anonVma.store(vma, fresh);
     }
     this.#sync.unlock('ptl', tableLock);
     this.unlock(fresh);
     if (winner !== 0) this.#slabs.avc.free(avc);
-    this.put(fresh); // the maker's own count
+    if (shared === 0) this.put(fresh); // the maker's own count
     return winner !== 0 ? winner : fresh;
+  }
+
+  /**
+   * The anon_vma of a neighbour that this VMA could be merged with, once their rights are equal: had each its
+   * own, they never could (M-2). The VMA that has it keeps it alive, as mmap is held. Linux:
+   * find_mergeable_anon_vma.
+   */
+  #neighbours(vma: Vma): AnonVma {
+    const { vma: v } = this.#layout;
+    const mm = v.mm.get(vma);
+    const index = this.#vmas.indexOf(mm, v.start.get(vma));
+    const after = index + 1 < this.#vmas.count(mm) ? this.#reusable(vma, index + 1, true) : NONE;
+    return after !== 0 || index === 0 ? after : this.#reusable(vma, index - 1, false);
+  }
+
+  #reusable(vma: Vma, index: number, isAfter: boolean): AnonVma {
+    const { vma: v, avc } = this.#layout;
+    const other = this.#vmas.at(v.mm.get(vma), index);
+    const [low, high] = isAfter ? [vma, other] : [other, vma];
+    const pages = v.end.get(low) - v.start.get(low);
+    if (v.end.get(low) !== v.start.get(high) || v.pgoff.get(low) + pages !== v.pgoff.get(high)) return NONE;
+    const anonVma = v.anonVma.load(other);
+    if (anonVma === 0 || !this.#vmas.sameButRights(low, high)) return NONE;
+    return avc.nextSameVma.get(v.avcs.get(other)) === 0 ? anonVma : NONE;
   }
 
   /** With one count, the caller's. */

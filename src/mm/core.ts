@@ -151,7 +151,7 @@ export class MmCore {
     this.pages = new Pages(sync, layout, this.pageAlloc);
     this.slabs = new Slabs(sync, layout, this.pageAlloc);
     this.vmas = new Vmas(sync, layout);
-    this.anonVmas = new AnonVmas(sync, layout, this.slabs);
+    this.anonVmas = new AnonVmas(sync, layout, this.slabs, this.vmas);
     this.uffds = new UffdContexts({
       ...{ sync, layout, breaks, slabs: this.slabs, dropMm: mm => this.mms.drop(mm) },
     });

@@ -126,6 +126,9 @@ export const VmFlag = {
   DontCopy: 0x20000,
   DontExpand: 0x40000,
   LockOnFault: 0x80000,
+  /** Private and writable once: it counts for overcommit, so such VMAs don't merge with others (M-2). */
+  Account: 0x100000,
+  NoReserve: 0x200000,
   HugeTlb: 0x400000,
   DontDump: 0x4000000,
   HugePage: 0x20000000,

@@ -124,7 +124,8 @@ export class Madvise {
   /**
    * Throws, in this order (U-3): EINVAL for advice that isn't, an unaligned address, a length that isn't;
    * EINVAL from a VMA, earlier ones staying changed; EAGAIN when a VMA can't be split; ENOMEM when there
-   * were gaps, everything mapped being done. EFAULT and ENOMEM from populate.
+   * were gaps, everything mapped being done. From populate: EINVAL where the rights forbid it, EFAULT where a
+   * user fault would have to be asked for, EHWPOISON, ENOMEM.
    */
   advise(mm: Mm, address: Hva, bytes: number, advice: Advice): void {
     if (!ADVICE.includes(advice)) throw new Errno('EINVAL', 'madvise', 'unknown advice');
@@ -362,17 +363,20 @@ export class Madvise {
     for (let vpn = start; vpn < end; vpn++) {
       const result = gup.faultWait(mm, vpn, write, FaultFlag.Kernel);
       if (result >= 0) pages.put(result & GUP_PFN_MASK);
-      else this.#failed(mm, vpn, result);
+      else this.#failed(mm, vpn, result, write);
     }
   }
 
-  #failed(mm: Mm, vpn: Vpn, result: number): never {
+  #failed(mm: Mm, vpn: Vpn, result: number, write: boolean): never {
     const { sync, layout, vmas } = this.#deps;
     if (result === GUP_NOMEM) throw new Errno('ENOMEM', 'madvise', 'out of memory');
     if (result === GUP_HWPOISON) throw new Errno('EHWPOISON', 'madvise');
     sync.readLock('mmap', mm + layout.mm.mmapLock.at);
-    const mapped = vmas.find(mm, vpn) !== 0;
+    const vma = vmas.find(mm, vpn);
+    const rights = vma === 0 ? 0 : layout.vma.flags.get(vma);
     sync.readUnlock('mmap', mm + layout.mm.mmapLock.at);
-    throw mapped ? new Errno('EFAULT', 'madvise') : new Errno('ENOMEM', 'madvise', 'a gap in the range');
+    if (vma === 0) throw new Errno('ENOMEM', 'madvise', 'a gap in the range');
+    const allowed = (rights & (write ? VmFlag.Write : VmFlag.Read | VmFlag.Write)) !== 0;
+    throw allowed ? new Errno('EFAULT', 'madvise') : new Errno('EINVAL', 'madvise', 'not with these rights');
   }
 }

@@ -69,7 +69,7 @@ export class Mmap {
   #map(mm: Mm, pages: number, options: MapOptions): Vpn {
     const { vmas, edit } = this.#deps;
     const start = this.#place(mm, pages, options);
-    const lo = protectionFlags(options.protection) | MAY | (options.flags?.lo ?? 0);
+    const lo = accounted(protectionFlags(options.protection) | MAY | (options.flags?.lo ?? 0));
     const hi = options.flags?.hi ?? 0;
     if (options.fixed === 'replace') this.unmapRange(mm, start, start + pages, 'mmap');
     const index = vmas.indexOf(mm, start);
@@ -165,7 +165,10 @@ export class Mmap {
       if (vma === 0) throw new Errno('ENOMEM', 'mprotect', 'a gap in the range');
       const stop = Math.min(end, layout.vma.end.get(vma));
       const { lo, hi } = vmas.flags(vma);
-      const flags = (lo & ~rights) | protectionFlags(protection);
+      const wanted = (lo & ~rights) | protectionFlags(protection);
+      const writable = (wanted & VmFlag.Write) !== 0;
+      const untouched = layout.vma.ops.get(vma) === 0 && layout.vma.anonVma.get(vma) === 0;
+      const flags = writable ? accounted(wanted) : untouched ? wanted & ~VmFlag.Account : wanted;
       if (flags !== lo) {
         const changed = edit.setFlags(mm, vpn, stop, flags, hi, 'mprotect');
         this.#changeProtection(mm, vpn, stop, layout.vma.flags.get(changed));
@@ -223,6 +226,12 @@ export class Mmap {
 
 function protectionFlags({ read, write, exec }: Protection = { read: true, write: true }): number {
   return (read ? VmFlag.Read : 0) | (write ? VmFlag.Write : 0) | (exec ? VmFlag.Exec : 0);
+}
+
+/** Private memory that can be written counts for overcommit, and does so until it is unwritten and untouched. */
+function accounted(flags: number): number {
+  const { Write, Shared, NoReserve, Account } = VmFlag;
+  return (flags & (Write | Shared | NoReserve)) === Write ? flags | Account : flags;
 }
 
 /** Page numbers of a byte range; EINVAL unless it is aligned and inside the address space. */

@@ -59,9 +59,9 @@ export class Mremap {
 
   /**
    * Returns where the mapping is then. Throws, in Linux's order: EINVAL for options that contradict one
-   * another, an unaligned address, no new length; EFAULT when no mapping is there; EINVAL for a target
-   * outside the address space or over the old range; EINVAL without an old length; EFAULT when the range
-   * leaves its mapping; ENOMEM when there is no room or no memory, with nothing moved.
+   * another, an unaligned address, no new length, a target outside the address space or over the old range;
+   * EFAULT when no mapping is there; EINVAL without an old length; EFAULT when the range leaves its mapping;
+   * ENOMEM when there is no room or no memory. All but lack of memory is found before anything changes.
    */
   remap(mm: Mm, address: Hva, oldBytes: number, newBytes: number, options: MremapOptions = {}): Hva {
     const { sync, layout, uffdEvents } = this.#deps;
@@ -72,6 +72,7 @@ export class Mremap {
     if (!isPageAligned(address)) refuse('EINVAL', 'unaligned address');
     if (!(oldBytes >= 0) || !(newBytes > 0)) refuse('EINVAL', 'no length');
     const from = pageNumber(address);
+    if (to !== undefined) this.#checkTarget(from, old, pages, to);
     sync.writeLock('mmap', mm + layout.mm.mmapLock.at);
     try {
       return this.#remap(mm, from, old, pages, options) * PAGE_SIZE;
@@ -98,12 +99,11 @@ export class Mremap {
   /** FIXED or DONTUNMAP. */
   #moveTo(mm: Mm, from: Vpn, old: number, pages: number, to: Hva | undefined, keep: boolean): Vpn {
     const { mmap, vmas } = this.#deps;
-    if (to !== undefined) this.#checkTarget(from, old, pages, to);
+    const moving = Math.min(old, pages);
+    this.#resizable(mm, from, moving, pages, keep);
     if (vmas.count(mm) + SPARE_VMAS > MAX_VMAS) refuse('ENOMEM', 'too many mappings');
     if (to !== undefined) mmap.unmapRange(mm, pageNumber(to), pageNumber(to) + pages, 'mremap');
     if (old > pages) mmap.unmapRange(mm, from + pages, from + old, 'mremap');
-    const moving = Math.min(old, pages);
-    this.#resizable(mm, from, moving, pages, keep);
     const at = to === undefined ? this.#gap(mm, pages) : pageNumber(to);
     return this.#move(mm, from, moving, pages, at, keep);
   }
@@ -146,6 +146,7 @@ export class Mremap {
   /** All that can fail comes before the first page moves. */
   #move(mm: Mm, from: Vpn, old: number, pages: number, to: Vpn, keep: boolean): Vpn {
     const { edit, layout, vmas, uffdEvents } = this.#deps;
+    const whole = this.#isWhole(mm, from, old);
     edit.splitAt(mm, from, 'mremap');
     const ctx = layout.vma.uffd.get(vmas.find(mm, from));
     let event = 0 as Ticket;
@@ -161,7 +162,7 @@ export class Mremap {
       this.#undo(mm, from, old, to);
       throw error;
     }
-    if (keep) this.#emptied(vmas.find(mm, from));
+    if (keep) this.#emptied(vmas.find(mm, from), whole);
     else this.#remove(mm, from);
     if (keep) this.#mergeBack(mm, from, old);
     edit.mergeAt(mm, to + pages);
@@ -186,10 +187,19 @@ export class Mremap {
     mmap.removeVmas(mm, index, index + 1);
   }
 
-  /** An old range that stays has nothing in it that a walk of the reverse map could look for. */
-  #emptied(vma: Vma): void {
+  #isWhole(mm: Mm, from: Vpn, pages: number): boolean {
+    const { layout, vmas } = this.#deps;
+    const vma = vmas.find(mm, from);
+    return layout.vma.start.get(vma) === from && layout.vma.end.get(vma) === from + pages;
+  }
+
+  /**
+   * An old range that stays has nothing in it that a walk of the reverse map could look for. A part of a
+   * mapping keeps its anon_vma all the same, or it could not become one with the rest again.
+   */
+  #emptied(vma: Vma, whole: boolean): void {
     const { layout, anonVmas, vmas } = this.#deps;
-    anonVmas.unlink(vma);
+    if (whole) anonVmas.unlink(vma);
     vmas.setFlags(vma, layout.vma.flags.get(vma) & ~VmFlag.Locked, vmas.flagsHigh(vma));
   }
 

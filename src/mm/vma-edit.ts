@@ -137,7 +137,7 @@ export class VmaEdit {
   setFlags(mm: Mm, start: Vpn, end: Vpn, lo: number, hi: number, call: string): Vma {
     this.#split(mm, start, end, call);
     this.#deps.vmas.setFlags(this.#deps.vmas.find(mm, start), lo, hi);
-    return this.#merged(mm, start);
+    return this.#merged(mm, start, end);
   }
 
   /** As `setFlags`, with the context of userfaultfd, or none. */
@@ -147,7 +147,7 @@ export class VmaEdit {
     const vma = vmas.find(mm, start);
     vmas.setFlags(vma, lo, hi);
     layout.vma.uffd.set(vma, uffd);
-    return this.#merged(mm, start);
+    return this.#merged(mm, start, end);
   }
 
   /** Makes [start, end), a part of one VMA, a VMA. */
@@ -161,11 +161,14 @@ export class VmaEdit {
     }
   }
 
-  /** Merges the VMA that begins at `start` with its neighbours; the one that contains it then. */
-  #merged(mm: Mm, start: Vpn): Vma {
+  /**
+   * Merges the VMA [start, end) with its neighbours; the one that contains it then. The lower side first: where
+   * the neighbours don't suit one another, it wins, as in Linux.
+   */
+  #merged(mm: Mm, start: Vpn, end: Vpn): Vma {
     const { vmas } = this.#deps;
-    this.#mergeAt(mm, vmas.indexOf(mm, start) + 1);
     this.#mergeAt(mm, vmas.indexOf(mm, start));
+    this.#mergeAt(mm, vmas.indexOf(mm, end));
     return vmas.find(mm, start);
   }
 
@@ -192,7 +195,15 @@ export class VmaEdit {
     if (v.end.get(low) !== v.start.get(high) || !vmas.sameKind(low, high)) return false;
     if (v.pgoff.get(low) + v.end.get(low) - v.start.get(low) !== v.pgoff.get(high)) return false;
     const [a, b] = [v.anonVma.load(low), v.anonVma.load(high)];
-    return a === b || a === 0 || b === 0;
+    if (a !== 0 && b !== 0) return a === b;
+    return !this.#isForkChild(low) && !this.#isForkChild(high);
+  }
+
+  /** It shares a tree with other processes, whose lock further VMAs would only burden. Linux: mm/vma.c. */
+  #isForkChild(vma: Vma): boolean {
+    const { vma: v, avc } = this.#deps.layout;
+    const first = v.avcs.get(vma);
+    return first !== 0 && avc.nextSameVma.get(first) !== 0;
   }
 
   /**
@@ -220,6 +231,7 @@ export class VmaEdit {
     const { vmas, layout } = this.#deps;
     const v = layout.vma;
     if (edge !== touches || v.flags.get(vma) !== lo || vmas.flagsHigh(vma) !== hi) return false;
+    if (this.#isForkChild(vma)) return false;
     if (v.ops.get(vma) !== 0 || v.uffd.get(vma) !== 0 || v.policy.get(vma) !== 0) return false;
     // Born where it lies, as the new range is.
     return v.pgoff.get(vma) + vpn - v.start.get(vma) === vpn;

@@ -2,7 +2,7 @@ import type { Vpn } from '../base/units.ts';
 import { frameWord } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
-import type { MmLayout } from './layout.ts';
+import { type MmLayout, VmFlag } from './layout.ts';
 import { VPN_MAX } from './page-table.ts';
 
 type Mm = Ptr<'mm'>;
@@ -106,6 +106,15 @@ export class Vmas {
   setFlags(vma: Vma, lo: number, hi: number): void {
     this.#vma.flags.set(vma, lo);
     this.#words[vma + this.#vma.flags.at + 1] = hi;
+  }
+
+  /** They differ at most in bounds, anon_vma, context and what may be done with them. */
+  sameButRights(a: Vma, b: Vma): boolean {
+    const { flags, ops, policy } = this.#vma;
+    const rights = VmFlag.Read | VmFlag.Write | VmFlag.Exec;
+    const sameFlags =
+      ((flags.get(a) ^ flags.get(b)) & ~rights) === 0 && this.flagsHigh(a) === this.flagsHigh(b);
+    return sameFlags && ops.get(a) === ops.get(b) && policy.get(a) === policy.get(b);
   }
 
   /** Everything but the bounds and the anon_vma is equal (M-2). */
