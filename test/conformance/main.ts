@@ -1,6 +1,7 @@
 import { parseArgs } from 'node:util';
 import { EXTENSIONS, type Extension } from './generate.ts';
 import { runIsa } from './isa.ts';
+import { buildDriver, kernelRelease, runLinux, runOneScript } from './linux/linux.ts';
 import { runPrivileged } from './privileged/privileged.ts';
 import { findQemuSystem } from './privileged/qemu-system.ts';
 import { findQemuUser } from './qemu-user.ts';
@@ -8,10 +9,12 @@ import { runRequirements } from './requirements/requirements.ts';
 
 // npm run conformance -- isa [--extension F] [--instructions N] [--seed N]
 // npm run conformance -- privileged [--instructions N] [--seed N]
+// npm run conformance -- linux [--scripts N] [--seed N] [--script '0.mmap …']
 // npm run conformance -- requirements [--untested]
 
 const USAGE =
   'usage: conformance isa|privileged [--seed N] [--instructions N] [--extension I|M|A|F|D|C]\n' +
+  "       conformance linux [--scripts N] [--seed N] [--script '0.mmap …']\n" +
   '       conformance requirements [--untested]';
 const print = (line: string): void => console.log(line);
 
@@ -21,6 +24,8 @@ const { values, positionals } = parseArgs({
     seed: { type: 'string' },
     instructions: { type: 'string' },
     extension: { type: 'string', multiple: true },
+    scripts: { type: 'string' },
+    script: { type: 'string' },
     untested: { type: 'boolean' },
   },
 });
@@ -57,9 +62,29 @@ const privileged = async (): Promise<number> => {
   return differences;
 };
 
+const linux = async (): Promise<number> => {
+  const driver = await buildDriver();
+  if (driver === undefined) {
+    print('linux: not run: no Linux here, or no gcc; apt-get install gcc libc6-dev');
+    return 0;
+  }
+  try {
+    if (values.script !== undefined) return await runOneScript(driver.program, values.script, print);
+    const seed = Number(values.seed ?? 1);
+    const scripts = Number(values.scripts ?? 20000);
+    print(`linux: seed ${seed}, ${scripts} scripts, against Linux ${kernelRelease()}`);
+    const differences = await runLinux(driver.program, { seed, scripts, print });
+    print(`linux: ${differences} differences`);
+    return differences;
+  } finally {
+    driver.remove();
+  }
+};
+
 const run = async (): Promise<number> => {
   if (positionals[0] === 'isa') return isa();
   if (positionals[0] === 'privileged') return privileged();
+  if (positionals[0] === 'linux') return linux();
   if (positionals[0] === 'requirements')
     return runRequirements({ untestedOnly: values.untested === true, print });
   throw new Error(USAGE);

@@ -1,0 +1,127 @@
+import type { Random } from '../../../src/base/random.ts';
+import { MAP } from '../../../src/mm/syscalls/abi.ts';
+import type { Script, Step } from './script.ts';
+
+const PAGE = 0x1000;
+/** Small, so that calls meet. */
+const PAGES = 24;
+const PROTS = [3, 3, 3, 3, 1, 1, 0, 7, 5];
+const FIXED = MAP.PRIVATE | MAP.ANONYMOUS | MAP.FIXED;
+const ADVICE = [4, 4, 4, 8, 8, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 22, 23, 23, 0, 3];
+/** Offsets in a page that are touched; a dump reads them. */
+const OFFSETS = [0, 8, 0x800];
+
+type Weighted = readonly (readonly [weight: number, make: (g: Generator) => Step | undefined])[];
+
+/** Makes one script: a few mappings first, then calls that get in each other's way. */
+export class Generator {
+  readonly r: Random;
+  #value = 1;
+  #processes = [0];
+  #born = 1;
+
+  constructor(r: Random) {
+    this.r = r;
+  }
+
+  script(length: number): Script {
+    const steps: Step[] = [this.#map(0, 16 * PAGE), this.#map(this.page(), this.pages() * PAGE)];
+    while (steps.length < length) {
+      const step = this.#pick(CALLS);
+      if (step !== undefined) steps.push(step);
+    }
+    return [...steps, ...this.#processes.flatMap(p => [this.#of(p, 'maps'), this.#of(p, 'dump')])];
+  }
+
+  #map(at: number, bytes: number): Step {
+    return this.step('mmap', at, bytes, 3, FIXED);
+  }
+
+  #pick(of: Weighted): Step | undefined {
+    let left = this.r.below(of.reduce((sum, [weight]) => sum + weight, 0));
+    for (const [weight, make] of of) if ((left -= weight) < 0) return make(this);
+    return undefined;
+  }
+
+  #of(process: number, call: string, ...args: number[]): Step {
+    return { process, call, args };
+  }
+
+  step(call: string, ...args: number[]): Step {
+    return this.#of(this.r.pick(this.#processes), call, ...args);
+  }
+
+  page(): number {
+    return this.r.below(PAGES) * PAGE;
+  }
+
+  pages(): number {
+    return 1 + this.r.below(this.r.oneIn(3) ? PAGES : 4);
+  }
+
+  /** A range of pages; once in a while one that isn't. */
+  range(): [number, number] {
+    const at = this.page();
+    const bytes = this.pages() * PAGE;
+    if (!this.r.oneIn(25)) return [at, bytes];
+    return this.r.pick([
+      [at + 0x10, bytes],
+      [at, bytes - 0x10],
+      [at, 0],
+      [at + 0x800, 0],
+    ]);
+  }
+
+  mremap(): Step {
+    const [from, bytes] = this.range();
+    const newBytes = this.r.oneIn(3) ? bytes : this.pages() * PAGE;
+    const to = this.r.oneIn(25) ? this.page() + 0x10 : this.page();
+    return this.step('mremap', from, bytes, newBytes, this.r.pick(MREMAP_FLAGS), to);
+  }
+
+  touch(): number {
+    return this.page() + this.r.pick(OFFSETS);
+  }
+
+  value(): number {
+    return this.#value++;
+  }
+
+  fork(): Step | undefined {
+    if (this.#born === 5) return undefined;
+    const step = this.step('fork', this.#born);
+    this.#processes.push(this.#born++);
+    return step;
+  }
+
+  exit(): Step | undefined {
+    const process = this.r.pick(this.#processes);
+    if (process === 0) return undefined;
+    this.#processes = this.#processes.filter(p => p !== process);
+    return this.#of(process, 'exit');
+  }
+}
+
+const MMAP_FLAGS = [FIXED, FIXED, FIXED, FIXED, MAP.PRIVATE | MAP.ANONYMOUS];
+const MMAP_RARE = [
+  MAP.PRIVATE | MAP.ANONYMOUS | MAP.FIXED_NOREPLACE,
+  FIXED | MAP.POPULATE,
+  FIXED | MAP.NORESERVE,
+  MAP.ANONYMOUS | MAP.FIXED,
+];
+
+const MREMAP_FLAGS = [3, 3, 3, 3, 3, 7, 7, 0, 0, 1, 5, 2, 4, 8];
+
+const CALLS: Weighted = [
+  [30, g => g.step('write', g.touch(), g.value())],
+  [14, g => g.step('read', g.touch())],
+  [12, g => g.step('mmap', ...g.range(), g.r.pick(PROTS), g.r.pick(g.r.oneIn(4) ? MMAP_RARE : MMAP_FLAGS))],
+  [6, g => g.step('munmap', ...g.range())],
+  [8, g => g.mremap()],
+  [10, g => g.step('mprotect', ...g.range(), g.r.oneIn(30) ? 0x40 : g.r.pick(PROTS))],
+  [18, g => g.step('madvise', ...g.range(), g.r.oneIn(30) ? 99 : g.r.pick(ADVICE))],
+  [5, g => g.fork()],
+  [3, g => g.exit()],
+  [4, g => g.step('mincore', ...g.range())],
+  [2, g => g.step('maps')],
+];

@@ -1,0 +1,156 @@
+import { PAGE_SIZE } from '../../../src/base/units.ts';
+import type { MmCore } from '../../../src/mm/core.ts';
+import { GUP_HWPOISON, GUP_NOMEM, GUP_PFN_MASK, GUP_SIGBUS } from '../../../src/mm/fault-codes.ts';
+import { Syscalls } from '../../../src/mm/syscalls/syscalls.ts';
+import { testMm } from '../../../src/mm/testing.ts';
+import { frameByte } from '../../../src/sync/arena.ts';
+import type { Ptr } from '../../../src/sync/struct.ts';
+import { mapsLines } from './our-maps.ts';
+import { PROCESSES, type Script, type Step, WINDOW, WINDOW_BYTES } from './script.ts';
+
+type Mm = Ptr<'mm'>;
+type Process = { mm: Mm };
+
+/** Places in a page that a dump reads; driver.c has the same. */
+const DUMPED = [0, 8, 0x800];
+
+/** Runs scripts through our mm and tells of each step what driver.c tells. */
+export class Ours {
+  #core: MmCore;
+  #calls: Syscalls;
+  #processes: (Process | undefined)[] = [];
+
+  constructor() {
+    this.#core = testMm({ frames: 4096 });
+    this.#calls = new Syscalls(this.#core, 'modern');
+  }
+
+  /** An outcome for each step. What an assertion says stands last, and the rest is missing. */
+  run(script: Script): string[] {
+    const outcomes: string[] = [];
+    try {
+      this.#processes = [{ mm: this.#core.createMm() }];
+      for (const step of script) {
+        outcomes.push(this.#step(step));
+        this.#core.checkInvariants();
+      }
+      this.#end();
+    } catch (error) {
+      outcomes.push(`ASSERT ${error instanceof Error ? error.message : error}`);
+      this.#core = testMm({ frames: 4096 });
+      this.#calls = new Syscalls(this.#core, 'modern');
+    }
+    return outcomes;
+  }
+
+  #end(): void {
+    for (const process of this.#processes) if (process !== undefined) this.#core.exit(process.mm);
+    this.#core.checkInvariants();
+    if (this.#core.slabs.mm.used + this.#core.slabs.vma.used + this.#core.slabs.avc.used > 0)
+      throw new Error('records are left over');
+  }
+
+  #step({ process, call, args }: Step): string {
+    const at = this.#processes[process];
+    if (at === undefined) return '-';
+    if (call === 'fork') return this.#fork(at, args[0]!);
+    if (call === 'exit') return this.#exit(process);
+    const text = this.#memory(at, call, args) ?? this.#look(at, call, args);
+    if (text === undefined) throw new Error(`no call ${call}`);
+    return text;
+  }
+
+  #fork({ mm }: Process, child: number): string {
+    if (child >= PROCESSES || this.#processes[child] !== undefined) return '-';
+    this.#processes[child] = { mm: this.#core.fork(mm) };
+    return '0';
+  }
+
+  #exit(process: number): string {
+    if (process === 0) return '-';
+    this.#core.exit(this.#processes[process]!.mm);
+    this.#processes[process] = undefined;
+    return '0';
+  }
+
+  /** Calls that change a mapping, or what is known of it. */
+  #memory({ mm }: Process, call: string, args: readonly number[]): string | undefined {
+    const [a = 0, b = 0, c = 0, d = 0, e = 0] = args;
+    const at = WINDOW + a;
+    if (call === 'mmap') return this.#place(mm, this.#calls.mmap(mm, at, b, c, d), b);
+    if (call === 'mremap') return this.#place(mm, this.#calls.mremap(mm, at, b, c, d, WINDOW + e), c);
+    if (call === 'munmap') return String(this.#calls.munmap(mm, at, b));
+    if (call === 'mprotect') return String(this.#calls.mprotect(mm, at, b, c));
+    if (call === 'madvise') return String(this.#calls.madvise(mm, at, b, c));
+    return undefined;
+  }
+
+  /** An address in the window, an error, or somewhere that isn't compared and so is unmapped again. */
+  #place(mm: Mm, result: number, bytes: number): string {
+    if (result < 0) return String(result);
+    if (result >= WINDOW && result < WINDOW + WINDOW_BYTES) return `at ${(result - WINDOW).toString(16)}`;
+    this.#calls.munmap(mm, result, bytes);
+    return 'at another place';
+  }
+
+  /** Calls that look, and touches. */
+  #look({ mm }: Process, call: string, args: readonly number[]): string | undefined {
+    const [a = 0, b = 0] = args;
+    if (call === 'read' || call === 'write') return this.#touch(mm, a, call === 'write' ? b : undefined);
+    if (call === 'maps') return `maps${mapsLines(this.#core, mm)}`;
+    if (call === 'dump') return `dump${this.#dump(mm)}`;
+    if (call === 'mincore') return this.#mincore(mm, a, b);
+    if (call === 'thp') return '0';
+    return undefined;
+  }
+
+  #mincore(mm: Mm, a: number, bytes: number): string {
+    const vector = new Uint8Array(4096);
+    const result = this.#calls.mincore(mm, WINDOW + a, bytes, vector);
+    const pages = Math.ceil(bytes / PAGE_SIZE);
+    return result < 0 ? String(result) : `0 ${vector.subarray(0, pages).join('')}`.trimEnd();
+  }
+
+  #touch(mm: Mm, offset: number, value: number | undefined): string {
+    const at = WINDOW + offset;
+    const result = this.#core.gup.fault(mm, Math.floor(at / PAGE_SIZE), value !== undefined);
+    if (result < 0) return faultName(result);
+    const pfn = result & GUP_PFN_MASK;
+    const word = (frameByte(pfn) + (at % PAGE_SIZE)) / 4;
+    const words = this.#core.sync.arena.words;
+    if (value !== undefined) words[word] = value;
+    const text = value === undefined ? `ok ${words[word]! >>> 0}` : 'ok';
+    this.#core.pages.put(pfn);
+    return text;
+  }
+
+  #dump(mm: Mm): string {
+    const { vmas, layout } = this.#core;
+    let text = '';
+    let end = -1;
+    for (let i = 0; i < vmas.count(mm); i++) {
+      const vma = vmas.at(mm, i);
+      const from = layout.vma.start.get(vma) * PAGE_SIZE - WINDOW;
+      if (from < 0 || from >= WINDOW_BYTES) continue;
+      if (from !== end) text += ` [${from.toString(16)}]`;
+      end = layout.vma.end.get(vma) * PAGE_SIZE - WINDOW;
+      for (let at = from; at < end; at += PAGE_SIZE) text += ` ${this.#dumpPage(mm, at)}`;
+    }
+    return text;
+  }
+
+  #dumpPage(mm: Mm, at: number): string {
+    const words = DUMPED.map(offset => this.#touch(mm, at + offset, undefined));
+    const bad = words.find(word => !word.startsWith('ok'));
+    if (bad !== undefined) return bad;
+    return words.every(word => word === 'ok 0') ? '0' : words.map(word => word.slice(3)).join(',');
+  }
+}
+
+/** What the access ends in. */
+function faultName(result: number): string {
+  if (result === GUP_SIGBUS) return 'bus';
+  if (result === GUP_HWPOISON) return 'poison';
+  if (result === GUP_NOMEM) return 'no memory';
+  return 'segv';
+}
