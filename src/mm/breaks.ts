@@ -68,6 +68,18 @@ export type MmBreaks = {
   protectWithoutNotify: boolean;
   /** B-42: the count of a slot is judged before the entry is looked at again. */
   moveSwapStale: boolean;
+  /** C-6: KSM compares two pages while they may still be written, and not after. */
+  ksmCompareFirst: boolean;
+  /** C-5: KSM merges pages that somebody holds a reference to. */
+  ksmIgnorePins: boolean;
+  /** C-5, C-6: KSM changes ptes without telling the secondaries. */
+  ksmWithoutNotify: boolean;
+  /** M-31: the last mapping of a merged page is written in place. */
+  ksmReuse: boolean;
+  /** Swap-in maps the page that it finds, whatever place in whatever mapping that came from. */
+  ksmSwapInAnywhere: boolean;
+  /** An item that goes takes with it the way to mappings that fork made. */
+  ksmNoOrphans: boolean;
 };
 export const NO_MM_BREAKS: MmBreaks = {
   swapInByPteAlone: false,
@@ -104,4 +116,10 @@ export const NO_MM_BREAKS: MmBreaks = {
   moveSwapStale: false,
   protectWithoutNotify: false,
   fillWithoutRecheck: false,
+  ksmCompareFirst: false,
+  ksmIgnorePins: false,
+  ksmWithoutNotify: false,
+  ksmReuse: false,
+  ksmSwapInAnywhere: false,
+  ksmNoOrphans: false,
 };

@@ -1,5 +1,7 @@
 import { expect, test } from 'vitest';
+import { Root } from '../sync/arena.ts';
 import { testMm } from './testing.ts';
+import { VMSTAT } from './vmstat.ts';
 
 test('a page reads as zeros, keeps what is written, and is its own after a fork', () => {
   const mm = testMm();
@@ -35,4 +37,11 @@ test('pages that a limit pushes out come back with what they held', () => {
   mm.exit(space);
   mm.checkInvariants();
   expect(usage.load(mm.memcontrol.first())).toBe(0);
+});
+
+test('no two roots of the arena, and no two counters, share a word', () => {
+  for (const table of [Root, VMSTAT]) {
+    const places = Object.values(table);
+    expect(new Set(places).size).toBe(places.length);
+  }
 });

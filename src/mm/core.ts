@@ -14,6 +14,7 @@ import { HugePmd } from './huge/huge-pmd.ts';
 import { Khugepaged } from './huge/khugepaged.ts';
 import { TransparentHugepage } from './huge/transparent-hugepage.ts';
 import { checkInvariants } from './invariants.ts';
+import { Ksm } from './ksm/ksm.ts';
 import { type MmLayout, mmLayout } from './layout.ts';
 import { Madvise } from './madvise.ts';
 import { Memory, type MemoryDeps } from './memory.ts';
@@ -133,6 +134,7 @@ export class MmCore {
   readonly move: Move;
   readonly mfill: Mfill;
   readonly writeProtect: WriteProtect;
+  readonly ksm: Ksm;
   readonly madvise: Madvise;
   readonly access: Access;
   readonly #fork: Fork;
@@ -225,6 +227,10 @@ export class MmCore {
     this.mms = new Mms(this);
     this.move = new Move({ ...memoryDeps, sync, uffds: this.uffds, killed: config.killed });
     this.khugepaged = new Khugepaged(this);
+    this.ksm = new Ksm({
+      ...{ ...memoryDeps, sync, slabs: this.slabs, memory: this.memory },
+      afterMm: mm => this.mms.after(mm),
+    });
     const reclaimPages = (pfns: Int32Array, count: number): number => this.vmscan.reclaimPages(pfns, count);
     this.madvise = new Madvise({
       ...memoryDeps,
@@ -233,6 +239,7 @@ export class MmCore {
       uffdEvents,
       zap: this.zap,
       gup: this.gup,
+      ksm: this.ksm,
       ...{ khugepaged: this.khugepaged, reclaimPages },
     });
     this.access = new Access({ arena: sync.arena, gup: this.gup, pages: this.pages });
@@ -311,6 +318,7 @@ export function initMm(sync: Sync, config: MmConfig): MmCore {
   Slabs.init(sync, heap);
   TransparentHugepage.init(sync, heap);
   Mms.init(sync, heap);
+  Ksm.init(sync, heap);
   initReclaim({ sync, layout, heap });
   return new MmCore(sync, config);
 }

@@ -87,6 +87,7 @@ function entryText(core: MmCore, entry: number): string {
   const shared = core.pages.mapcount(pfn);
   const words = [
     'page',
+    core.pages.has(pfn, PageFlag.Ksm) ? 'ksm' : '',
     shared > 1 ? `shared×${shared}` : '',
     core.pages.has(pfn, PageFlag.SwapCache) ? 'cached' : '',
     (entry & Pte.ProtNone) !== 0 ? 'none' : '',

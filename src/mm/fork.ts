@@ -82,18 +82,18 @@ export class Fork {
 
   /** Throws ENOMEM, with the parent as it was but for write protection. */
   fork(parent: Mm): Mm {
-    const { sync, layout, createLike, exit, vmstat, uffdEvents } = this.#deps;
+    const { layout, createLike, exit, vmstat, uffdEvents } = this.#deps;
     const child = createLike(parent);
     const forked: Forked[] = [];
     let copied = false;
-    sync.writeLock('mmap', parent + layout.mm.mmapLock.at);
+    this.#lockBoth(parent, child);
     try {
       if (layout.mm.users.load(parent) === 0)
         throw new Errno('ESRCH', 'fork', 'the address space has exited');
       this.#copyVmas(parent, child, forked);
       copied = true;
     } finally {
-      sync.writeUnlock('mmap', parent + layout.mm.mmapLock.at);
+      this.#unlockBoth(parent, child);
       if (!copied) {
         exit(child);
         uffdEvents.forkFailed(forked);
@@ -102,6 +102,19 @@ export class Fork {
     uffdEvents.forked(forked);
     vmstat.add('fork', 1);
     return child;
+  }
+
+  /** The child is on the list of all, where scanners find it half made. */
+  #lockBoth(parent: Mm, child: Mm): void {
+    const { sync, layout } = this.#deps;
+    sync.writeLock('mmap', Math.min(parent, child) + layout.mm.mmapLock.at);
+    sync.writeLock('mmap', Math.max(parent, child) + layout.mm.mmapLock.at);
+  }
+
+  #unlockBoth(parent: Mm, child: Mm): void {
+    const { sync, layout } = this.#deps;
+    sync.writeUnlock('mmap', parent + layout.mm.mmapLock.at);
+    sync.writeUnlock('mmap', child + layout.mm.mmapLock.at);
   }
 
   #copyVmas(parent: Mm, child: Mm, forked: Forked[]): void {

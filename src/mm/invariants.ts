@@ -3,6 +3,7 @@ import type { Pfn, Vpn } from '../base/units.ts';
 import { frameWord } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { MmCore } from './core.ts';
+import { checkKsm } from './ksm/ksm-invariants.ts';
 import {
   isSwap,
   PageFlag,
@@ -59,6 +60,7 @@ export function checkInvariants(core: MmCore): void {
   must(zeros === census.hugeZeros, 'M10: references to the huge zero page', zeros, census.hugeZeros);
   checkLru(core, census);
   checkPages(core, census);
+  checkKsm(core, anonVma => count(census.anonVmaRefs, anonVma));
   checkAnonVmas(core, census);
   checkSwap(core, census);
   checkMemcgs(core, census);
@@ -269,7 +271,7 @@ function checkPage(core: MmCore, pfn: Pfn, census: Census): void {
   const memcg = page.memcg.load(p);
   if (memcg !== 0) count(census.charged, memcg);
   const mapping = page.mapping.load(p);
-  if (mapping !== 0) count(census.anonVmaRefs, mapping);
+  if (mapping !== 0 && !core.pages.has(pfn, PageFlag.Ksm)) count(census.anonVmaRefs, mapping);
   must(mapped === 0 || mapping !== 0, 'M7: a mapped page names an anon_vma', pfn);
   if (mapped > 0) must(core.rmap.countMappings(pfn) === mapped, 'M7: the reverse map finds all', pfn);
 }

@@ -149,7 +149,8 @@ export function mmLayout(words: Int32Array) {
         refcount: i32, //  atomic; 0 is free
         mapcount: i32, //  atomic; ptes that map it
         lock: i32, //      class 'page'
-        mapping: ptr('anonVma'), // atomic; changes under the page lock
+        /** Atomic; changes under the page lock. With PageFlag.Ksm it is a stable node instead. */
+        mapping: ptr('anonVma'),
         index: i32, //     vpn within `mapping`; as `mapping`
         swap: i32, //      slot + 1 while SwapCache, else 0; atomic, changes under the page lock
         memcg: ptr('memcg'), // who is charged; atomic
@@ -184,6 +185,8 @@ export function mmLayout(words: Int32Array) {
       /** Invalidations of reclaim that have no mmap lock, RANGES_CLOSED while none may begin; atomic. */
       ranges: i32,
       uffds: ptr('uffd'), // contexts bound to it, linked by uffd.next; under mmap for write
+      /** What KSM knows of its pages, in order of address; changes under 'ksm', atomic as exit looks first. */
+      ksmItems: ptr('ksmItem'),
     }),
     /** Linux: struct vm_area_struct. Under the mm's mmap lock. */
     vma: struct(words, 'vma', {
@@ -215,6 +218,36 @@ export function mmLayout(words: Int32Array) {
       nextSameVma: ptr('avc'), //     under mmap
       nextSameAnonVma: ptr('avc'), // under the root's lock
       prevSameAnonVma: ptr('avc'),
+    }),
+    /**
+     * What KSM knows of one page of an mm, or, without an mm, how other mappings of a merged page are found
+     * after the item's own went. Under 'ksm'; of those on a node, what the reverse map reads (`anonVma`, `index`,
+     * the list) changes under the merged page's lock too. Linux: struct ksm_rmap_item.
+     */
+    ksmItem: struct(words, 'ksmItem', {
+      mm: ptr('mm'), //    0: an orphan
+      vpn: i32,
+      lo: i32, //          hash of the content when it was last seen
+      hi: i32,
+      seq: i32, //         the pass in which it went into the unstable table, 0: it did not
+      node: ptr('ksmNode'), //    it maps this one's page
+      anonVma: ptr('anonVma'), // with a node: where the reverse map looks, a reference held,
+      index: i32, //               and for which index
+      next: ptr('ksmItem'), //    of the mm
+      link: ptr('ksmItem'), //    of the node's list or of its bucket
+      back: ptr('ksmItem'),
+    }),
+    /** One page that stands for equal ones: the stable table. Under 'ksm'. Linux: struct ksm_stable_node. */
+    ksmNode: struct(words, 'ksmNode', {
+      pfn: i32, //         it holds no reference: the page's `mapping` tells whether it is still ours
+      lo: i32, //          hash of the content, which never changes
+      hi: i32,
+      owner: i32, //       whose pages it may stand for
+      count: i32, //       items with an mm
+      items: ptr('ksmItem'), //   changes under the page lock, too
+      link: ptr('ksmNode'), //    of its bucket
+      next: ptr('ksmNode'), //    of all
+      prev: ptr('ksmNode'),
     }),
     /** A subscriber of an mm. Linux: struct mmu_notifier. */
     notifier: struct(words, 'notifier', {

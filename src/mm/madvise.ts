@@ -6,6 +6,8 @@ import { FaultFlag, GUP_HWPOISON, GUP_NOMEM, GUP_PFN_MASK } from './fault-codes.
 import type { Gup } from './gup.ts';
 import type { HugePmd } from './huge/huge-pmd.ts';
 import type { Khugepaged, ScanResult } from './huge/khugepaged.ts';
+import type { Ksm } from './ksm/ksm.ts';
+import { KSM_INCOMPATIBLE } from './ksm/ksm-merge.ts';
 import {
   isSwap,
   type MmLayout,
@@ -86,6 +88,7 @@ export type MadviseDeps = {
   readonly hugePmd: HugePmd;
   readonly khugepaged: Khugepaged;
   readonly uffdEvents: UffdEvents;
+  readonly ksm: Ksm;
   /** Takes given isolated pages, at most 32 (vmscan.ts). */
   readonly reclaimPages: (pfns: Int32Array, count: number) => number;
 };
@@ -193,6 +196,12 @@ export class Madvise {
     const lo = (old.lo & ~change.clear) | change.set;
     const hi = (old.hi & ~(change.clearHigh ?? 0)) | (change.setHigh ?? 0);
     if (lo === old.lo && hi === old.hi) return end;
+    if (((lo ^ old.lo) & VmFlag.Mergeable) !== 0) {
+      if ((lo & KSM_INCOMPATIBLE) !== 0) return end;
+      // What could not be unmerged for lack of memory may be tried again (U-3).
+      if (advice === 'unmergeable' && !this.#deps.ksm.unmerge(mm, vma, start, end))
+        throw new Errno('EAGAIN', 'madvise');
+    }
     try {
       edit.setFlags(mm, start, end, lo, hi, 'madvise');
     } catch (error) {

@@ -10,6 +10,7 @@ import {
   GUP_FAULT,
   GUP_HWPOISON,
   GUP_NOMEM,
+  GUP_PFN_MASK,
   GUP_WRITABLE,
 } from './fault-codes.ts';
 import type { HugeMemory } from './huge/huge-memory.ts';
@@ -62,6 +63,8 @@ export type MemoryDeps = {
 const ZONE_RETRIES = 8;
 /** What may have changed in a present pte without its being another. */
 const USE_BITS = Pte.Young | Pte.Dirty;
+/** A pte of a merged page has no right to write; what else it says holds of the copy. */
+const KEPT_BY_UNSHARE = Pte.Young | Pte.SoftDirty | Pte.UffdWp | Pte.ProtNone;
 /** A page nobody shares, its content in place when it is mapped. */
 export const NEW_ANON = PageFlag.AnonExclusive | PageFlag.Uptodate;
 
@@ -123,6 +126,7 @@ export class Memory {
       return write ? this.#anonymous(mm, vma, vpn, pte, 0) : this.#zero(vma, pte, 0);
     }
     if ((entry & Pte.Present) === 0) return this.#notPresent(mm, vma, vpn, pte, entry, write, how);
+    if ((entry & Pte.ProtNone) !== 0) return this.#hinted(pte, entry);
     if (write && (entry & Pte.Write) === 0) {
       if ((entry & Pte.UffdWp) !== 0 && (flags & VmFlag.UffdWp) !== 0)
         return this.#protectedByUffd(mm, vma, vpn, pte, entry, how);
@@ -169,6 +173,18 @@ export class Memory {
     return uffdHandle.fault(mm, vma, vpn, fault, how);
   }
 
+  /** A NUMA hint fault: the VMA allows what the pte does not. One node: the page is where it belongs (C-10). */
+  #hinted(pte: PteAt, entry: number): number {
+    const pageTable = this.#pageTable;
+    pageTable.lock(pte);
+    if (((pageTable.held(pte) ^ entry) & ~USE_BITS) === 0) {
+      pageTable.change(pte, 0, Pte.ProtNone);
+      this.#deps.vmstat.add('numa_hint_faults', 1);
+    }
+    pageTable.unlock(pte);
+    return FAULT_RETRY;
+  }
+
   #notPresent(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number, write: boolean, how: number): number {
     if (swpType(entry) === SwpType.Marker) {
       const { uffdHandle, vmas } = this.#deps;
@@ -180,7 +196,7 @@ export class Memory {
     return swpType(entry) === SwpType.Poison ? GUP_HWPOISON : GUP_FAULT;
   }
 
-  /** The access is allowed by now, or the VMA allows what a hint fault took away. */
+  /** The access is allowed by now. */
   #present(pte: PteAt, entry: number, write: boolean): number {
     const pageTable = this.#pageTable;
     const use = write ? USE_BITS : Pte.Young;
@@ -189,7 +205,7 @@ export class Memory {
       pageTable.unlock(pte);
       return FAULT_RETRY;
     }
-    pageTable.change(pte, use, Pte.ProtNone);
+    pageTable.change(pte, use, 0);
     this.#pages.get(ptePfn(entry));
     pageTable.unlock(pte);
     return ptePfn(entry) | ((entry & Pte.Write) !== 0 ? GUP_WRITABLE : 0);
@@ -303,7 +319,7 @@ export class Memory {
 
   /** In place: secondaries may go on reading, nothing to tell them (T-COW-03). Requires: the ptl, dropped. */
   #reuse(pte: PteAt, pfn: Pfn): number {
-    this.#pageTable.change(pte, Pte.Write | USE_BITS, Pte.ProtNone);
+    this.#pageTable.change(pte, Pte.Write | USE_BITS, 0);
     this.#pages.get(pfn);
     this.#pageTable.unlock(pte);
     this.#deps.vmstat.add('cow_reuse', 1);
@@ -315,14 +331,17 @@ export class Memory {
    * Consumes the caller's reference unless it answers FAULT_RETRY.
    */
   #reuseIfLast(pte: PteAt, entry: number, pfn: Pfn): number {
-    const { swap } = this.#deps;
+    const { swap, breaks } = this.#deps;
     const pages = this.#pages;
     if (pages.mapcount(pfn) !== 1) return FAULT_RETRY;
+    // What is merged never changes: others may be about to map it.
+    if (pages.has(pfn, PageFlag.Ksm) && !breaks.ksmReuse) return FAULT_RETRY;
     pages.lock(pfn);
     this.#pageTable.lock(pte);
     const same = ((this.#pageTable.held(pte) ^ entry) & ~USE_BITS) === 0;
     if (same && pages.has(pfn, PageFlag.SwapCache)) swap.tryToFreeSwap(pfn);
-    const last = same && pages.mapcount(pfn) === 1 && pages.refcount(pfn) === 2;
+    const ksm = pages.has(pfn, PageFlag.Ksm) && !breaks.ksmReuse;
+    const last = same && !ksm && pages.mapcount(pfn) === 1 && pages.refcount(pfn) === 2;
     let result = FAULT_RETRY;
     if (last && !pages.has(pfn, PageFlag.SwapCache)) {
       pages.set(pfn, PageFlag.AnonExclusive);
@@ -333,8 +352,39 @@ export class Memory {
     return result;
   }
 
+  /**
+   * A page of our own in place of a merged one, with the rights that the pte has; true if there is none. False:
+   * out of memory. Requires: mmap. Linux: break_ksm.
+   */
+  unshare(mm: Mm, vma: Vma, vpn: Vpn): boolean {
+    for (;;) {
+      const pte = this.#pageTable.walk(mm, vpn);
+      const pfn = pte <= 0 ? 0 : this.#grabMerged(pte);
+      if (pfn === 0) return true;
+      const copied = this.#copy(mm, vma, vpn, pte, this.#merged, this.#merged & KEPT_BY_UNSHARE);
+      this.#pages.put(pfn);
+      if (copied >= 0) this.#pages.put(copied & GUP_PFN_MASK);
+      if (copied !== FAULT_RETRY) return copied >= 0;
+    }
+  }
+
+  /** The entry that `#grabMerged` found. */
+  #merged = 0;
+  /** The merged page that a pte maps, with a reference; or 0. */
+  #grabMerged(pte: PteAt): Pfn | 0 {
+    const pages = this.#pages;
+    this.#pageTable.lock(pte);
+    const entry = this.#pageTable.held(pte);
+    const merged =
+      (entry & (Pte.Present | Pte.Zero)) === Pte.Present && pages.has(ptePfn(entry), PageFlag.Ksm);
+    if (merged) pages.get(ptePfn(entry));
+    this.#pageTable.unlock(pte);
+    this.#merged = entry;
+    return merged ? ptePfn(entry) : 0;
+  }
+
   /** A page of our own in place of a shared one. The caller holds a reference to the old one. */
-  #copy(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number): number {
+  #copy(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number, bits = Pte.Write | USE_BITS): number {
     const { anonVmas, pageOps, notifiers, breaks } = this.#deps;
     if (anonVmas.prepare(vma) === 0) return this.#makeRoom() ? FAULT_RETRY : GUP_NOMEM;
     const pfn = this.newPage(mm, 2, NEW_ANON);
@@ -343,9 +393,10 @@ export class Memory {
     else pageOps.copy(frameByte(pfn), frameByte(ptePfn(entry)));
     const flags = NotifyFlag.Blockable;
     if (!breaks.cowWithoutNotify) notifiers.pageStart(mm, vpn, NotifyEvent.Clear, flags);
-    const done = this.#replace(mm, vma, vpn, pte, entry, pfn);
+    const done = this.#replace(mm, vma, vpn, pte, entry, mkPte(pfn, bits | Pte.Dirty));
     if (!breaks.cowWithoutNotify) notifiers.pageEnd(mm, vpn, NotifyEvent.Clear);
     if (!done) return this.#dropNew(pfn);
+    if (this.#pages.has(ptePfn(entry), PageFlag.Ksm)) this.#deps.vmstat.add('cow_ksm', 1);
     // The old frame goes only after the end (M-31).
     if ((entry & Pte.Zero) === 0) this.#deps.swap.putMapped(ptePfn(entry));
     this.#deps.vmstat.add('cow_copy', 1);
@@ -353,7 +404,7 @@ export class Memory {
   }
 
   /** Clear, tell pinning secondaries, set: the new page is never visible beside the old spte (N-7). */
-  #replace(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number, pfn: Pfn): boolean {
+  #replace(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number, fresh: number): boolean {
     const { notifiers, breaks, rmap, y } = this.#deps;
     const pageTable = this.#pageTable;
     pageTable.lock(pte);
@@ -365,8 +416,8 @@ export class Memory {
     pageTable.take(pte);
     y('I.P');
     if (!breaks.cowWithoutNotify) notifiers.invalidatePage(mm, vpn);
-    rmap.addNew(pfn, vma, vpn);
-    pageTable.replace(pte, mkPte(pfn, Pte.Write | USE_BITS));
+    rmap.addNew(ptePfn(fresh), vma, vpn);
+    pageTable.replace(pte, fresh);
     if ((entry & Pte.Zero) === 0) rmap.removeMapping(ptePfn(entry));
     else this.#layout.mm.anonPages.add(mm, 1);
     pageTable.unlock(pte);

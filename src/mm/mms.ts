@@ -47,6 +47,7 @@ export type MmsDeps = {
   readonly memcontrol: Memcontrol;
   readonly mmap: Mmap;
   readonly uffdRelease: UffdRelease;
+  readonly ksm: { exit(mm: Mm): void };
 };
 
 /** Marks, in `memcg.id`, a group whose last mm went while some page was still charged. */
@@ -93,9 +94,12 @@ export class Mms {
     }
   }
 
-  /** An empty address space that charges to the group of another: what fork starts from. */
+  /** An empty address space of the same owner that charges to the same group: what fork starts from. */
   createLike(mm: Mm): Mm {
-    return this.#create(this.#deps.layout.mm.memcg.get(mm));
+    const { memcg, owner } = this.#deps.layout.mm;
+    const like = this.#create(memcg.get(mm));
+    owner.set(like, owner.get(mm));
+    return like;
   }
 
   #create(memcg: Memcg): Mm {
@@ -154,6 +158,7 @@ export class Mms {
     this.#free(mm);
     sync.writeUnlock('mmap', mm + layout.mm.mmapLock.at);
     this.#deps.uffdRelease.orphans(mm);
+    this.#deps.ksm.exit(mm);
     this.#unlink(mm);
     this.#orphan(layout.mm.memcg.get(mm));
     this.#sweep();
@@ -225,6 +230,15 @@ export class Mms {
   /** Calls `work` for every address space, which may take no lock outside 'mmap'. */
   forEach(work: (mm: Mm) => void): void {
     this.#locked(() => this.#each(work));
+  }
+
+  /** The address space after `mm` on the list, the first when 0; 0 at the end. `mm` must not exit meanwhile. */
+  after(mm: Mm): Mm {
+    let found = 0 as Mm;
+    this.#locked(() => {
+      found = mm === 0 ? this.#root.head.get(this.#r) : this.#deps.layout.mm.next.get(mm);
+    });
+    return found;
   }
 
   /** As `forEach` for those of a group, all when 0; false, doing nothing, when the list is in use. */

@@ -40,7 +40,7 @@ const advices: Advice[] = ['dontneed', 'free', 'cold', 'pageout', 'mergeable', '
 const value = fc.integer({ min: 1, max: 0xffff });
 const kind = <K extends Op['kind']>(...kinds: K[]) => fc.constantFrom(...kinds);
 const weighted = (weight: number, arbitrary: fc.Arbitrary<Op>) => ({ weight, arbitrary });
-const op: fc.Arbitrary<Op> = fc.oneof(
+export const op: fc.Arbitrary<Op> = fc.oneof(
   weighted(2, fc.record({ kind: kind('map', 'unmap'), page, count: length, readOnly: fc.boolean() })),
   weighted(2, fc.record({ kind: kind('protect'), page, count: length, rights: fc.nat(2) })),
   weighted(6, fc.record({ kind: kind('write'), page, value })),

@@ -89,14 +89,14 @@ export class Pages {
     const { flags, mapping, memcg, mapcount } = this.#page;
     const p = this.at(pfn);
     assert(mapcount.get(p) === 0, 'M3: a mapped page has references');
-    const anonVma = mapping.get(p);
+    const seen = flags.load(p);
+    // A merged page names its node, which finds out by itself (ksm-items.ts).
+    const anonVma = (seen & PageFlag.Ksm) === 0 ? mapping.get(p) : (0 as Ptr<'anonVma'>);
     const charged = memcg.get(p);
     if (this.#hooks !== undefined) {
-      if ((flags.load(p) & ON_LRU) !== 0) this.#hooks.lruRemove(pfn);
-      if (anonVma !== 0) {
-        mapping.set(p, 0 as Ptr<'anonVma'>);
-        this.#hooks.putAnonVma(anonVma);
-      }
+      if ((seen & ON_LRU) !== 0) this.#hooks.lruRemove(pfn);
+      if (mapping.get(p) !== 0) mapping.set(p, 0 as Ptr<'anonVma'>);
+      if (anonVma !== 0) this.#hooks.putAnonVma(anonVma);
     }
     if (charged !== 0) memcg.set(p, 0 as Ptr<'memcg'>);
     this.#pageAlloc.release(pfn);

@@ -29,7 +29,10 @@ export type RmapDeps = {
   readonly breaks: MmBreaks;
 };
 
-/** What a walk does at one mapping. */
+/** Looks at one place; true ends the walk. */
+type Visit = (mm: Mm, vpn: Vpn, pfn: Pfn) => boolean;
+
+/** What unmapping does at one mapping. */
 const UNMAPPED = 0;
 const SKIPPED = 1;
 const BUSY = 2;
@@ -80,28 +83,69 @@ export class Rmap {
   }
 
   /**
+   * Calls `visit` for each place where the page may be mapped, until it answers true. The walk of a merged page
+   * goes through the items of its node, and may come to a place twice (Linux: rmap_walk_ksm). Requires: the
+   * page locked. True if it was stopped.
+   */
+  #walk(pfn: Pfn, visit: Visit): boolean {
+    const { page, ksmNode, ksmItem: i } = this.#deps.layout;
+    const p = this.#deps.pages.at(pfn);
+    const mapping = page.mapping.load(p);
+    if (mapping === 0) return false;
+    // Ksm changes under the page lock alone.
+    if ((page.flags.get(p) & PageFlag.Ksm) === 0)
+      return this.#walkVmas(mapping, page.index.get(p), pfn, visit);
+    for (
+      let item = ksmNode.items.get(mapping as number as Ptr<'ksmNode'>);
+      item !== 0;
+      item = i.link.get(item)
+    ) {
+      if (this.#walkVmas(i.anonVma.get(item), i.index.get(item), pfn, visit)) return true;
+    }
+    return false;
+  }
+
+  #walkVmas(anonVma: Ptr<'anonVma'>, index: number, pfn: Pfn, visit: Visit): boolean {
+    const { layout, anonVmas } = this.#deps;
+    const { avc: c, anonVma: a } = layout;
+    let stopped = false;
+    anonVmas.lock(anonVma);
+    for (let avc = a.head.get(anonVma); avc !== 0 && !stopped; avc = c.nextSameAnonVma.get(avc)) {
+      const vma = c.vma.get(avc);
+      const vpn = this.#addressIn(vma, index);
+      if (vpn >= 0) stopped = visit(layout.vma.mm.get(vma), vpn, pfn);
+    }
+    anonVmas.unlock(anonVma);
+    return stopped;
+  }
+
+  /** Does some VMA of an anon_vma map the page as its `index`? Requires: the page locked. */
+  isMappedThrough(anonVma: Ptr<'anonVma'>, index: number, pfn: Pfn): boolean {
+    return this.#walkVmas(anonVma, index, pfn, this.#isMapped);
+  }
+
+  readonly #isMapped = (mm: Mm, vpn: Vpn, pfn: Pfn): boolean =>
+    maps(this.#deps.pageTable.entryOf(mm, vpn), pfn);
+
+  /**
    * How many mappings used the page since the last time, their young bits and the secondaries' cleared
    * (M-34). Requires: the page locked.
    */
   pageReferenced(pfn: Pfn): number {
-    const { layout, pages, anonVmas } = this.#deps;
-    const anonVma = layout.page.mapping.load(pages.at(pfn));
-    if (anonVma === 0) return 0;
-    const { avc: c, anonVma: a } = layout;
-    let young = 0;
-    anonVmas.lock(anonVma);
-    for (let avc = a.head.get(anonVma); avc !== 0; avc = c.nextSameAnonVma.get(avc)) {
-      young += this.#referencedIn(c.vma.get(avc), pfn);
-    }
-    anonVmas.unlock(anonVma);
-    return young;
+    this.#young = 0;
+    this.#walk(pfn, this.#countYoung);
+    return this.#young;
   }
 
-  #referencedIn(vma: Vma, pfn: Pfn): number {
-    const { layout, pageTable, notifiers, sync, breaks } = this.#deps;
-    const vpn = this.#addressIn(vma, pfn);
-    if (vpn < 0) return 0;
-    const mm = layout.vma.mm.get(vma);
+  /** Of the walk under way on this thread. */
+  #young = 0;
+  readonly #countYoung = (mm: Mm, vpn: Vpn, pfn: Pfn): boolean => {
+    this.#young += this.#referencedAt(mm, vpn, pfn);
+    return false;
+  };
+
+  #referencedAt(mm: Mm, vpn: Vpn, pfn: Pfn): number {
+    const { pageTable, notifiers, sync, breaks } = this.#deps;
     const pte = pageTable.walk(mm, vpn);
     if (pte === HUGE) return this.#hugeReferenced(mm, vpn, pfn);
     if (pte === 0 || !maps(pageTable.load(pte), pfn)) return 0;
@@ -135,11 +179,11 @@ export class Rmap {
     return primary || secondary ? 1 : 0;
   }
 
-  /** Where a VMA maps the page if it does, else -1. Requires: the anon_vma lock. */
-  #addressIn(vma: Vma, pfn: Pfn): Vpn | -1 {
-    const { page, vma: v } = this.#deps.layout;
+  /** Where a VMA maps an index if it does, else -1. Requires: the anon_vma lock. */
+  #addressIn(vma: Vma, index: number): Vpn | -1 {
+    const { vma: v } = this.#deps.layout;
     const start = v.start.get(vma);
-    const vpn = start + page.index.get(this.#deps.pages.at(pfn)) - v.pgoff.get(vma);
+    const vpn = start + index - v.pgoff.get(vma);
     return vpn >= start && vpn < v.end.get(vma) ? vpn : -1;
   }
 
@@ -149,28 +193,23 @@ export class Rmap {
    * mapping is left. Requires: the page locked, and in the swap cache unless it is LazyFree.
    */
   tryToUnmap(pfn: Pfn, batch: UnmapBatch): 'unmapped' | 'busy' {
-    const { layout, pages, anonVmas } = this.#deps;
-    const { avc: c, anonVma: a } = layout;
-    const anonVma = layout.page.mapping.load(pages.at(pfn));
-    if (anonVma === 0) return 'busy';
-    let busy = false;
-    anonVmas.lock(anonVma);
-    for (let avc = a.head.get(anonVma); avc !== 0 && !busy; avc = c.nextSameAnonVma.get(avc)) {
-      busy = this.#unmapIn(c.vma.get(avc), pfn, batch) === BUSY;
-    }
-    anonVmas.unlock(anonVma);
+    const { layout, pages } = this.#deps;
+    if (layout.page.mapping.load(pages.at(pfn)) === 0) return 'busy';
+    this.#batch = batch;
+    const busy = this.#walk(pfn, this.#unmapVisit);
     return busy || layout.page.mapcount.load(pages.at(pfn)) > 0 ? 'busy' : 'unmapped';
   }
 
-  #unmapIn(vma: Vma, pfn: Pfn, batch: UnmapBatch): number {
-    const { layout, pageTable, notifiers, hugePmd, breaks } = this.#deps;
-    const vpn = this.#addressIn(vma, pfn);
-    if (vpn < 0) return SKIPPED;
-    const mm = layout.vma.mm.get(vma);
+  /** Of the walk under way on this thread. */
+  #batch: UnmapBatch | undefined;
+  readonly #unmapVisit = (mm: Mm, vpn: Vpn, pfn: Pfn): boolean => this.#unmapAt(mm, vpn, pfn) === BUSY;
+
+  #unmapAt(mm: Mm, vpn: Vpn, pfn: Pfn): number {
+    const { pageTable, notifiers, hugePmd, breaks } = this.#deps;
     let pte = pageTable.walk(mm, vpn);
     if (pte === 0 || !maps(pte === HUGE ? pageTable.entryOf(mm, vpn) : pageTable.load(pte), pfn))
       return SKIPPED;
-    if (!batch.open(mm, vpn)) return BUSY;
+    if (!this.#batch!.open(mm, vpn)) return BUSY;
     if (pte === HUGE) {
       hugePmd.split(mm, vpn);
       pte = pageTable.walk(mm, vpn);
@@ -251,19 +290,12 @@ export class Rmap {
 
   /** The ptes that map the page, counted from the tables: for checks. Requires: the page locked. */
   countMappings(pfn: Pfn): number {
-    const { layout, pages, anonVmas, pageTable } = this.#deps;
-    const { avc: c, anonVma: a } = layout;
-    const anonVma = layout.page.mapping.load(pages.at(pfn));
-    if (anonVma === 0) return 0;
-    let count = 0;
-    anonVmas.lock(anonVma);
-    for (let avc = a.head.get(anonVma); avc !== 0; avc = c.nextSameAnonVma.get(avc)) {
-      const vma = c.vma.get(avc);
-      const vpn = this.#addressIn(vma, pfn);
-      if (vpn >= 0 && maps(pageTable.entryOf(layout.vma.mm.get(vma), vpn), pfn)) count++;
-    }
-    anonVmas.unlock(anonVma);
-    return count;
+    const places = new Set<string>();
+    this.#walk(pfn, (mm, vpn) => {
+      if (this.#isMapped(mm, vpn, pfn)) places.add(`${mm} ${vpn}`);
+      return false;
+    });
+    return places.size;
   }
 }
 

@@ -15,7 +15,7 @@ const cacheLayout = (words: Int32Array) =>
     total: i32, // under the lock
   });
 
-const KINDS = ['mm', 'vma', 'anonVma', 'avc', 'notifier', 'uffd', 'uffdWait'] as const;
+const KINDS = ['mm', 'vma', 'anonVma', 'avc', 'notifier', 'uffd', 'uffdWait', 'ksmItem', 'ksmNode'] as const;
 type Kind = (typeof KINDS)[number];
 const CACHE_WORDS = 16;
 
@@ -109,6 +109,8 @@ export class Slabs {
   readonly notifier: SlabCache<'notifier'>;
   readonly uffd: SlabCache<'uffd'>;
   readonly uffdWait: SlabCache<'uffdWait'>;
+  readonly ksmItem: SlabCache<'ksmItem'>;
+  readonly ksmNode: SlabCache<'ksmNode'>;
 
   constructor(sync: Sync, layout: MmLayout, pageAlloc: PageAlloc) {
     this.mm = new SlabCache(sync, layout, pageAlloc, 'mm');
@@ -118,6 +120,8 @@ export class Slabs {
     this.notifier = new SlabCache(sync, layout, pageAlloc, 'notifier');
     this.uffd = new SlabCache(sync, layout, pageAlloc, 'uffd');
     this.uffdWait = new SlabCache(sync, layout, pageAlloc, 'uffdWait');
+    this.ksmItem = new SlabCache(sync, layout, pageAlloc, 'ksmItem');
+    this.ksmNode = new SlabCache(sync, layout, pageAlloc, 'ksmNode');
   }
 
   /** Once per arena, before the first instance. */

@@ -20,6 +20,10 @@ export const VMSTAT = {
   pgrotated: 13,
   allocstall: 14,
   oom_kill: 15,
+  numa_pte_updates: 40,
+  numa_hint_faults: 41,
+  cow_ksm: 42,
+  ksm_swpin_copy: 43,
   // Ours, where Linux has no name.
   cow_copy: 16,
   cow_reuse: 17,

@@ -33,6 +33,7 @@ export const Root = {
   slabs: 10,
   swapfile: 11,
   psi: 12,
+  ksm: 14,
   /** Not a pointer but the lock, class 'vm', of the list at `vmList`. */
   vmListLock: 20,
   thp: 13,

@@ -4,6 +4,7 @@ import { AssertionError } from '../base/assert.ts';
 export const LOCK_ORDER = [
   'vm', //            the list of VMs
   'slots', //         who may change memslots             Linux: kvm->slots_lock
+  'ksm', //           the scanner and its tables          Linux: ksm_thread_mutex
   'mmList', //        the list of address spaces
   'mmap', //          an mm's VMAs; reader/writer         Linux: mm->mmap_lock
   'mapChanging', //   userfaultfd's gate                  Linux: ctx->map_changing_lock

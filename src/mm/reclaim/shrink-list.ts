@@ -82,7 +82,7 @@ export class ShrinkList<B extends UnmapBatchPort> {
     const { layout, pages, swap, rmap, batch } = this.#deps;
     const p = pages.at(pfn);
     const flags = layout.page.flags.load(p);
-    if ((flags & (PageFlag.Mlocked | PageFlag.HwPoison | PageFlag.Ksm)) !== 0) return Fate.Activate;
+    if ((flags & (PageFlag.Mlocked | PageFlag.HwPoison)) !== 0) return Fate.Activate;
     const cached = (flags & PageFlag.SwapCache) !== 0;
     const lazy = !cached && (flags & PageFlag.LazyFree) !== 0;
     if (!cached && layout.page.mapcount.load(p) === 0) return Fate.Activate;

@@ -1,8 +1,9 @@
 import type { Pfn, Vpn } from '../../base/units.ts';
+import { frameByte } from '../../sync/arena.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import { FAULT_RETRY, GUP_FAULT, GUP_NOMEM, GUP_WRITABLE } from '../fault-codes.ts';
 import { mkPte, PageFlag, Pte, Swp, swpOffset, VmFlag } from '../layout.ts';
-import type { Memory, MemoryDeps } from '../memory.ts';
+import { type Memory, type MemoryDeps, NEW_ANON } from '../memory.ts';
 import type { PteAt } from '../page-table.ts';
 import type { SwapRead } from './swap-backend.ts';
 import type { Slot } from './swap-slots.ts';
@@ -33,6 +34,8 @@ export class SwapIn {
     const cached = swap.lookupCache(slot);
     const pfn = cached === 0 ? this.#read(mm, slot) : this.#claim(mm, cached, slot);
     if (pfn < 0) return pfn;
+    const shared = cached !== 0 && (entry & Swp.Exclusive) === 0;
+    if (shared && this.#isForeign(pfn, vma, vpn)) return this.#copy(mm, vma, vpn, pte, entry, pfn, write);
     const result = this.#map(mm, vma, vpn, pte, entry, pfn, write);
     pages.unlock(pfn);
     if (result < 0) pages.put(pfn);
@@ -56,6 +59,70 @@ export class SwapIn {
     if (refault) psi.enter(layout.mm.memcg.get(mm));
     pages.lock(pfn);
     if (refault) psi.leave(layout.mm.memcg.get(mm));
+  }
+
+  /**
+   * Pages that KSM merged share their slot, and come back through different VMAs: a page of the cache that is
+   * merged, or has its place in another mapping already, can't be mapped here, as the reverse map would not find it.
+   * An exclusive entry's page is its own. Requires: the page locked. Linux: ksm_might_need_to_copy.
+   */
+  #isForeign(pfn: Pfn, vma: Vma, vpn: Vpn): boolean {
+    const { layout, pages, breaks } = this.#deps;
+    const { page, vma: v, anonVma: a } = layout;
+    const p = pages.at(pfn);
+    if (breaks.ksmSwapInAnywhere) return false;
+    if (pages.has(pfn, PageFlag.Ksm)) return true;
+    const mapping = page.mapping.load(p);
+    if (mapping === 0) return false;
+    const index = v.pgoff.get(vma) + vpn - v.start.get(vma);
+    return page.index.get(p) !== index || a.root.get(mapping) !== a.root.get(v.anonVma.load(vma));
+  }
+
+  /** Maps a copy of a cached page, whose lock and reference it consumes. */
+  #copy(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number, cached: Pfn, write: boolean): number {
+    const { pages, pageOps, layout, swap, lru, vmstat } = this.#deps;
+    // Making room may need the lock.
+    pages.unlock(cached);
+    const pfn = this.#memory.newPage(mm, 2, NEW_ANON);
+    if (pfn < 0) {
+      pages.put(cached);
+      return GUP_NOMEM;
+    }
+    pages.lock(cached);
+    const held = layout.page.swap.load(pages.at(cached)) === swpOffset(entry) + 1;
+    if (held) pageOps.copy(frameByte(pfn), frameByte(cached));
+    const mapped = held ? this.#mapCopy(mm, vma, vpn, pte, entry, pfn) : 0;
+    pages.unlock(cached);
+    swap.putMapped(cached);
+    if (mapped === 0) pages.put(pfn);
+    else {
+      lru.add(pfn);
+      vmstat.add('ksm_swpin_copy', 1);
+      if ((mapped & Pte.Write) !== 0) return pfn | GUP_WRITABLE;
+      if (!write) return pfn;
+    }
+    pages.put(pfn);
+    return FAULT_RETRY;
+  }
+
+  /** Requires: the lock of the page that has the slot. The pte, or 0 if the entry is another by now. */
+  #mapCopy(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number, pfn: Pfn): number {
+    const { pageTable, rmap, layout, swap, vmstat } = this.#deps;
+    pageTable.lock(pte);
+    const same = pageTable.load(pte) === entry;
+    const wp = (entry & Swp.UffdWp) !== 0;
+    const writable = !wp && (layout.vma.flags.get(vma) & VmFlag.Write) !== 0 ? Pte.Write : 0;
+    const fresh = mkPte(pfn, Pte.Young | Pte.Dirty | writable | (wp ? Pte.UffdWp : 0));
+    if (same) {
+      rmap.addNew(pfn, vma, vpn);
+      pageTable.replace(pte, fresh);
+      layout.mm.anonPages.add(mm, 1);
+      layout.mm.swapEnts.add(mm, -1);
+      swap.free(swpOffset(entry));
+      vmstat.add('pgfault', 1);
+    }
+    pageTable.unlock(pte);
+    return same ? fresh : 0;
   }
 
   /** Reads the slot into a new page of the cache. The page comes back locked, with a reference. */

@@ -262,6 +262,8 @@ export class MovePage {
     const { layout, pages, anonVmas, breaks } = this.#deps;
     const named = layout.page.mapping.load(pages.at(cached));
     if (named === 0 || breaks.moveSwapWithoutRekey) return;
+    // A merged page names a node, and is copied when it comes back.
+    if (pages.has(cached, PageFlag.Ksm)) return;
     this.#adopt(cached);
     anonVmas.put(named);
   }
