@@ -55,6 +55,7 @@ const FIELDS = {
   reservedBytes: i32,
   mode: i32, //           Mode, atomic (J-7)
   requests: i32, //       Request, atomic
+  ticket: ptr('uffdWait'), // the user fault that it waits for, or 0
   running: i32, //        1 while a runner is inside `run`, its calls of `resolve` included; atomic
   // The exit record.
   leave: i32, //          0 while inside, else 1 + Exit

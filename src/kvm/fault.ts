@@ -1,6 +1,6 @@
 import type { Gfn, Pfn } from '../base/units.ts';
 import { Access, Miss } from '../cpu/interface.ts';
-import { GUP_BLOCKED, GUP_NOMEM, GUP_PFN_MASK, GUP_WRITABLE } from '../mm/fault-codes.ts';
+import { FaultFlag, GUP_BLOCKED, GUP_NOMEM, GUP_PFN_MASK, GUP_WRITABLE } from '../mm/fault-codes.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Kvm } from './kvm.ts';
 import { Protocol, SlotFlag, Spte, sptePfn } from './layout.ts';
@@ -17,6 +17,8 @@ export class KvmFault {
   readonly #words: Int32Array;
   /** The GUP_ code behind this thread's last Miss.Fault, for the exit's message. */
   lastGup = 0;
+  /** After Miss.Blocked: what the caller waits for, and owns (K-31); 0 for nothing in particular. */
+  ticket = 0 as Ptr<'uffdWait'>;
 
   constructor(kvm: Kvm) {
     this.#kvm = kvm;
@@ -91,6 +93,7 @@ export class KvmFault {
       layout.vm.mm.get(vm),
       this.#kvm.memslots.vpnOf(slot, gfn),
       access === Access.Write,
+      FaultFlag.Kernel,
     );
     sync.y('F.p');
     if (found < 0) return this.#missed(found);
@@ -99,7 +102,10 @@ export class KvmFault {
   }
 
   #missed(code: number): number {
-    if (code === GUP_BLOCKED) return Miss.Blocked;
+    if (code === GUP_BLOCKED) {
+      this.ticket = this.#kvm.mm.gup.ticket;
+      return Miss.Blocked;
+    }
     this.lastGup = code;
     return Miss.Fault;
   }

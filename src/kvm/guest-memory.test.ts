@@ -108,7 +108,7 @@ test('DMA makes a page dirty that swap holds a copy of, and drops its decoded in
 test('a pin that is blocked half way holds nothing and can be asked again', () => {
   const rig = new KvmRig();
   let asked = 0;
-  const memory = new VmMemory(rig.kvm, rig.vm, () => ++asked === 2);
+  const memory = new VmMemory(rig.kvm, rig.vm, { blocked: () => ++asked === 2 });
   const pfn = rig.write(GFN);
   const before = rig.core.pages.refcount(pfn);
   expect(memory.pin(BASE, 3 * PAGE_SIZE, 'write')).toBe('blocked');

@@ -1,7 +1,7 @@
 import { Errno } from '../base/errno.ts';
 import { PAGE_SIZE, type Pfn, pageNumber } from '../base/units.ts';
 import { Miss, Request } from '../cpu/interface.ts';
-import { GUP_BLOCKED, GUP_PFN_MASK } from '../mm/fault-codes.ts';
+import { FaultFlag, GUP_BLOCKED, GUP_PFN_MASK, GUP_SIGBUS } from '../mm/fault-codes.ts';
 import { frameByte } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Kvm } from './kvm.ts';
@@ -14,6 +14,15 @@ type Pin = { readonly pieces: readonly Uint8Array[]; readonly pfns: readonly Pfn
 /** Decides, per page, whether a pin is answered `blocked` though the page is there: for tests (design 6). */
 export type BlockedSometimes = () => boolean;
 
+export type VmMemoryOptions = {
+  readonly blocked?: BlockedSometimes | undefined;
+  /**
+   * A hole that nobody is asked to fill (U-23): fills it on this thread and says true, or leaves it, which is
+   * the end of the device's work.
+   */
+  readonly sigbus?: ((gpa: number, write: boolean) => boolean) | undefined;
+};
+
 /**
  * Guest physical memory for devices: pages are found through the mm, and held by a reference while they are
  * pinned, so that reclaim leaves them alone (N-22). Has no side effect when it answers `blocked`.
@@ -21,14 +30,16 @@ export type BlockedSometimes = () => boolean;
 export class VmMemory {
   readonly #kvm: Kvm;
   readonly #vm: Vm;
-  readonly #blocked: BlockedSometimes | undefined;
+  readonly #options: VmMemoryOptions;
+  /** User faults of devices that are being answered, by guest frame (decision 5). */
+  readonly #tickets = new Map<number, Ptr<'uffdWait'>>();
   /** A pin found no memory left, or lost content: the device that asked is broken, so the run must end. */
   failed = false;
 
-  constructor(kvm: Kvm, vm: Vm, blocked?: BlockedSometimes) {
+  constructor(kvm: Kvm, vm: Vm, options: VmMemoryOptions = {}) {
     this.#kvm = kvm;
     this.#vm = vm;
-    this.#blocked = blocked;
+    this.#options = options;
   }
 
   pin(gpa: number, length: number, access: 'read' | 'write'): Pin | PinMiss {
@@ -98,24 +109,55 @@ export class VmMemory {
   /** One page, with a reference; a negative Miss otherwise. */
   #pinPage(gfn: number, write: boolean): Pfn | number {
     const { layout, memslots, srcu } = this.#kvm;
-    if (this.#blocked?.()) return Miss.Blocked;
+    if (this.#options.blocked?.() || this.#isWaiting(gfn)) return Miss.Blocked;
     const token = srcu.readLock(this.#vm + layout.vm.srcuIndex.at);
     const slot = gfn < 2 ** 27 ? memslots.find(memslots.active(this.#vm), 0, gfn) : 0;
     let result: number = Miss.Fault;
     if (slot !== 0 && !(write && (layout.slot.flags.get(slot as Ptr<'slot'>) & SlotFlag.ReadOnly) !== 0)) {
-      result = this.#kvm.mm.gup.fault(
-        layout.vm.mm.get(this.#vm),
-        memslots.vpnOf(slot as Ptr<'slot'>, gfn),
-        write,
-      );
-      if (result < 0) result = this.#missed(result);
-      else result &= GUP_PFN_MASK;
+      const vpn = memslots.vpnOf(slot as Ptr<'slot'>, gfn);
+      result = this.#fault(gfn, vpn, write);
     }
     srcu.readUnlock(this.#vm + layout.vm.srcuIndex.at, token);
     return result;
   }
 
-  #missed(code: number): number {
+  #fault(gfn: number, vpn: number, write: boolean): number {
+    const { layout, mm } = this.#kvm;
+    for (;;) {
+      const found = mm.gup.fault(layout.vm.mm.get(this.#vm), vpn, write, FaultFlag.Kernel);
+      if (found >= 0) return found & GUP_PFN_MASK;
+      if (found !== GUP_SIGBUS || !this.#options.sigbus?.(gfn * PAGE_SIZE, write))
+        return this.#missed(gfn, found);
+    }
+  }
+
+  /** What somebody of this guest's devices waits for, or 0. */
+  get ticket(): Ptr<'uffdWait'> {
+    for (const ticket of this.#tickets.values()) if (!this.#kvm.mm.uffdWaits.isOver(ticket)) return ticket;
+    return 0 as Ptr<'uffdWait'>;
+  }
+
+  /** Is the frame asked for, and not here yet? What has come is done with. */
+  #isWaiting(gfn: number): boolean {
+    if (this.#tickets.size === 0) return false;
+    const { uffdWaits } = this.#kvm.mm;
+    for (const [at, ticket] of this.#tickets) {
+      if (!uffdWaits.isOver(ticket)) continue;
+      this.#tickets.delete(at);
+      uffdWaits.finish(ticket);
+    }
+    return this.#tickets.has(gfn);
+  }
+
+  /** Gives up waiting for pages. The guest is about to go. */
+  close(): void {
+    for (const ticket of this.#tickets.values()) this.#kvm.mm.uffdWaits.finish(ticket);
+    this.#tickets.clear();
+  }
+
+  #missed(gfn: number, code: number): number {
+    const { ticket } = this.#kvm.mm.gup;
+    if (code === GUP_BLOCKED && ticket !== 0) this.#tickets.set(gfn, ticket);
     if (code === GUP_BLOCKED) return Miss.Blocked;
     this.failed = true;
     this.#kvm.fault.lastGup = code;

@@ -4,8 +4,14 @@ import type { Ptr } from '../sync/struct.ts';
 /** What kvm asks of the mm; `MmCore` satisfies it. Result codes are mm/gup's. */
 export type MmPorts = {
   readonly gup: {
-    /** pfn | GUP_WRITABLE with a reference held, or a negative GUP_ code. */
-    fault(mm: Ptr<'mm'>, vpn: Vpn, write: boolean): number;
+    /** pfn | GUP_WRITABLE with a reference held, or a negative GUP_ code. `how` is of FaultFlag. */
+    fault(mm: Ptr<'mm'>, vpn: Vpn, write: boolean, how?: number): number;
+    /** After GUP_BLOCKED: what to wait for and then `finish`; the caller owns it (decision 5). */
+    readonly ticket: Ptr<'uffdWait'>;
+  };
+  readonly uffdWaits: {
+    isOver(ticket: Ptr<'uffdWait'>): boolean;
+    finish(ticket: Ptr<'uffdWait'>): void;
   };
   readonly madvise: {
     /** Throws Errno; see mm/madvise.ts. */

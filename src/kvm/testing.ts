@@ -54,12 +54,12 @@ export class KvmRig {
 
   /** The mm's, but its heap may be told to run out. */
   #ports(): MmPorts {
-    const { gup, madvise, pages, pageAlloc, heap } = this.core;
+    const { gup, uffdWaits, madvise, pages, pageAlloc, heap } = this.core;
     const alloc = (words: number): number => {
       if (this.allocations-- <= 0) throw new Errno('ENOMEM', 'alloc');
       return heap.alloc(words);
     };
-    return { gup, madvise, pages, pageAlloc, heap: { alloc, free: at => heap.free(at) } };
+    return { gup, uffdWaits, madvise, pages, pageAlloc, heap: { alloc, free: at => heap.free(at) } };
   }
 
   /** Sets a memslot in pages: `page` of the mapping at `gfn`. */

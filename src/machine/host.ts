@@ -1,14 +1,14 @@
 import { Errno } from '../base/errno.ts';
 import { MIB, PAGE_SIZE, pagesOf } from '../base/units.ts';
 import { Cpu } from '../cpu/cpu.ts';
-import { type Access, Miss, type VcpuPtr } from '../cpu/interface.ts';
+import { Access, Miss, type VcpuPtr } from '../cpu/interface.ts';
 import { compileInterpreter } from '../cpu/interpreter.ts';
 import { AT, type CodePtr } from '../cpu/vcpu.ts';
 import { sharedClockNs } from '../host/world.ts';
 import type { BlockedSometimes } from '../kvm/guest-memory.ts';
 import { Kvm } from '../kvm/kvm.ts';
 import { Vms } from '../kvm/vm.ts';
-import { GUP_HWPOISON, GUP_NOMEM } from '../mm/fault-codes.ts';
+import { GUP_HWPOISON, GUP_NOMEM, GUP_SIGBUS } from '../mm/fault-codes.ts';
 import { attachMm, initMm, type MmConfig, type MmCore } from '../mm/index.ts';
 import { UNLIMITED } from '../mm/reclaim/memcontrol.ts';
 import type { SwapFilePort } from '../mm/swap/swap-file.ts';
@@ -84,6 +84,9 @@ export class Host {
   readonly cpu: Cpu;
   readonly vms: Vms;
   readonly housekeepWord: number;
+  /** Of the last page on this thread that could not be had: its guest physical address (U-24). */
+  missedGpa = 0;
+  missedWrite = false;
   readonly #share: HostShare;
   readonly #blocks = new Map<number, BlockedSometimes>();
   /** Of the guests whose vCPUs this thread runs. */
@@ -159,7 +162,16 @@ export class Host {
   #resolve(vcpu: VcpuPtr, gfn: number, access: Access): number {
     const vm = this.words[vcpu + AT.vm] as Ptr<'vm'>;
     if (this.#blocks.get(vm)?.()) return Miss.Blocked;
-    return this.kvm.fault.resolve(vm, 0, gfn, access);
+    const found = this.kvm.fault.resolve(vm, 0, gfn, access);
+    if (found < 0) this.#missed(vcpu, gfn, access, found);
+    return found;
+  }
+
+  /** What the run loop must know of a page that is not there. */
+  #missed(vcpu: VcpuPtr, gfn: number, access: Access, miss: number): void {
+    if (miss === Miss.Blocked) this.cpu.vcpu.ticket.set(vcpu, this.kvm.fault.ticket);
+    this.missedGpa = gfn * PAGE_SIZE;
+    this.missedWrite = access === Access.Write;
   }
 
   /**
@@ -230,7 +242,9 @@ export class Host {
           ? 'the guest needs more memory than its limit, and there is no swap'
           : 'the guest needs more memory than its limit, and swap has no room left';
       case GUP_HWPOISON:
-        return 'a page of the guest could not be read back from swap';
+        return 'a page of the guest is lost: swap could not read it back, or whoever had to supply it has failed';
+      case GUP_SIGBUS:
+        return `nobody supplies the guest's page at 0x${this.missedGpa.toString(16)}`;
       default:
         return 'the memory behind the guest cannot be reached';
     }

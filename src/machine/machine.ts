@@ -6,6 +6,7 @@ import type { BlockBackend } from '../devices/interface.ts';
 import { Plic } from '../devices/plic.ts';
 import type { BalloonPorts } from '../devices/virtio-balloon.ts';
 import { VmMemory } from '../kvm/guest-memory.ts';
+import { GUP_SIGBUS } from '../mm/fault-codes.ts';
 import type { Ptr } from '../sync/struct.ts';
 import { Board, type Channel } from './board.ts';
 import { type BootFiles, load, place } from './boot.ts';
@@ -15,7 +16,7 @@ import { type BareProgram, loadElf } from './elf.ts';
 import type { Guest, Host } from './host.ts';
 import { RAM_BASE } from './memory-map.ts';
 import { HartState, type SbiPorts } from './sbi.ts';
-import { type Step, VcpuLoop } from './vcpu-loop.ts';
+import { type FaultPorts, type Step, VcpuLoop } from './vcpu-loop.ts';
 
 /** What a machine is made of; plain data, so that it can be sent to a worker. */
 export type MachineConfig = {
@@ -38,6 +39,11 @@ export type MachinePorts = {
   console(bytes: Uint8Array): void;
   agent?(bytes: Uint8Array): void;
   disks?: readonly BlockBackend[];
+  /**
+   * A page that nobody is asked for, by MADV_USERFAULT or UFFD_FEATURE_SIGBUS: fills it on this thread and
+   * says true; false ends the machine (U-24).
+   */
+  userFault?(gpa: number, write: boolean): boolean;
   /** The guest says how large its balloon is, in bytes. */
   balloon?(bytes: number): void;
   monotonicMs(): number;
@@ -79,7 +85,10 @@ export class Machine {
     this.vm = guest.vm;
     this.mm = guest.mm;
     this.vcpu = guest.vcpu;
-    this.memory = new VmMemory(host.kvm, this.vm, this.#blocks());
+    this.memory = new VmMemory(host.kvm, this.vm, {
+      blocked: this.#blocks(),
+      sigbus: (gpa, write) => ports.userFault?.(gpa, write) ?? false,
+    });
     host.blockFor(this.vm, this.#blocks());
     const { cpu } = host;
     this.clock =
@@ -95,6 +104,7 @@ export class Machine {
       clock: this.clock,
       sbi: this.#sbiPorts(),
       words: host.words,
+      faults: this.#faultPorts(),
     });
   }
 
@@ -191,6 +201,31 @@ export class Machine {
     });
   }
 
+  #faultPorts(): FaultPorts {
+    const { host } = this;
+    const { uffdWaits } = host.mm;
+    return {
+      isOver: ticket => uffdWaits.isOver(ticket),
+      finish: ticket => uffdWaits.finish(ticket),
+      resolve: () =>
+        host.kvm.fault.lastGup === GUP_SIGBUS &&
+        (this.#ports.userFault?.(host.missedGpa, host.missedWrite) ?? false),
+    };
+  }
+
+  /**
+   * Waits at most `ms` for the user fault that holds the guest up, letting managers of this thread work first.
+   * False, at once, when it is nothing of that kind.
+   */
+  waitForPage(ms: number): boolean {
+    const { uffdWaits } = this.host.mm;
+    const ticket = this.#loop.ticket || this.memory.ticket;
+    if (ticket === 0) return false;
+    if (ms > 0) uffdWaits.waitFor(ticket, ms);
+    else if (!uffdWaits.isOver(ticket)) return uffdWaits.serve(ticket);
+    return true;
+  }
+
   #balloonPorts(): BalloonPorts {
     return {
       discard: (gpa, length) => this.memory.discard(gpa, length),
@@ -232,6 +267,8 @@ export class Machine {
 
   /** Gives the guest's memory back to the Host. The machine is dead. */
   destroy(): void {
+    this.#loop.leaveFault();
+    this.memory.close();
     this.host.destroyGuest(this.#guest);
     this.host.mm.heap.free(this.#irqchip);
   }

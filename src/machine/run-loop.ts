@@ -29,11 +29,16 @@ export type RunLoopOptions = {
 const SLICES_PER_ROUND = 8;
 
 /** A round's outcome: go on at once, sleep so many milliseconds, or the end. */
-export type Round = { kind: 'on' } | { kind: 'sleep'; ms: number } | { kind: 'end'; end: MachineEnd };
+export type Round =
+  | { kind: 'on' }
+  | { kind: 'sleep'; ms: number }
+  /** A page is on its way: `Machine.waitForPage`, or ask again after `BLOCKED_MS`. */
+  | { kind: 'blocked' }
+  | { kind: 'end'; end: MachineEnd };
 
 const ON: Round = { kind: 'on' };
 /** A page that is on its way is asked for again after this long. */
-const BLOCKED_MS = 1;
+export const BLOCKED_MS = 1;
 
 /** What every driver does between two looks at the world outside; synchronous, never sleeps itself. */
 export class RunLoop {
@@ -63,7 +68,7 @@ export class RunLoop {
         if (this.#feed() && machine.runnable) return ON;
         return this.#bareEnd() ?? { kind: 'sleep', ms: machine.sleepMs() };
       case 'blocked':
-        return { kind: 'sleep', ms: machine.blocksAtRandom ? 0 : BLOCKED_MS };
+        return machine.blocksAtRandom ? ON : { kind: 'blocked' };
       case 'out-of-memory':
         return { kind: 'end', end: { kind: step, detail: machine.host.lastFailure() } };
       default:

@@ -1,6 +1,7 @@
 import type { Cpu } from '../cpu/cpu.ts';
 import { Exit, Request, type VcpuPtr } from '../cpu/interface.ts';
 import { AT, Interrupt, mmioExit } from '../cpu/vcpu.ts';
+import type { Ptr } from '../sync/struct.ts';
 import { type Board, HOLE } from './board.ts';
 import type { MachineClock } from './clock.ts';
 import { handleSbi, type SbiPorts } from './sbi.ts';
@@ -26,6 +27,15 @@ export type LoopOptions = {
   clock: MachineClock;
   sbi: SbiPorts;
   words: Int32Array;
+  faults: FaultPorts;
+};
+
+/** What the loop does about user faults of its vCPU. */
+export type FaultPorts = {
+  isOver(ticket: Ptr<'uffdWait'>): boolean;
+  finish(ticket: Ptr<'uffdWait'>): void;
+  /** The page that was just missed: fills it on this thread and says true, or can't (U-24). */
+  resolve(): boolean;
 };
 
 const SLICE_MIN = 2_000;
@@ -51,6 +61,7 @@ export class VcpuLoop {
   step(): Step {
     const { cpu, vcpu, board, clock } = this.#o;
     if (board.blocked || board.nextDeadline() <= clock.now()) board.poll();
+    if (this.#isWaiting()) return 'blocked';
     this.#fireTimer();
     const exit = cpu.run(vcpu, clock.budgetUntil(this.#timecmp(), this.#slice));
     switch (exit) {
@@ -69,10 +80,32 @@ export class VcpuLoop {
       case Exit.Blocked:
         return 'blocked';
       case Exit.MemoryFault:
-        return 'out-of-memory';
+        return this.#o.faults.resolve() ? 'ran' : 'out-of-memory';
       default:
         return exit satisfies never;
     }
+  }
+
+  /** What the vCPU waits for, or 0. */
+  get ticket(): Ptr<'uffdWait'> {
+    return this.#o.cpu.vcpu.ticket.get(this.#o.vcpu);
+  }
+
+  /** Until its page is there, or nobody is left to bring it, a vCPU does not run (K-31). */
+  #isWaiting(): boolean {
+    const { ticket } = this;
+    if (ticket === 0) return false;
+    if (!this.#o.faults.isOver(ticket)) return true;
+    this.leaveFault();
+    return false;
+  }
+
+  /** Gives up its user fault, answered or not. */
+  leaveFault(): void {
+    const { cpu, vcpu, faults } = this.#o;
+    if (this.ticket === 0) return;
+    faults.finish(this.ticket);
+    cpu.vcpu.ticket.set(vcpu, 0 as Ptr<'uffdWait'>);
   }
 
   /** How long an idle guest may sleep; Infinity when only input can wake it. */

@@ -3,7 +3,7 @@ import type { Channel } from '../machine/board.ts';
 import type { Guest, Host } from '../machine/host.ts';
 import type { Machine } from '../machine/machine.ts';
 import type { MachineEnd } from '../machine/run-loop.ts';
-import { RunLoop } from '../machine/run-loop.ts';
+import { BLOCKED_MS, RunLoop } from '../machine/run-loop.ts';
 import { type Driver, type DriverEvents, type Launch, Queue } from './driver.ts';
 import { type OpenDisk, startMachine } from './start-machine.ts';
 
@@ -84,6 +84,10 @@ export class InlineDriver implements Driver {
         if (round.kind === 'end') return round.end;
         // A listener may have stopped it while it ran, with nobody asleep to be woken.
         if (this.#stopped) break;
+        if (round.kind === 'blocked' && !this.#machine.waitForPage(0)) {
+          await this.#sleep(BLOCKED_MS);
+          break;
+        }
         if (round.kind === 'sleep' && round.ms > 0) {
           await this.#sleep(round.ms);
           break;

@@ -5,7 +5,7 @@ import { openDisk } from '../image/open-disk.ts';
 import type { Channel } from '../machine/board.ts';
 import { type Guest, Host } from '../machine/host.ts';
 import type { Machine } from '../machine/machine.ts';
-import { type Inlet, type MachineEnd, type Round, RunLoop } from '../machine/run-loop.ts';
+import { BLOCKED_MS, type Inlet, type MachineEnd, type Round, RunLoop } from '../machine/run-loop.ts';
 import { Ring } from '../sync/ring.ts';
 import { nodePorts } from './node-ports.ts';
 import { startMachine } from './start-machine.ts';
@@ -19,6 +19,8 @@ import {
 
 const { share, launch, control, rings } = workerData as MachineWorkerData;
 const port = parentPort!;
+/** A guest that waits for a page looks this often whether it is to stop. The page itself wakes it. */
+const ANSWER_MS = 5;
 const post = (message: MachineMessage): void => port.postMessage(message);
 
 /** The rings that the other thread fills. */
@@ -66,6 +68,8 @@ function runToEnd(host: Host, machine: Machine): MachineEnd {
     machine.setBalloon((Atomics.load(words, control + CONTROL.balloonTarget) >>> 0) * PAGE_SIZE);
     const round: Round = stop ? { kind: 'end', end: { kind: 'stopped' } } : loop.round();
     if (round.kind === 'end') return round.end;
+    if (round.kind === 'blocked' && machine.waitForPage(ANSWER_MS)) continue;
+    if (round.kind === 'blocked') Atomics.wait(words, control + CONTROL.wake, seen, BLOCKED_MS);
     if (round.kind === 'sleep' && round.ms > 0) Atomics.wait(words, control + CONTROL.wake, seen, round.ms);
   }
 }
