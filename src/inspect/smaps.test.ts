@@ -66,6 +66,32 @@ VmFlags: rd wr mr mw me
 `);
 });
 
+test('smaps of shared memory: sh, the offset, and what all views hold', () => {
+  const world = new Swapping();
+  const { shmem, mmap, createMm } = { ...world.mm, createMm: () => world.mm.createMm() };
+  const inode = shmem.create(8 * PAGE_SIZE);
+  const [a, b] = [createMm(), createMm()];
+  const at = [a, b].map(mm => mmap.map(mm, 4 * PAGE_SIZE, { shared: inode, offset: 2 * PAGE_SIZE }));
+  world.mm.access.write8(a, at[0]!, 1);
+  world.mm.access.read8(b, at[1]!);
+  world.mm.access.read8(b, at[1]! + PAGE_SIZE);
+  const lines = smaps(world.mm, b).split('\n');
+  expect(lines[0]).toBe(
+    '10000000-10004000 rw-s 00002000 00:01 1                                  /dev/zero (deleted)',
+  );
+  expect(lines.filter(line => /^(Rss|Pss|Shared_Clean|Private_Clean|Anonymous|VmFlags):/.test(line))).toEqual(
+    [
+      'Rss:                   8 kB',
+      'Pss:                   6 kB',
+      'Shared_Clean:          4 kB',
+      'Private_Clean:         4 kB',
+      'Anonymous:             0 kB',
+      'VmFlags: rd wr sh mr mw me ms ',
+    ],
+  );
+  expect(smapsRollup(world.mm, b)).toContain('Pss_Shmem:             6 kB');
+});
+
 test('smaps_rollup sums over the mappings, with the kinds of its proportional size', () => {
   const { world, mm, at } = fourPages();
   world.mm.mmap.protect(mm, at + 4 * PAGE_SIZE, PAGE_SIZE, { read: true });

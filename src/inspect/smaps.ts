@@ -71,12 +71,17 @@ function oneMapping(core: MmCore, mm: Mm, vma: Vma): string {
 
 /** Linux: show_vma_header_prefix, and the name after it. */
 function header(core: MmCore, vma: Vma): string {
-  const { start, end, flags } = core.layout.vma;
+  const { start, end, flags, pgoff } = core.layout.vma;
   const lo = flags.get(vma);
   const right = (flag: number, letter: string): string => ((lo & flag) !== 0 ? letter : '-');
   const rights = `${right(VmFlag.Read, 'r')}${right(VmFlag.Write, 'w')}${right(VmFlag.Exec, 'x')}`;
   const shared = (lo & VmFlag.MayShare) !== 0 ? 's' : 'p';
-  return `${address(start.get(vma))}-${address(end.get(vma))} ${rights}${shared} 00000000 00:00 0 \n`;
+  const range = `${address(start.get(vma))}-${address(end.get(vma))} ${rights}${shared}`;
+  const inode = core.layout.vma.ops.get(vma);
+  if (inode === 0) return `${range} 00000000 00:00 0 \n`;
+  const offset = hex(pgoff.get(vma) * PAGE_SIZE, 8);
+  const number = core.layout.inode.number.get(inode);
+  return `${`${range} ${offset} 00:01 ${number} `.padEnd(NAME_AT)}/dev/zero (deleted)\n`;
 }
 
 /** Linux: __show_smap. */

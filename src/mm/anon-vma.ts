@@ -58,6 +58,23 @@ export class AnonVmas {
     if (above !== anonVma) this.put(above);
   }
 
+  /** The tree of an inode, with one count, the caller's; 0 when there is no memory. */
+  create(): AnonVma {
+    return this.#newAnonVma(NONE, NONE);
+  }
+
+  /** Ties a new VMA to the tree of the inode that it maps. False: no memory. Requires: mmap for write. */
+  join(vma: Vma, tree: AnonVma): boolean {
+    const avc = this.#slabs.avc.alloc();
+    if (avc === 0) return false;
+    this.lock(tree);
+    this.#link(vma, avc, tree);
+    this.unlock(tree);
+    this.#layout.vma.anonVma.store(vma, tree);
+    this.#addActive(tree, 1);
+    return true;
+  }
+
   /** The VMA's anon_vma, made if it has none; 0 when there is no memory. Requires: mmap, for read at least. */
   prepare(vma: Vma): AnonVma {
     const seen = this.#layout.vma.anonVma.load(vma);
@@ -185,6 +202,11 @@ export class AnonVmas {
     const { vma: v, anonVma: a } = this.#layout;
     const above = v.anonVma.load(parent);
     if (above === 0) return true;
+    if (v.ops.get(parent) !== 0) {
+      // Both map the inode: no page is the child's alone.
+      v.anonVma.store(child, above);
+      return this.clone(child, parent);
+    }
     v.anonVma.store(child, NONE);
     if (!this.clone(child, parent)) return false;
     if (v.anonVma.load(child) !== 0) return true;

@@ -36,6 +36,10 @@ export type MmBreaks = {
   ignorePinned: boolean;
   /** Reclaim takes a page whose swap copy is older than its content for a clean one. */
   forgetDirty: boolean;
+  /** A hole is punched without a second look at who has mapped the page since. */
+  punchUnmapsOnce: boolean;
+  /** A fault maps a page of the cache without asking, under its lock, whether it still is one. */
+  mapUncached: boolean;
   /** T-LIFE-06: unregister does not wait for callbacks that run. */
   unregisterWithoutWait: boolean;
   /** T-LIFE-07: whoever ends the subscription sends `release`, claimed or not. */
@@ -100,6 +104,8 @@ export const NO_MM_BREAKS: MmBreaks = {
   writeBeforeFlush: false,
   ignorePinned: false,
   forgetDirty: false,
+  punchUnmapsOnce: false,
+  mapUncached: false,
   unregisterWithoutWait: false,
   releaseUnclaimed: false,
   registerInRange: false,

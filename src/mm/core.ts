@@ -24,6 +24,7 @@ import { MmuNotifiers } from './mmu-notifier.ts';
 import { Mremap } from './mremap.ts';
 import { Pages } from './page.ts';
 import { PageAlloc } from './page-alloc.ts';
+import { PageCache } from './page-cache.ts';
 import { PageTable } from './page-table.ts';
 import type { Lru } from './reclaim/lru.ts';
 import type { MemcgFiles } from './reclaim/memcg-files.ts';
@@ -33,6 +34,8 @@ import { createReclaim, initReclaim } from './reclaim/reclaim.ts';
 import { UnmapBatch } from './reclaim/unmap-batch.ts';
 import type { Vmscan } from './reclaim/vmscan.ts';
 import { Rmap } from './rmap.ts';
+import { Shmem } from './shmem.ts';
+import { ShmemUnmap } from './shmem-unmap.ts';
 import { Slabs } from './slab.ts';
 import type { Swap } from './swap/swap.ts';
 import type { SwapBackend } from './swap/swap-backend.ts';
@@ -128,6 +131,8 @@ export class MmCore {
   readonly strictSeedOrder: boolean;
   readonly gup: Gup;
   readonly zap: Zap;
+  readonly pageCache: PageCache;
+  readonly shmem: Shmem;
   readonly mmap: Mmap;
   readonly mremap: Mremap;
   readonly mms: Mms;
@@ -210,6 +215,14 @@ export class MmCore {
     });
     const { uffdEvents } = this;
     this.uffdRead = new UffdRead({ sync, layout, uffds: this.uffds });
+    this.zap = new Zap({ ...this, y: sync.y });
+    this.pageCache = new PageCache(this);
+    this.shmem = new Shmem({
+      ...{ sync, layout, breaks, pageOps, slabs: this.slabs, pages: this.pages, pageTable: this.pageTable },
+      ...{ pageCache: this.pageCache, anonVmas: this.anonVmas, vmstat: this.vmstat },
+      unmap: new ShmemUnmap(this),
+      newPage: (mm, refs, flags) => this.memory.newPage(mm, refs, flags),
+    });
     const memoryDeps = this.#memoryDeps();
     this.memory = new Memory(memoryDeps);
     this.memory.wire(new SwapIn(memoryDeps, this.memory));
@@ -221,7 +234,6 @@ export class MmCore {
       register: this.uffdRegister,
     });
     this.uffds.wire(ctx => this.uffdRelease.release(ctx));
-    this.zap = new Zap({ ...memoryDeps, rmap: this.rmap });
     this.mmap = new Mmap({ ...memoryDeps, sync, edit, uffdEvents, zap: this.zap });
     this.mremap = new Mremap({ ...memoryDeps, sync, edit, uffdEvents, mmap: this.mmap });
     this.mms = new Mms(this);
@@ -263,10 +275,11 @@ export class MmCore {
 
   #memoryDeps(): MemoryDeps & { hugePmd: HugePmd } {
     const { layout, pageOps, pages, pageAlloc, pageTable, vmas, anonVmas, rmap, notifiers } = this;
-    const { memcontrol, psi, lru, swap, vmstat, uffdHandle, strictSeedOrder, breaks, huge, hugePmd } = this;
+    const { memcontrol, psi, lru, swap, shmem, vmstat, uffdHandle, strictSeedOrder, breaks, huge, hugePmd } =
+      this;
     return {
       ...{ layout, pageOps, pages, pageAlloc, pageTable, vmas, anonVmas, rmap, notifiers },
-      ...{ memcontrol, psi, lru, swap, vmstat, uffdHandle, strictSeedOrder, breaks, y: this.sync.y },
+      ...{ memcontrol, psi, lru, swap, shmem, vmstat, uffdHandle, strictSeedOrder, breaks, y: this.sync.y },
       ...{ huge, hugePmd },
       reclaim: pages => this.#stallReclaim(0 as Ptr<'memcg'>, pages),
     };
@@ -319,6 +332,7 @@ export function initMm(sync: Sync, config: MmConfig): MmCore {
   TransparentHugepage.init(sync, heap);
   Mms.init(sync, heap);
   Ksm.init(sync, heap);
+  Shmem.init(sync, heap);
   initReclaim({ sync, layout, heap });
   return new MmCore(sync, config);
 }

@@ -39,7 +39,7 @@ export function describe(core: MmCore, mm: Mm): string {
 }
 
 /** Said by the letters before, or true of every mapping. */
-const COMMON = ['rd', 'wr', 'ex', 'mr', 'mw', 'me'];
+const COMMON = ['rd', 'wr', 'ex', 'mr', 'mw', 'me', 'sh', 'ms'];
 
 const UFFD_MODES = ['um', 'uw', 'ui'];
 
@@ -53,7 +53,7 @@ function header(core: MmCore, vma: Vma): string {
   const marks = vmFlagCodes(lo, hi).filter(code => !COMMON.includes(code));
   // Registration of 2014 sets no flag (F-22).
   if (v.uffd.get(vma) !== 0 && !marks.some(code => UFFD_MODES.includes(code))) marks.push('registered');
-  return `${hex(v.start.get(vma))}-${hex(v.end.get(vma))} ${[rights, 'anon', ...marks].join(' ')}`;
+  return `${hex(v.start.get(vma))}-${hex(v.end.get(vma))} ${[rights, v.ops.get(vma) === 0 ? 'anon' : 'shmem', ...marks].join(' ')}`;
 }
 
 function entries(core: MmCore, mm: Mm, vma: Vma): string[] {

@@ -75,6 +75,8 @@ export class Fork {
   readonly #deps: ForkDeps;
   /** Of the VMA that is being copied. */
   #keepsWp = false;
+  /** The VMA being copied maps an inode. */
+  #shared = false;
 
   constructor(deps: ForkDeps) {
     this.#deps = deps;
@@ -126,13 +128,14 @@ export class Fork {
       vmas.insert(child, vmas.count(child), to);
       uffdEvents.forking(forked, child, from, to);
       if (!anonVmas.fork(to, from)) throw new Errno('ENOMEM', 'fork', 'no memory for the reverse map');
-      // Without an anon_vma nothing but the zero page can be mapped: the child faults that in again, unless
-      // that would be a user fault (U-30).
+      // Without an anon_vma nothing but the zero page can be mapped, and the pages of an inode are in its cache:
+      // the child faults them in again, unless that would be a user fault (U-30).
       const armed = (vmas.flagsHigh(from) & VmFlagHigh.UserFault) !== 0;
       // V-62: write protection goes to a child whose VMA has a context of its own.
       this.#keepsWp = (layout.vma.flags.get(to) & VmFlag.UffdWp) !== 0;
-      if (layout.vma.anonVma.load(from) !== 0 || armed || this.#keepsWp)
-        this.#copyPtes(parent, child, from, to);
+      this.#shared = layout.vma.ops.get(from) !== 0;
+      const privately = !this.#shared && layout.vma.anonVma.load(from) !== 0;
+      if (privately || armed || this.#keepsWp) this.#copyPtes(parent, child, from, to);
     }
   }
 
@@ -242,7 +245,7 @@ export class Fork {
     if ((entry & Pte.Zero) === 0) {
       if (this.#isPinned(ptePfn(entry))) return false;
       this.#share(ptePfn(entry));
-      layout.mm.anonPages.add(child, 1);
+      (this.#shared ? layout.mm.shmemPages : layout.mm.anonPages).add(child, 1);
     }
     const clear = this.#deps.breaks.forkKeepsWritable ? 0 : Pte.Write;
     const was = pageTable.change(from, 0, clear);

@@ -1,8 +1,8 @@
-import { AssertionError } from '../base/assert.ts';
 import type { Pfn, Vpn } from '../base/units.ts';
 import { frameWord } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { MmCore } from './core.ts';
+import { checkInodes } from './invariants-shmem.ts';
 import { checkKsm } from './ksm/ksm-invariants.ts';
 import {
   isSwap,
@@ -17,6 +17,7 @@ import {
   VmFlag,
   withoutUffdWp,
 } from './layout.ts';
+import { must } from './must.ts';
 import { HUGE_FRAMES } from './page-alloc.ts';
 import { hugePte, VPN_MAX } from './page-table.ts';
 import type { Slot } from './swap/swap-slots.ts';
@@ -35,16 +36,14 @@ class Census {
   readonly active = new Map<AnonVma, number>();
   readonly charged = new Map<Ptr<'memcg'>, number>();
   readonly onLru = new Set<Pfn>();
+  readonly inodeVmas = new Map<Ptr<'inode'>, number>();
+  /** Pages in the caches of inodes. */
+  cached: ReadonlyMap<Pfn, Ptr<'inode'>> = new Map();
   kernelFrames = 0;
   hugeZeros = 0;
 }
 
 const count = <K>(map: Map<K, number>, key: K, by = 1): void => void map.set(key, (map.get(key) ?? 0) + by);
-
-/** Literal text first, so that a failure names its rule. */
-function must(condition: boolean, rule: string, ...details: unknown[]): asserts condition {
-  if (!condition) throw new AssertionError([rule, ...details].join(' '));
-}
 
 /**
  * Proves the invariants of README.md from scratch, over every table of the arena. The mm must be at rest:
@@ -58,6 +57,9 @@ export function checkInvariants(core: MmCore): void {
   });
   const zeros = core.thp.zeroRefs === 0 ? 0 : core.thp.zeroRefs - 1;
   must(zeros === census.hugeZeros, 'M10: references to the huge zero page', zeros, census.hugeZeros);
+  const inodes = checkInodes(core, census.inodeVmas);
+  census.cached = inodes.cached;
+  for (const tree of inodes.trees) count(census.anonVmaRefs, tree);
   checkLru(core, census);
   checkPages(core, census);
   checkKsm(core, anonVma => count(census.anonVmaRefs, anonVma));
@@ -76,6 +78,7 @@ function checkMm(core: MmCore, mm: Mm, census: Census): void {
   checkUffds(core, mm);
   const found = checkTables(core, mm, census);
   must(found.anon === m.anonPages.load(mm), 'M5: anonPages', found.anon, m.anonPages.load(mm));
+  must(found.shmem === m.shmemPages.load(mm), 'M5: shmemPages', found.shmem, m.shmemPages.load(mm));
   must(found.swap === m.swapEnts.load(mm), 'M5: swapEnts', found.swap, m.swapEnts.load(mm));
   must(found.tables === m.nrPtes.load(mm), 'M5: nrPtes', found.tables, m.nrPtes.load(mm));
   census.kernelFrames += 2 + found.tables;
@@ -92,6 +95,9 @@ function checkVmas(core: MmCore, mm: Mm, census: Census): void {
     previous = end;
     const own = v.anonVma.load(vma);
     if (own !== 0) count(census.active, own);
+    const inode = v.ops.get(vma);
+    if (inode !== 0) count(census.inodeVmas, inode);
+    if (inode !== 0) must(own === core.layout.inode.tree.get(inode), 'M11: a VMA is in the tree', start);
     let linked = false;
     for (let avc = v.avcs.get(vma); avc !== 0; avc = c.nextSameVma.get(avc)) {
       must(c.vma.get(avc) === vma, 'M7: a chain names its VMA', start);
@@ -102,10 +108,10 @@ function checkVmas(core: MmCore, mm: Mm, census: Census): void {
   }
 }
 
-type Found = { anon: number; swap: number; tables: number };
+type Found = { anon: number; shmem: number; swap: number; tables: number };
 
 function checkTables(core: MmCore, mm: Mm, census: Census): Found {
-  const found = { anon: 0, swap: 0, tables: 0 };
+  const found = { anon: 0, shmem: 0, swap: 0, tables: 0 };
   checkTable(core, mm, core.layout.mm.pgd.get(mm), 0, 18, census, found);
   return found;
 }
@@ -197,9 +203,12 @@ function checkPresent(core: MmCore, vma: Vma, vpn: Vpn, entry: number, census: C
     must(pfn === core.pages.zeroPage && !writable, 'M2: the zero page is read-only', vpn);
     return;
   }
-  found.anon++;
+  const shared = core.layout.vma.ops.get(vma) !== 0;
+  must(shared === core.pages.has(pfn, PageFlag.Shmem), 'M11: a mapping of an inode maps its pages', vpn);
+  if (shared) found.shmem++;
+  else found.anon++;
   count(census.mappings, pfn);
-  if (writable) count(census.writable, pfn);
+  if (writable && !shared) count(census.writable, pfn);
   must(core.layout.vma.anonVma.load(vma) !== 0, 'M7: a VMA with pages has an anon_vma', vpn);
 }
 
@@ -262,12 +271,16 @@ function checkPage(core: MmCore, pfn: Pfn, census: Census): void {
   must(core.sync.words[p + page.lock.at] === 0, 'M9: a page lock is free at rest', pfn);
   must(core.pages.mapcount(pfn) === mapped, 'M3: mapcount', pfn, core.pages.mapcount(pfn), mapped);
   const cached = core.pages.has(pfn, PageFlag.SwapCache) ? 1 : 0;
-  must(core.pages.refcount(pfn) >= mapped + cached, 'M3: a mapping holds a reference', pfn);
+  const ofInode = census.cached.has(pfn) ? 1 : 0;
+  must(core.pages.refcount(pfn) >= mapped + cached + ofInode, 'M3: a mapping holds a reference', pfn);
+  const isShmem = core.pages.has(pfn, PageFlag.Shmem);
+  must(!isShmem || mapped === 0 || ofInode === 1, 'M11: a mapped page of an inode is in its cache', pfn);
   must(cached === 1 || page.swap.load(p) === 0, 'R3: a slot only in the swap cache', pfn);
   const exclusive = core.pages.has(pfn, PageFlag.AnonExclusive);
   must(!exclusive || mapped <= 1, 'M4: exclusive is mapped once', pfn);
   must(!census.writable.has(pfn) || exclusive, 'M4: writable is exclusive', pfn);
-  if (mapped + cached > 0) must(census.onLru.has(pfn), 'M8: an anonymous page is on the LRU', pfn);
+  if (mapped + cached > 0 && !isShmem)
+    must(census.onLru.has(pfn), 'M8: an anonymous page is on the LRU', pfn);
   const memcg = page.memcg.load(p);
   if (memcg !== 0) count(census.charged, memcg);
   const mapping = page.mapping.load(p);

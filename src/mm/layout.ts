@@ -31,7 +31,7 @@ export const PageFlag = {
   LruPending: 1 << 18,
   /** MADV_FREE: while clean it may be dropped instead of swapped (M-32). */
   LazyFree: 1 << 19,
-  /** Of a shared mapping: `mapping` is a shmem inode, `index` the page within it. */
+  /** In the page cache of an inode, `private`; `mapping` is the tree of its VMAs, `index` the page within it. */
   Shmem: 1 << 20,
 } as const;
 
@@ -196,7 +196,7 @@ export function mmLayout(words: Int32Array) {
       flags: u64, //       VmFlag, then VmFlagHigh
       anonVma: ptr('anonVma'),
       pgoff: i32, //       vpn at which it was born: index = pgoff + (vpn - start)
-      ops: i32, //         0: anonymous
+      ops: ptr('inode'), // what it maps, of which it holds a reference; 0: anonymous memory
       uffd: ptr('uffd'), // userfaultfd context, or 0
       policy: i32,
       avcs: ptr('avc'), // its anon_vma_chains, under mmap
@@ -269,7 +269,6 @@ export function mmLayout(words: Int32Array) {
       /** Above it background reclaim works; at most `high`, and a little below `max`. */
       wmark: i32,
       peak: i32,
-      shmem: i32, //       of the usage: pages of shared mappings
       swapUsage: i32,
       swapMax: i32,
       failcnt: i32, //     charges that found no room at first
@@ -304,6 +303,17 @@ export function mmLayout(words: Int32Array) {
       pgdeactivate: i32,
       refaults: i32,
       activations: i32,
+    }),
+    /** Memory that can be mapped more than once. Linux: struct inode and its address_space, of tmpfs. */
+    inode: struct(words, 'inode', {
+      refs: i32, //        atomic: VMAs and handles
+      lock: i32, //        class 'iPages': the page cache
+      root: i32, //        pfn of the top of the cache, 0 while it never held a page; under the lock
+      pages: i32, //       in the cache; under the lock
+      size: i32, //        pages; atomic, changes under the lock
+      tree: ptr('anonVma'), // the VMAs that map it, and the lock of their list (Linux: i_mmap)
+      number: i32,
+      next: ptr('inode'), // list of all, under the list's lock
     }),
     /** Linux: struct userfaultfd_ctx, of both generations of the interface (parts F and V). */
     uffd: struct(words, 'uffd', {

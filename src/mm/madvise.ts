@@ -24,6 +24,7 @@ import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
 import type { Pages } from './page.ts';
 import { HUGE, nextTable, type PageTable, type PteAt, TABLE_PAGES, VPN_MAX } from './page-table.ts';
 import type { Lru } from './reclaim/lru.ts';
+import type { Shmem } from './shmem.ts';
 import type { Swap } from './swap/swap.ts';
 import type { UffdEvents } from './userfaultfd/events.ts';
 import type { Vmas } from './vma.ts';
@@ -40,6 +41,7 @@ export const ADVICE = [
   'willneed',
   'dontneed',
   'free',
+  'remove',
   'cold',
   'pageout',
   'populate-read',
@@ -83,6 +85,7 @@ export type MadviseDeps = {
   readonly pageTable: PageTable;
   readonly notifiers: MmuNotifiers;
   readonly swap: Swap;
+  readonly shmem: Shmem;
   readonly lru: Lru;
   readonly vmstat: Vmstat;
   readonly hugePmd: HugePmd;
@@ -226,9 +229,10 @@ export class Madvise {
         const again = this.#deps.vmas.find(mm, start);
         if (again === 0) throw new Errno('ENOMEM', 'madvise', 'unmapped meanwhile');
         this.#checkVma(again, advice);
+        vma = again;
         end = Math.min(end, layout.vma.end.get(again));
       }
-      this.#discard(mm, start, end, advice);
+      this.#discard(mm, vma, start, end, advice);
     } finally {
       if (ctx !== 0) uffdEvents.removed(ctx);
     }
@@ -241,18 +245,37 @@ export class Madvise {
       throw new Errno('EINVAL', 'madvise', 'locked memory');
     if (advice === 'free' && layout.vma.ops.get(vma) !== 0)
       throw new Errno('EINVAL', 'madvise', 'not anonymous memory');
+    if (advice === 'remove') this.#checkRemove(vma);
   }
 
-  /** DONTNEED and FREE. */
-  #discard(mm: Mm, start: Vpn, end: Vpn, advice: Advice): void {
-    const { notifiers, zap } = this.#deps;
+  #checkRemove(vma: Vma): void {
+    const { layout } = this.#deps;
+    const needed = VmFlag.Shared | VmFlag.Write;
+    if (layout.vma.ops.get(vma) === 0) throw new Errno('EINVAL', 'madvise', 'anonymous memory');
+    if ((layout.vma.flags.get(vma) & needed) !== needed)
+      throw new Errno('EACCES', 'madvise', 'not writable, or not shared');
+  }
+
+  /** DONTNEED, FREE and REMOVE. Requires: the VMA that [start, end) lies in, looked up since mmap was last taken. */
+  #discard(mm: Mm, vma: Vma, start: Vpn, end: Vpn, advice: Advice): void {
+    const { notifiers, zap, layout } = this.#deps;
+    if (advice === 'remove') {
+      this.#remove(vma, start, end);
+      return;
+    }
     notifiers.start(mm, start, end, NotifyEvent.Clear, NotifyFlag.Blockable);
-    if (advice === 'dontneed') zap.range(mm, start, end);
+    if (advice === 'dontneed') zap.range(mm, start, end, layout.vma.ops.get(vma) !== 0);
     else {
       notifiers.unpinRange(mm, start, end, NotifyEvent.Clear);
       this.#eachTable(mm, start, end, (first, count) => this.#freeTable(mm, first, count));
     }
     notifiers.end(mm, start, end, NotifyEvent.Clear);
+  }
+
+  /** Holes in the inode, wherever it is mapped. */
+  #remove(vma: Vma, start: Vpn, end: Vpn): void {
+    const { shmem, layout } = this.#deps;
+    shmem.removeRange(layout.vma.ops.get(vma), shmem.indexOf(vma, start), shmem.indexOf(vma, end));
   }
 
   #eachTable(mm: Mm, start: Vpn, end: Vpn, work: (first: PteAt, count: number, vpn: Vpn) => void): void {

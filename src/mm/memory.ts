@@ -14,7 +14,17 @@ import {
   GUP_WRITABLE,
 } from './fault-codes.ts';
 import type { HugeMemory } from './huge/huge-memory.ts';
-import { type MmLayout, mkPte, PageFlag, Pte, ptePfn, SwpType, swpType, VmFlag } from './layout.ts';
+import {
+  type MmLayout,
+  mkPte,
+  PageFlag,
+  Pte,
+  ptePfn,
+  SwpType,
+  swpType,
+  VmFlag,
+  VmFlagHigh,
+} from './layout.ts';
 import type { MmuNotifiers } from './mmu-notifier.ts';
 import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
 import type { Pages } from './page.ts';
@@ -24,6 +34,7 @@ import type { Lru } from './reclaim/lru.ts';
 import type { Memcontrol } from './reclaim/memcontrol.ts';
 import type { Psi } from './reclaim/psi.ts';
 import type { Rmap } from './rmap.ts';
+import type { Shmem } from './shmem.ts';
 import type { Swap } from './swap/swap.ts';
 import type { SwapIn } from './swap/swap-in.ts';
 import type { UffdHandle } from './userfaultfd/handle.ts';
@@ -48,6 +59,7 @@ export type MemoryDeps = {
   readonly psi: Psi;
   readonly lru: Lru;
   readonly swap: Swap;
+  readonly shmem: Shmem;
   readonly vmstat: Vmstat;
   readonly uffdHandle: UffdHandle;
   /** U-13 to the letter: a write to an armed hole allocates and charges before it tests. For T-CHG. */
@@ -121,6 +133,7 @@ export class Memory {
   #fault(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, flags: number, write: boolean, how: number): number {
     const entry = this.#pageTable.load(pte);
     if (entry === 0) {
+      if (this.#layout.vma.ops.get(vma) !== 0) return this.#shared(mm, vma, vpn, pte, 0, flags, write, how);
       if (this.#deps.uffdHandle.isArmed(flags, this.#deps.vmas.flagsHigh(vma)))
         return this.#hole(mm, vma, vpn, pte, 0, write, how);
       return write ? this.#anonymous(mm, vma, vpn, pte, 0) : this.#zero(vma, pte, 0);
@@ -130,7 +143,8 @@ export class Memory {
     if (write && (entry & Pte.Write) === 0) {
       if ((entry & Pte.UffdWp) !== 0 && (flags & VmFlag.UffdWp) !== 0)
         return this.#protectedByUffd(mm, vma, vpn, pte, entry, how);
-      return this.#writeProtected(mm, vma, vpn, pte, entry);
+      if (this.#layout.vma.ops.get(vma) === 0) return this.#writeProtected(mm, vma, vpn, pte, entry);
+      return this.#present(pte, entry, write, Pte.Write);
     }
     return this.#present(pte, entry, write);
   }
@@ -144,6 +158,31 @@ export class Memory {
     if (((this.#pageTable.held(pte) ^ entry) & ~USE_BITS) === 0) this.#pageTable.change(pte, 0, Pte.UffdWp);
     this.#pageTable.unlock(pte);
     return FAULT_RETRY;
+  }
+
+  /**
+   * A hole of a mapping of an inode: a program is asked for what the cache lacks, or has (MISSING, MINOR; V-61),
+   * if it wants to be.
+   */
+  #shared(
+    mm: Mm,
+    vma: Vma,
+    vpn: Vpn,
+    pte: PteAt,
+    entry: number,
+    flags: number,
+    write: boolean,
+    how: number,
+  ): number {
+    const { shmem, vmas } = this.#deps;
+    const missing = (flags & VmFlag.UffdMissing) !== 0;
+    const minor = (vmas.flagsHigh(vma) & VmFlagHigh.UffdMinor) !== 0;
+    if (missing || minor) {
+      const cached = shmem.isCached(vma, vpn);
+      const fault = (write ? UffdFault.Write : 0) | (cached ? UffdFault.Minor : 0);
+      if (cached ? minor : missing) return this.#userFault(mm, vma, vpn, pte, entry, fault, how);
+    }
+    return shmem.fault(mm, vma, vpn, pte, entry, write);
   }
 
   /** A hole of an armed VMA (U-12, U-13, V-16). `entry` is none, or a marker that is as good as none. */
@@ -187,6 +226,9 @@ export class Memory {
 
   #notPresent(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number, write: boolean, how: number): number {
     if (swpType(entry) === SwpType.Marker) {
+      const flags = this.#layout.vma.flags.get(vma);
+      if (this.#layout.vma.ops.get(vma) !== 0)
+        return this.#shared(mm, vma, vpn, pte, entry, flags, write, how);
       const { uffdHandle, vmas } = this.#deps;
       if (uffdHandle.isArmed(this.#layout.vma.flags.get(vma), vmas.flagsHigh(vma)))
         return this.#hole(mm, vma, vpn, pte, entry, write, how);
@@ -196,10 +238,10 @@ export class Memory {
     return swpType(entry) === SwpType.Poison ? GUP_HWPOISON : GUP_FAULT;
   }
 
-  /** The access is allowed by now. */
-  #present(pte: PteAt, entry: number, write: boolean): number {
+  /** The access is allowed by now; a page of an inode may be written as soon as the VMA may: `rights`. */
+  #present(pte: PteAt, entry: number, write: boolean, rights = 0): number {
     const pageTable = this.#pageTable;
-    const use = write ? USE_BITS : Pte.Young;
+    const use = (write ? USE_BITS : Pte.Young) | rights;
     pageTable.lock(pte);
     if (((pageTable.held(pte) ^ entry) & ~USE_BITS) !== 0) {
       pageTable.unlock(pte);
@@ -208,7 +250,7 @@ export class Memory {
     pageTable.change(pte, use, 0);
     this.#pages.get(ptePfn(entry));
     pageTable.unlock(pte);
-    return ptePfn(entry) | ((entry & Pte.Write) !== 0 ? GUP_WRITABLE : 0);
+    return ptePfn(entry) | (((entry | rights) & Pte.Write) !== 0 ? GUP_WRITABLE : 0);
   }
 
   /** Fills a hole; write protection that a marker remembers goes on. Requires: the ptl. */

@@ -8,6 +8,7 @@ import { type MmLayout, Pte, pteIsPresent, VmFlag } from './layout.ts';
 import type { MmuNotifiers } from './mmu-notifier.ts';
 import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
 import { HUGE, nextTable, type PageTable, TABLE_PAGES, VPN_MAX } from './page-table.ts';
+import type { Shmem } from './shmem.ts';
 import type { UffdEvents } from './userfaultfd/events.ts';
 import type { Vmas } from './vma.ts';
 import type { VmaEdit } from './vma-edit.ts';
@@ -28,6 +29,9 @@ export type MapOptions = {
   fixed?: 'replace' | 'exclusive';
   /** Further vm_flags, such as those that advice sets. */
   flags?: { lo?: number; hi?: number };
+  /** Shared memory: true for an object of its own, else an inode (shmem.ts) from byte `offset` on. */
+  shared?: true | Ptr<'inode'>;
+  offset?: number;
 };
 
 export type MmapDeps = {
@@ -39,6 +43,7 @@ export type MmapDeps = {
   readonly pageTable: PageTable;
   readonly notifiers: MmuNotifiers;
   readonly zap: Zap;
+  readonly shmem: Shmem;
   readonly hugePmd: HugePmd;
   readonly uffdEvents: UffdEvents;
 };
@@ -56,13 +61,17 @@ export class Mmap {
   }
 
   /**
-   * Maps `bytes` of anonymous private memory and returns its address. Throws EINVAL (no length, an
-   * unaligned address), ENOMEM (no room, too many mappings, no memory), EEXIST (`exclusive`).
+   * Maps `bytes` of anonymous memory, private unless `shared`, and returns its address. Throws EINVAL (no
+   * length, an unaligned address or offset), ENOMEM (no room, too many mappings, no memory), EEXIST
+   * (`exclusive`).
    */
   map(mm: Mm, bytes: number, options: MapOptions = {}): Hva {
     const pages = pagesOf(bytes);
     if (!(bytes > 0)) throw new Errno('EINVAL', 'mmap', 'no length');
     if (!isPageAligned(options.address ?? 0)) throw new Errno('EINVAL', 'mmap', 'unaligned address');
+    const { shared, offset = 0 } = options;
+    if (!isPageAligned(offset) || offset < 0) throw new Errno('EINVAL', 'mmap', 'unaligned offset');
+    if (shared !== undefined) return this.#mapShared(mm, bytes, options, shared, pageNumber(offset));
     return this.#write(mm, 'mmap', () => this.#map(mm, pages, options)) * PAGE_SIZE;
   }
 
@@ -75,6 +84,29 @@ export class Mmap {
     const index = vmas.indexOf(mm, start);
     if (edit.extend(mm, index, start, start + pages, lo, hi)) return start;
     edit.create(mm, index, start, start + pages, lo, hi, 'mmap');
+    return start;
+  }
+
+  #mapShared(mm: Mm, bytes: number, options: MapOptions, shared: true | Ptr<'inode'>, index: number): Hva {
+    const { shmem } = this.#deps;
+    const inode = shared === true ? shmem.create(bytes) : shared;
+    try {
+      return (
+        this.#write(mm, 'mmap', () => this.#mapInode(mm, pagesOf(bytes), options, inode, index)) * PAGE_SIZE
+      );
+    } finally {
+      if (shared === true) shmem.put(inode);
+    }
+  }
+
+  #mapInode(mm: Mm, pages: number, options: MapOptions, inode: Ptr<'inode'>, index: number): Vpn {
+    const { vmas, edit } = this.#deps;
+    const start = this.#place(mm, pages, options);
+    const common = VmFlag.Shared | VmFlag.MayShare | MAY;
+    const lo = protectionFlags(options.protection) | common | (options.flags?.lo ?? 0);
+    if (options.fixed === 'replace') this.unmapRange(mm, start, start + pages, 'mmap');
+    const hi = options.flags?.hi ?? 0;
+    edit.createShared(mm, vmas.indexOf(mm, start), start, start + pages, { lo, hi }, inode, index);
     return start;
   }
 
@@ -133,7 +165,7 @@ export class Mmap {
       const from = layout.vma.start.get(vma);
       const to = layout.vma.end.get(vma);
       notifiers.start(mm, from, to, NotifyEvent.Unmap, NotifyFlag.Blockable);
-      zap.range(mm, from, to);
+      zap.range(mm, from, to, layout.vma.ops.get(vma) !== 0);
       notifiers.end(mm, from, to, NotifyEvent.Unmap);
       anonVmas.unlink(vma);
     }

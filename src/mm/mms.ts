@@ -180,7 +180,10 @@ export class Mms {
   #free(mm: Mm): void {
     const { layout, pageTable, pageAlloc } = this.#deps;
     const m = layout.mm;
-    assert(m.anonPages.load(mm) === 0 && m.swapEnts.load(mm) === 0, 'exit: pages are left over');
+    assert(
+      m.anonPages.load(mm) === 0 && m.swapEnts.load(mm) === 0 && m.shmemPages.load(mm) === 0,
+      'exit: pages are left over',
+    );
     pageTable.destroy(mm);
     pageAlloc.free(m.vmas.get(mm));
     m.vmas.set(mm, 0);

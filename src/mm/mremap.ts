@@ -199,7 +199,7 @@ export class Mremap {
    */
   #emptied(vma: Vma, whole: boolean): void {
     const { layout, anonVmas, vmas } = this.#deps;
-    if (whole) anonVmas.unlink(vma);
+    if (whole && layout.vma.ops.get(vma) === 0) anonVmas.unlink(vma);
     vmas.setFlags(vma, layout.vma.flags.get(vma) & ~VmFlag.Locked, vmas.flagsHigh(vma));
   }
 

@@ -15,7 +15,18 @@ const cacheLayout = (words: Int32Array) =>
     total: i32, // under the lock
   });
 
-const KINDS = ['mm', 'vma', 'anonVma', 'avc', 'notifier', 'uffd', 'uffdWait', 'ksmItem', 'ksmNode'] as const;
+const KINDS = [
+  'mm',
+  'vma',
+  'anonVma',
+  'avc',
+  'notifier',
+  'uffd',
+  'uffdWait',
+  'ksmItem',
+  'ksmNode',
+  'inode',
+] as const;
 type Kind = (typeof KINDS)[number];
 const CACHE_WORDS = 16;
 
@@ -111,6 +122,7 @@ export class Slabs {
   readonly uffdWait: SlabCache<'uffdWait'>;
   readonly ksmItem: SlabCache<'ksmItem'>;
   readonly ksmNode: SlabCache<'ksmNode'>;
+  readonly inode: SlabCache<'inode'>;
 
   constructor(sync: Sync, layout: MmLayout, pageAlloc: PageAlloc) {
     this.mm = new SlabCache(sync, layout, pageAlloc, 'mm');
@@ -122,6 +134,7 @@ export class Slabs {
     this.uffdWait = new SlabCache(sync, layout, pageAlloc, 'uffdWait');
     this.ksmItem = new SlabCache(sync, layout, pageAlloc, 'ksmItem');
     this.ksmNode = new SlabCache(sync, layout, pageAlloc, 'ksmNode');
+    this.inode = new SlabCache(sync, layout, pageAlloc, 'inode');
   }
 
   /** Once per arena, before the first instance. */

@@ -4,8 +4,9 @@ import type { Ptr } from '../sync/struct.ts';
 import type { AnonVmas } from './anon-vma.ts';
 import type { HugePmd } from './huge/huge-pmd.ts';
 import type { MmLayout } from './layout.ts';
+import type { Shmem } from './shmem.ts';
 import type { Slabs } from './slab.ts';
-import { MAX_VMAS, type Vmas } from './vma.ts';
+import { MAX_VMAS, type Vmas, type VmFlags } from './vma.ts';
 
 type Mm = Ptr<'mm'>;
 type Vma = Ptr<'vma'>;
@@ -15,6 +16,7 @@ export type VmaEditDeps = {
   readonly slabs: Slabs;
   readonly vmas: Vmas;
   readonly anonVmas: AnonVmas;
+  readonly shmem: Shmem;
   readonly hugePmd: HugePmd;
 };
 
@@ -39,6 +41,37 @@ export class VmaEdit {
     return vma;
   }
 
+  /** As `create`, over an inode from its page `index` on, of which the VMA takes a reference. */
+  createShared(
+    mm: Mm,
+    at: number,
+    start: Vpn,
+    end: Vpn,
+    flags: VmFlags,
+    inode: Ptr<'inode'>,
+    index: number,
+  ): void {
+    const { layout, anonVmas, shmem } = this.#deps;
+    const vma = this.create(mm, at, start, end, flags.lo, flags.hi, 'mmap');
+    layout.vma.pgoff.set(vma, index);
+    layout.vma.ops.set(vma, inode);
+    shmem.get(inode);
+    if (!anonVmas.join(vma, layout.inode.tree.get(inode))) {
+      this.destroy(mm, at);
+      throw new Errno('ENOMEM', 'mmap', 'no memory for the reverse map');
+    }
+    this.#mergeAt(mm, at + 1);
+    this.#mergeAt(mm, at);
+  }
+
+  /** Gives back a VMA that is in no list. */
+  #free(vma: Vma): void {
+    const { slabs, shmem, layout } = this.#deps;
+    const inode = layout.vma.ops.get(vma);
+    slabs.vma.free(vma);
+    if (inode !== 0) shmem.put(inode);
+  }
+
   #alloc(mm: Mm, call: string): Vma {
     const { slabs, vmas } = this.#deps;
     if (vmas.count(mm) === MAX_VMAS) throw new Errno('ENOMEM', call, `more than ${MAX_VMAS} mappings`);
@@ -49,19 +82,22 @@ export class VmaEdit {
 
   /** Forgets an unlinked VMA that maps nothing. */
   destroy(mm: Mm, index: number): void {
-    const { vmas, slabs } = this.#deps;
+    const { vmas } = this.#deps;
     const vma = vmas.at(mm, index);
     vmas.remove(mm, index);
-    slabs.vma.free(vma);
+    this.#free(vma);
   }
 
   /** A copy of a VMA for another mm, or another part of this one; it has no anon_vma yet. */
   copy(mm: Mm, from: Vma, call: string): Vma {
-    const { vmas, layout } = this.#deps;
+    const { vmas, layout, shmem } = this.#deps;
     const v = layout.vma;
     const vma = this.#alloc(mm, call);
     v.mm.set(vma, mm);
-    for (const field of [v.start, v.end, v.pgoff, v.ops, v.uffd, v.policy]) field.set(vma, field.get(from));
+    for (const field of [v.start, v.end, v.pgoff, v.uffd, v.policy]) field.set(vma, field.get(from) as never);
+    const inode = v.ops.get(from);
+    v.ops.set(vma, inode);
+    if (inode !== 0) shmem.get(inode);
     vmas.setFlags(vma, v.flags.get(from), vmas.flagsHigh(from));
     return vma;
   }
@@ -71,7 +107,7 @@ export class VmaEdit {
    * they keep their indexes, the first one's being `pgoff`. Throws ENOMEM with nothing changed.
    */
   place(mm: Mm, from: Vma, start: Vpn, end: Vpn, pgoff: number, call: string): Vma {
-    const { vmas, layout, anonVmas, slabs } = this.#deps;
+    const { vmas, layout, anonVmas } = this.#deps;
     const v = layout.vma;
     const vma = this.copy(mm, from, call);
     v.start.set(vma, start);
@@ -79,7 +115,7 @@ export class VmaEdit {
     v.pgoff.set(vma, pgoff);
     v.anonVma.store(vma, v.anonVma.load(from));
     if (!anonVmas.clone(vma, from)) {
-      slabs.vma.free(vma);
+      this.#free(vma);
       throw new Errno('ENOMEM', call, 'no memory for a mapping');
     }
     vmas.insert(mm, vmas.indexOf(mm, start), vma);
@@ -100,7 +136,7 @@ export class VmaEdit {
 
   /** Makes `vpn` a boundary between VMAs, if it lies inside one. Throws ENOMEM with nothing changed. */
   splitAt(mm: Mm, vpn: Vpn, call: string): void {
-    const { vmas, layout, anonVmas, slabs } = this.#deps;
+    const { vmas, layout, anonVmas } = this.#deps;
     const index = vmas.indexOf(mm, vpn);
     if (index === vmas.count(mm)) return;
     const low = vmas.at(mm, index);
@@ -112,7 +148,7 @@ export class VmaEdit {
     layout.vma.pgoff.set(high, layout.vma.pgoff.get(low) + vpn - start);
     layout.vma.anonVma.store(high, layout.vma.anonVma.load(low));
     if (!anonVmas.clone(high, low)) {
-      slabs.vma.free(high);
+      this.#free(high);
       throw new Errno('ENOMEM', call, 'no memory to split a mapping');
     }
     this.#setBounds(low, start, vpn, layout.vma.pgoff.get(low));

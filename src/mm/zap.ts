@@ -30,8 +30,11 @@ export class Zap {
     this.#deps = deps;
   }
 
-  /** Makes every entry of [start, end) none. Requires: mmap, and the range begun at the notifiers. */
-  range(mm: Mm, start: Vpn, end: Vpn): void {
+  /**
+   * Makes every entry of [start, end) none. `shared`: it is of a VMA that maps an inode, whose pages stay in its
+   * cache. Requires: mmap, or for a shared range the tree's lock; and the range begun at the notifiers.
+   */
+  range(mm: Mm, start: Vpn, end: Vpn, shared = false): void {
     for (let vpn = start; vpn < end; ) {
       const stop = Math.min(end, nextTable(vpn));
       const pte = this.#deps.pageTable.walk(mm, vpn);
@@ -39,7 +42,7 @@ export class Zap {
         this.#huge(mm, vpn, stop);
         continue; // it is none now, or a table
       }
-      if (pte !== 0) this.#table(mm, pte, stop - vpn);
+      if (pte !== 0) this.#table(mm, pte, stop - vpn, shared);
       vpn = stop;
     }
   }
@@ -57,13 +60,13 @@ export class Zap {
     this.#free();
   }
 
-  #table(mm: Mm, first: PteAt, count: number): void {
+  #table(mm: Mm, first: PteAt, count: number, shared: boolean): void {
     const { pageTable, y } = this.#deps;
     pageTable.lock(first);
     y('M.0');
     const stop = pageTable.used(first) === 0 ? first : first + count;
     for (let pte = first; pte < stop; pte++) {
-      if (pageTable.load(pte) !== 0) this.#entry(mm, pageTable.clear(pte));
+      if (pageTable.load(pte) !== 0) this.#entry(mm, pageTable.clear(pte), shared);
     }
     y('M.k');
     pageTable.unlock(first);
@@ -71,11 +74,13 @@ export class Zap {
   }
 
   /** Requires: the ptl; the entry has been cleared. */
-  #entry(mm: Mm, entry: number): void {
-    const { layout, rmap, swap } = this.#deps;
+  #entry(mm: Mm, entry: number, shared: boolean): void {
+    const { layout, pages, rmap, swap } = this.#deps;
     if ((entry & Pte.Present) !== 0) {
       if ((entry & Pte.Zero) !== 0) return;
-      layout.mm.anonPages.add(mm, -1);
+      (shared ? layout.mm.shmemPages : layout.mm.anonPages).add(mm, -1);
+      // Whoever maps it next must know that the cache's page is not what it was.
+      if (shared && (entry & Pte.Dirty) !== 0) pages.setDirty(ptePfn(entry));
       rmap.removeMapping(ptePfn(entry));
       this.#gathered[this.#count++] = ptePfn(entry);
     } else if (isSwap(entry)) {

@@ -7,8 +7,8 @@ import { PageFlag } from '../mm/layout.ts';
 import type { Ptr } from '../sync/struct.ts';
 
 /**
- * OR-4: every reference to an anonymous page has an owner: a pte, the swap cache, or a leaf of a VM whose
- * leaves pin. Call at rest.
+ * OR-4: every reference to a page has an owner: a pte, the swap cache, the cache of its inode, or a leaf of a VM
+ * whose leaves pin. Call at rest.
  */
 export function checkReferences(mm: MmCore, kvm: Kvm, vms: readonly Ptr<'vm'>[]): void {
   const pins = countPins(kvm, vms);
@@ -19,7 +19,8 @@ export function checkReferences(mm: MmCore, kvm: Kvm, vms: readonly Ptr<'vm'>[])
     const mapped = page.mapcount.load(p);
     if (page.mapping.load(p) === 0 && mapped === 0) continue;
     const cached = mm.pages.has(pfn, PageFlag.SwapCache) ? 1 : 0;
-    const owned = mapped + cached + (pins.get(pfn) ?? 0);
+    const ofInode = page.mapping.load(p) !== 0 && mm.pages.has(pfn, PageFlag.Shmem) ? 1 : 0;
+    const owned = mapped + cached + ofInode + (pins.get(pfn) ?? 0);
     const held = page.refcount.load(p);
     assert(held <= owned, 'OR-4: a page has a reference that nobody owns');
     assert(held >= owned, 'OR-4: an owner of a page has no reference');

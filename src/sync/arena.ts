@@ -34,6 +34,7 @@ export const Root = {
   swapfile: 11,
   psi: 12,
   ksm: 14,
+  inodes: 15,
   /** Not a pointer but the lock, class 'vm', of the list at `vmList`. */
   vmListLock: 20,
   thp: 13,

@@ -16,6 +16,7 @@ export const LOCK_ORDER = [
   'mmu', //           sptes, rmap, invalidation counts    Linux: kvm->mmu_lock
   'mnInvalidate', //  active invalidations                Linux: kvm->mn_invalidate_lock
   'lru', //           the reclaim lists                   Linux: lruvec->lru_lock
+  'iPages', //        an inode's page cache               Linux: i_pages
   'swap', //          swap slots and their counts         Linux: swap_info_struct.lock
   'zram', //          the compressed pool
   'zone', //          the free lists                      Linux: zone->lock

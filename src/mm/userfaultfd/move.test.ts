@@ -119,8 +119,7 @@ test('T-RAP-09, -22, R-2: every EINVAL of remap_anon_pages leaves the state as i
   core.mmap.map(mm, 4 * PAGE, { address: DST + 4 * PAGE, fixed: 'exclusive', protection: { read: true } });
   core.mmap.map(mm, PAGE, { address: SRC + 8 * PAGE, fixed: 'exclusive', flags: { lo: VmFlag.Locked } });
   core.mmap.map(mm, PAGE, { address: SRC + 10 * PAGE, fixed: 'exclusive', flags: { lo: VmFlag.Shared } });
-  core.mmap.map(mm, PAGE, { address: SRC + 12 * PAGE, fixed: 'exclusive' });
-  core.layout.vma.ops.set(core.mmap.find(mm, SRC + 12 * PAGE), 1);
+  core.mmap.map(mm, PAGE, { address: SRC + 12 * PAGE, fixed: 'exclusive', shared: true });
   core.mmap.map(mm, PAGE, { address: SRC + 4 * PAGE, fixed: 'exclusive', flags: { lo: VmFlag.DontDump } });
   core.madvise.advise(mm, SRC + 4 * PAGE, PAGE, 'dodump');
   core.mmap.map(mm, PAGE, { address: SRC + 5 * PAGE, fixed: 'exclusive', flags: { lo: VmFlag.HugePage } });
@@ -150,7 +149,6 @@ test('T-RAP-09, -22, R-2: every EINVAL of remap_anon_pages leaves the state as i
     call(DST, SRC + 4 * PAGE, 2 * PAGE), // two equal VMAs that are not one
   ]).toEqual(Array(16).fill('EINVAL'));
   expect(at.describe()).toBe(before);
-  core.layout.vma.ops.set(core.mmap.find(mm, SRC + 12 * PAGE), 0);
 });
 
 test('T-RAP-07: the zero page moves with MOVE, and is EBUSY for remap_anon_pages', () => {
