@@ -70,6 +70,8 @@ export type MmBreaks = {
   fillWithoutRecheck: boolean;
   /** V-36: write protection is set without telling the secondaries. */
   protectWithoutNotify: boolean;
+  /** T-SWP-11: a page that comes back from swap is no longer protected (V-62). */
+  swapDropsUffdWp: boolean;
   /** B-42: the count of a slot is judged before the entry is looked at again. */
   moveSwapStale: boolean;
   /** C-6: KSM compares two pages while they may still be written, and not after. */
@@ -120,6 +122,7 @@ export const NO_MM_BREAKS: MmBreaks = {
   moveWithoutPageLock: false,
   moveSwapWithoutRekey: false,
   moveSwapStale: false,
+  swapDropsUffdWp: false,
   protectWithoutNotify: false,
   fillWithoutRecheck: false,
   ksmCompareFirst: false,

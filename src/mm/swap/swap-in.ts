@@ -157,7 +157,7 @@ export class SwapIn {
 
   /** Requires: the page locked and the slot's. Consumes the reference unless it answers FAULT_RETRY. */
   #map(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number, pfn: Pfn, write: boolean): number {
-    const { pageTable, layout, swap, vmstat } = this.#deps;
+    const { pageTable, layout, swap, vmstat, breaks } = this.#deps;
     pageTable.lock(pte);
     if (pageTable.load(pte) !== entry) {
       pageTable.unlock(pte);
@@ -167,7 +167,8 @@ export class SwapIn {
     this.#mapPage(mm, vma, vpn, pfn, exclusive);
     // Writable though only read, if that is allowed: the next write then costs no fault.
     const flags = layout.vma.flags.get(vma);
-    const wp = (entry & Swp.UffdWp) !== 0 && (flags & VmFlag.UffdWp) !== 0; // V-62
+    // V-62: protection comes back with the page.
+    const wp = (entry & Swp.UffdWp) !== 0 && (flags & VmFlag.UffdWp) !== 0 && !breaks.swapDropsUffdWp;
     const writable = exclusive && (flags & VmFlag.Write) !== 0 && !wp;
     const bits = Pte.Young | (writable ? Pte.Write : 0) | (writable && write ? Pte.Dirty : 0);
     pageTable.replace(pte, mkPte(pfn, bits | (wp ? Pte.UffdWp : 0)));
