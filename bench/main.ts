@@ -13,6 +13,10 @@ const BENCHES: Record<string, Bench> = {
     question: 'what does a minor fault cost, against the kernel?',
     load: () => import('./faults.ts'),
   },
+  userfault: {
+    question: 'what does a user fault cost, against userfaultfd?',
+    load: () => import('./userfault.ts'),
+  },
   pageops: {
     question: 'what do zero, copy, compare, hash and LZ4 of a page cost?',
     load: () => import('./pageops.ts'),
