@@ -8,7 +8,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 
-#define N 16384ul
+#define N 512ul
 #define SOURCES 64ul
 
 // Newer than the headers of Debian 12.
@@ -107,7 +107,7 @@ static void empty(void)
 static void in_thread(void)
 {
 	attach(UFFD_FEATURE_SIGBUS, UFFDIO_REGISTER_MODE_MISSING);
-	for (int round = 0; round < 2; round++) {
+	for (int round = 0; round < 31; round++) {
 		empty();
 		touch_each("missing, in thread");
 	}
@@ -134,7 +134,7 @@ static void write_protected(void)
 	for (size_t i = 0; i < N; i++)
 		area[i * PG] = 1;
 	protecting = 1;
-	for (int round = 0; round < 2; round++) {
+	for (int round = 0; round < 31; round++) {
 		protect((uintptr_t)area, N * PG, UFFDIO_WRITEPROTECT_MODE_WP);
 		touch_each("protected, in thread");
 	}

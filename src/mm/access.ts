@@ -143,7 +143,8 @@ export class Access {
 
   /** U-21: as often as there is a handler that says it has done something. */
   #handled(mm: Mm, address: Hva, write: boolean): boolean {
-    for (const handler of this.#handlers) if (handler(mm, address, write)) return true;
+    const handlers = this.#handlers;
+    for (let i = 0; i < handlers.length; i++) if (handlers[i]!(mm, address, write)) return true;
     return false;
   }
 }

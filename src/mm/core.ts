@@ -256,6 +256,7 @@ export class MmCore {
     });
     this.access = new Access({ arena: sync.arena, gup: this.gup, pages: this.pages });
     this.writeProtect = new WriteProtect({ ...memoryDeps, sync, uffds: this.uffds });
+    this.uffdRegister.wire((mm, vma, from, to) => this.writeProtect.clear(mm, vma, from, to));
     this.mfill = new Mfill({
       ...{ ...memoryDeps, sync, memory: this.memory, gup: this.gup, access: this.access },
       ...{ uffds: this.uffds, killed: config.killed, strictOwner: config.strictOwner ?? false },

@@ -284,7 +284,7 @@ export class Memory {
   #anonymous(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, marker: number): number {
     const pageTable = this.#pageTable;
     if (this.#deps.anonVmas.prepare(vma) === 0) return this.#makeRoom() ? FAULT_RETRY : GUP_NOMEM;
-    const pfn = this.newPage(mm, 2, NEW_ANON);
+    const pfn = this.newPage(mm, 2, NEW_ANON | PageFlag.LruPending);
     if (pfn < 0) return GUP_NOMEM;
     this.#deps.pageOps.zero(frameByte(pfn));
     pageTable.lock(pte);
@@ -309,8 +309,9 @@ export class Memory {
     return FAULT_RETRY;
   }
 
+  /** The page was born LruPending. */
   #added(pfn: Pfn): number {
-    this.#deps.lru.add(pfn);
+    this.#deps.lru.addPending(pfn);
     this.#deps.vmstat.add('pgfault', 1);
     return pfn | GUP_WRITABLE;
   }
@@ -429,7 +430,7 @@ export class Memory {
   #copy(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number, bits = Pte.Write | USE_BITS): number {
     const { anonVmas, pageOps, notifiers, breaks } = this.#deps;
     if (anonVmas.prepare(vma) === 0) return this.#makeRoom() ? FAULT_RETRY : GUP_NOMEM;
-    const pfn = this.newPage(mm, 2, NEW_ANON);
+    const pfn = this.newPage(mm, 2, NEW_ANON | PageFlag.LruPending);
     if (pfn < 0) return GUP_NOMEM;
     if ((entry & Pte.Zero) !== 0) pageOps.zero(frameByte(pfn));
     else pageOps.copy(frameByte(pfn), frameByte(ptePfn(entry)));

@@ -71,6 +71,12 @@ export class Sync {
   /** Takes a reader/writer lock for reading. Waiting writers go first, so writers don't starve. */
   readLock(cls: LockClass, at: number): void {
     this.lockdep?.acquire(cls, at);
+    // Most often nobody has it and no writer waits.
+    if (Atomics.load(this.words, at + 1) === 0 && Atomics.compareExchange(this.words, at, 0, 1) === 0) return;
+    this.#readLockSlow(at);
+  }
+
+  #readLockSlow(at: number): void {
     for (;;) {
       const state = Atomics.load(this.words, at);
       const writers = Atomics.load(this.words, at + 1);

@@ -100,6 +100,11 @@ export class Lru {
   add(pfn: Pfn): void {
     const before = this.#deps.layout.page.flags.or(this.#deps.pages.at(pfn), PageFlag.LruPending);
     assert((before & ON_LRU) === 0, 'lru: a page is added once');
+    this.addPending(pfn);
+  }
+
+  /** As `add`, for a page that was born LruPending: that spares an atomic. */
+  addPending(pfn: Pfn): void {
     if (this.#pagevec === 0) {
       this.#settle(pfn);
       return;

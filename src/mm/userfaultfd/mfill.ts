@@ -6,7 +6,7 @@ import type { Sync } from '../../sync/sync.ts';
 import type { Access } from '../access.ts';
 import { GUP_PFN_MASK } from '../fault-codes.ts';
 import type { Gup } from '../gup.ts';
-import { isMarker, type MmLayout, mkPte, POISON_ENTRY, Pte, VmFlag } from '../layout.ts';
+import { isMarker, type MmLayout, mkPte, PageFlag, POISON_ENTRY, Pte, VmFlag } from '../layout.ts';
 import { type Memory, type MemoryDeps, NEW_ANON } from '../memory.ts';
 import type { Pages } from '../page.ts';
 import { HUGE, type PageTable, type PteAt, VPN_MAX } from '../page-table.ts';
@@ -54,6 +54,8 @@ export class Mfill {
   // Of the call under way. A call may be made within another one's `#sleepFor`, which keeps these.
   #kind: Kind = 'copy';
   #bytes: Uint8Array | undefined;
+  /** `#bytes` are a part of the arena. Kept, as to ask for a buffer costs. */
+  #inArena = false;
   #sourceMm = 0 as Mm;
   /** Of the source: an offset in `#bytes`, or an address of `#sourceMm`. */
   #source = 0;
@@ -73,6 +75,7 @@ export class Mfill {
   /** COPY of `length` bytes at `from` of `bytes`. A source that is too short is EINVAL. Requires: no lock of the mm. */
   copy(ctx: Uffd, dst: Hva, bytes: Uint8Array, length: number, mode = 0, from = 0): number {
     const bad = from < 0 || from + length > bytes.length;
+    if (bytes !== this.#bytes) this.#inArena = bytes.buffer === this.#arenaBuffer;
     this.#bytes = bytes;
     this.#source = from;
     return this.#call(ctx, 'copy', dst, length, mode, UffdFill.DontWake | UffdFill.Wp, bad);
@@ -105,8 +108,9 @@ export class Mfill {
   #call(ctx: Uffd, kind: Kind, dst: Hva, length: number, mode: number, modes: number, bad: boolean): number {
     const { uffds } = this.#deps;
     this.result = undefined;
-    if (uffds.isChanging(ctx)) return this.#end(-ERRNO.EAGAIN, length);
-    if (bad || !isRange(dst, length) || (mode & ~modes) !== 0) return -ERRNO.EINVAL;
+    // The gate comes first; when the arguments are good, it is enough to ask on the way through it.
+    if (bad || !isRange(dst, length) || (mode & ~modes) !== 0)
+      return uffds.isChanging(ctx) ? this.#end(-ERRNO.EAGAIN, length) : -ERRNO.EINVAL;
     this.#kind = kind;
     this.#mode = mode;
     this.#done = 0;
@@ -218,7 +222,7 @@ export class Mfill {
     let pfn = this.#ready;
     if (pfn >= 0) this.#ready = -1;
     else {
-      pfn = this.#deps.memory.newPage(mm, 1, NEW_ANON);
+      pfn = this.#deps.memory.newPage(mm, 1, NEW_ANON | PageFlag.LruPending);
       if (pfn < 0) return -ERRNO.ENOMEM;
       if (!this.#tryRead(pfn)) {
         this.#ready = pfn;
@@ -246,7 +250,7 @@ export class Mfill {
     else pageTable.replace(pte, entry);
     this.#layout.mm.anonPages.add(mm, 1);
     pageTable.unlock(pte);
-    lru.add(pfn);
+    lru.addPending(pfn);
     y('V.i');
     return 0;
   }
@@ -257,7 +261,7 @@ export class Mfill {
     const bytes = this.#bytes;
     if (bytes === undefined) return this.#tryAddress(frameByte(pfn), at);
     const { pageOps, sync } = this.#deps;
-    if (bytes.buffer === this.#arenaBuffer) pageOps.copy(frameByte(pfn), bytes.byteOffset + at);
+    if (this.#inArena) pageOps.copy(frameByte(pfn), bytes.byteOffset + at);
     else if (bytes.length === PAGE_SIZE) sync.arena.bytes.set(bytes, frameByte(pfn));
     else sync.arena.bytes.set(bytes.subarray(at, at + PAGE_SIZE), frameByte(pfn));
     return true;

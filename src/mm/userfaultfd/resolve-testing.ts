@@ -8,6 +8,7 @@ import { createPageOps } from '../../wasm/page-ops.ts';
 import { attachMm, initMm, type MmConfig, type MmCore } from '../core.ts';
 import { GUP_BLOCKED, GUP_FAULT, GUP_HWPOISON, GUP_NOMEM, GUP_PFN_MASK, GUP_SIGBUS } from '../fault-codes.ts';
 import { VmFlag } from '../layout.ts';
+import { UffdMode } from './state.ts';
 
 export const PAGE = PAGE_SIZE;
 export const DST = 0x20000000;
@@ -64,13 +65,17 @@ export class Resolving {
     this.arm(VmFlag.UffdMissing);
   }
 
-  /** As register does: the destination belongs to the context, with these modes. */
+  /** The VMA at an address belongs to the context with these modes (VmFlag), or to none. */
   arm(modes: number, address = DST): void {
-    const { vmas, layout, mmap } = this.core;
+    const { mmap, layout, uffdRegister } = this.core;
+    const { start, end, uffd } = layout.vma;
     const vma = mmap.find(this.mm, address);
-    const { lo, hi } = vmas.flags(vma);
-    vmas.setFlags(vma, (lo & ~(VmFlag.UffdMissing | VmFlag.UffdWp)) | modes, hi);
-    layout.vma.uffd.set(vma, modes === 0 ? (0 as Ptr<'uffd'>) : this.ctx);
+    const [from, bytes] = [start.get(vma) * PAGE, (end.get(vma) - start.get(vma)) * PAGE];
+    if (uffd.get(vma) !== 0) uffdRegister.unregister(this.ctx, from, bytes);
+    const mode =
+      ((modes & VmFlag.UffdMissing) !== 0 ? UffdMode.Missing : 0) |
+      ((modes & VmFlag.UffdWp) !== 0 ? UffdMode.Wp : 0);
+    if (mode !== 0) uffdRegister.register(this.ctx, from, bytes, mode);
   }
 
   /** The same arena as another thread sees it. */
