@@ -56,6 +56,11 @@ export class FlushList {
     this.#fields.head.store(list, (head + 1) | 0);
   }
 
+  /** Names more frames than a list holds: every reader is left behind, and drops everything. As `add`. */
+  addAll(list: FlushListPtr): void {
+    this.#fields.head.store(list, (this.#fields.head.load(list) + this.#names) | 0);
+  }
+
   /** Ties a vCPU that has cached nothing to a list. */
   join(list: FlushListPtr, vcpu: VcpuPtr): void {
     Atomics.store(this.#words, vcpu + AT.flushSeen, this.#fields.head.load(list));

@@ -3,6 +3,12 @@
  * All false in production; read once, when the core is built.
  */
 export type KvmBreaks = {
+  /** B-3, T-RMAP-02, T-FIR-16: invalidation and ageing know 4 KiB leaves alone. */
+  smallLeavesOnly: boolean;
+  /** B-31: the level of a leaf is taken from the shape of slot and frame, not from the primary. */
+  levelFromShape: boolean;
+  /** T-THP-10: the primary's level is looked up before the sequence is sampled, and not again. */
+  levelBeforeSample: boolean;
   /** T-FIP-01: the notifier leaves the leaves where they are. */
   skipZap: boolean;
   /** T-FIP-03, T-FIR-03: the fault does not compare the sequence under mmu_lock. */
@@ -62,6 +68,9 @@ export type KvmBreaks = {
 };
 
 export const NO_BREAKS: KvmBreaks = {
+  smallLeavesOnly: false,
+  levelFromShape: false,
+  levelBeforeSample: false,
   skipZap: false,
   ignoreSeq: false,
   ignoreInProgress: false,

@@ -1,10 +1,11 @@
 import { AssertionError } from '../base/assert.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Kvm } from './kvm.ts';
-import { Spte, sptePfn } from './layout.ts';
+import { HUGE_GFNS, Spte, spteFrame } from './layout.ts';
+import { nextArea } from './mmu.ts';
 
 /** What the primary maps at a page: the pfn and whether it is writable; -1 for nothing present. */
-export type PrimaryLookup = (vpn: number) => { pfn: number; writable: boolean } | undefined;
+export type PrimaryLookup = (vpn: number) => { pfn: number; writable: boolean; huge?: boolean } | undefined;
 
 function fail(message: string): never {
   throw new AssertionError(message);
@@ -26,25 +27,44 @@ export function checkVm(kvm: Kvm, vm: Ptr<'vm'>, primary: PrimaryLookup): void {
 
 function checkSlot(kvm: Kvm, vm: Ptr<'vm'>, slot: Ptr<'slot'>, primary: PrimaryLookup): number {
   const { slot: s } = kvm.layout;
+  const first = s.gfn.get(slot);
+  const last = first + s.npages.get(slot);
   let leaves = 0;
-  for (let i = 0; i < s.npages.get(slot); i++) {
-    const gfn = s.gfn.get(slot) + i;
-    const head = kvm.rmap.head(slot, gfn, 0);
-    for (let n = 0, leaf = kvm.rmap.nth(head, 0); leaf !== 0; leaf = kvm.rmap.nth(head, ++n)) {
-      leaves++;
-      if (kvm.mmu.gfnOf(leaf) !== gfn) fail('V2: a reverse map names a leaf of another gfn');
-      checkLeaf(kvm.words[leaf] as number, primary(kvm.memslots.vpnOf(slot, gfn)));
-    }
+  for (let gfn = first; gfn < last; gfn++) {
+    leaves += checkHead(kvm, slot, gfn, 0, primary);
     const direct = kvm.mmu.walk(vm, s.space.get(slot), gfn);
-    const present = direct !== 0 && ((kvm.words[direct] as number) & Spte.Present) !== 0;
+    const entry = direct === 0 ? 0 : (kvm.words[direct] as number);
+    const head = kvm.rmap.head(slot, gfn, (entry & Spte.Huge) === 0 ? 0 : 1);
+    const present = (entry & Spte.Present) !== 0;
     if (present !== (kvm.rmap.first(head) !== 0)) fail('V2: a leaf is present but not in the reverse map');
   }
+  for (let gfn = first; gfn < last; gfn = nextArea(gfn)) leaves += checkHead(kvm, slot, gfn, 1, primary);
   return leaves;
 }
 
-function checkLeaf(entry: number, mapped: ReturnType<PrimaryLookup>): void {
+/** The leaves of one head of the reverse map. Returns how many. */
+function checkHead(kvm: Kvm, slot: Ptr<'slot'>, gfn: number, level: number, primary: PrimaryLookup): number {
+  const { slot: s } = kvm.layout;
+  const pages = level === 0 ? 1 : HUGE_GFNS;
+  const head = kvm.rmap.head(slot, gfn, level);
+  let n = 0;
+  for (let leaf = kvm.rmap.nth(head, 0); leaf !== 0; leaf = kvm.rmap.nth(head, ++n)) {
+    const base = kvm.mmu.gfnOf(leaf);
+    const inside = base >= s.gfn.get(slot) && base + pages <= s.gfn.get(slot) + s.npages.get(slot);
+    if (base !== gfn - (gfn % pages) || !inside) fail('V2: a reverse map names a leaf of another gfn');
+    const entry = kvm.words[leaf] as number;
+    if (((entry & Spte.Huge) !== 0) !== (level === 1)) fail('V2: a leaf hangs from a head of another level');
+    for (let i = 0; i < pages; i++)
+      checkLeaf(entry, spteFrame(entry, base + i), primary(kvm.memslots.vpnOf(slot, base + i)));
+  }
+  return n;
+}
+
+function checkLeaf(entry: number, pfn: number, mapped: ReturnType<PrimaryLookup>): void {
   if ((entry & Spte.Present) === 0) fail('V2: the reverse map names a leaf that is not present');
   if (mapped === undefined) fail('V1: a leaf outlives its primary entry');
-  if (sptePfn(entry) !== mapped.pfn) fail('V1: a leaf maps another frame than the primary');
+  if (pfn !== mapped.pfn) fail('V1: a leaf maps another frame than the primary');
   if ((entry & Spte.Write) !== 0 && !mapped.writable) fail('V1: a leaf is writable, the primary is not');
+  if ((entry & Spte.Huge) !== 0 && mapped.huge !== true)
+    fail('V1: a leaf maps 2 MiB where the primary does not (K-4)');
 }

@@ -1,9 +1,16 @@
 import type { Gfn, Pfn } from '../base/units.ts';
 import { Access, Miss } from '../cpu/interface.ts';
-import { FaultFlag, GUP_BLOCKED, GUP_NOMEM, GUP_PFN_MASK, GUP_WRITABLE } from '../mm/fault-codes.ts';
+import {
+  FaultFlag,
+  GUP_BLOCKED,
+  GUP_HUGE,
+  GUP_NOMEM,
+  GUP_PFN_MASK,
+  GUP_WRITABLE,
+} from '../mm/fault-codes.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Kvm } from './kvm.ts';
-import { Protocol, SlotFlag, Spte, sptePfn } from './layout.ts';
+import { HUGE_GFNS, Protocol, SlotFlag, Spte, spteFrame, sptePfn } from './layout.ts';
 
 type Vm = Ptr<'vm'>;
 type Slot = Ptr<'slot'>;
@@ -19,6 +26,8 @@ export class KvmFault {
   lastGup = 0;
   /** After Miss.Blocked: what the caller waits for, and owns (K-31); 0 for nothing in particular. */
   ticket = 0 as Ptr<'uffdWait'>;
+  /** For the mutant of T-THP-10 alone. */
+  #early = false;
 
   constructor(kvm: Kvm) {
     this.#kvm = kvm;
@@ -47,13 +56,13 @@ export class KvmFault {
       if ((entry & Spte.Present) === 0) return Miss.Again;
       if (access === Access.Write && (entry & Spte.Write) === 0) return Miss.Again;
       const used = entry | useBits(access);
-      if (used === entry) return sptePfn(entry);
+      if (used === entry) return spteFrame(entry, gfn);
       if (this.#kvm.breaks.accessedBitOr) {
         this.#kvm.sync.y('F.or');
         Atomics.or(this.#words, leaf, useBits(access));
-        return sptePfn(entry);
+        return spteFrame(entry, gfn);
       }
-      if (Atomics.compareExchange(this.#words, leaf, entry, used) === entry) return sptePfn(entry);
+      if (Atomics.compareExchange(this.#words, leaf, entry, used) === entry) return spteFrame(entry, gfn);
     }
   }
 
@@ -87,6 +96,14 @@ export class KvmFault {
     if ((flags & SlotFlag.Invalid) !== 0) return Miss.Again;
     if (access === Access.Write && (flags & SlotFlag.ReadOnly) !== 0) return Miss.Mmio;
     if (layout.slot.vpn.get(slot) === 0) return Miss.Again; // L-3: not visible yet
+    if (breaks.levelBeforeSample) {
+      this.#early = this.#kvm.mm.pageTable.mapsHuge(
+        layout.vm.mm.get(vm),
+        this.#kvm.memslots.vpnOf(slot, gfn),
+        -1,
+      );
+      sync.y('F.level');
+    }
     let seen = breaks.sampleAfterGup ? 0 : this.#sample(vm);
     sync.y('F.s');
     const found = this.#kvm.mm.gup.fault(
@@ -138,15 +155,40 @@ export class KvmFault {
       if (!breaks.leakOnRetry) mm.pages.put(pfn);
       return RETRY;
     }
-    const replaced = mmu.commitLeaf(vm, slot, space, gfn, leafValue(pfn, found, access));
+    const value = leafValue(pfn, found, access, this.#isHuge(vm, slot, gfn, found));
+    const replaced = mmu.commitLeaf(vm, slot, space, gfn, value);
     sync.y('F.i');
-    if (replaced !== 0 && sptePfn(replaced) !== pfn) this.#kvm.requests.flushRemoteTlbs(vm);
+    if (replaced !== 0 && sptePfn(replaced) !== sptePfn(value)) this.#kvm.requests.flushRemoteTlbs(vm);
     sync.unlock('mmu', vm + v.mmuLock.at);
     sync.y('F.U');
     this.#settleReference(vm, pfn, replaced);
     sync.y('F.r');
     if (breaks.installThenCheck && this.#changed(vm, gfn, seen)) return RETRY;
     return pfn;
+  }
+
+  /**
+   * May the leaf map 2 MiB (K-4)? The slot allows it, no invalidation is about any part of it, and the primary
+   * maps a huge page there now: looked at after the check of the sequence, under mmu_lock, so that a split
+   * either was before, and is seen, or comes after, and zaps the leaf. Leaves that hold references are small:
+   * each would have to hold 512. Requires: 'mmu'.
+   */
+  #isHuge(vm: Vm, slot: Slot, gfn: Gfn, found: number): boolean {
+    const { layout, memslots, mm, breaks } = this.#kvm;
+    const pfn = found & GUP_PFN_MASK;
+    if (breaks.levelFromShape) return memslots.allowsHuge(slot, gfn) && (pfn ^ gfn) % HUGE_GFNS === 0;
+    if (breaks.levelBeforeSample) return this.#early && memslots.allowsHuge(slot, gfn);
+    if ((found & GUP_HUGE) === 0 || layout.vm.protocol.get(vm) === Protocol.SeqlockPin) return false;
+    if (!memslots.allowsHuge(slot, gfn) || this.#isInvalidating(vm, gfn)) return false;
+    return mm.pageTable.mapsHuge(layout.vm.mm.get(vm), memslots.vpnOf(slot, gfn), pfn);
+  }
+
+  /** Is an invalidation in progress about any page of the 2 MiB? Requires: 'mmu'. */
+  #isInvalidating(vm: Vm, gfn: Gfn): boolean {
+    const { vm: v } = this.#kvm.layout;
+    const first = gfn - (gfn % HUGE_GFNS);
+    if (v.inProgress.load(vm) === 0) return false;
+    return first < v.rangeEnd.get(vm) && v.rangeStart.get(vm) < first + HUGE_GFNS;
   }
 
   /** Takes mmu_lock with tables and descriptors in store; false, without the lock, when there are none. */
@@ -203,8 +245,9 @@ const useBits = (access: Access): number =>
       : Spte.Accessed;
 
 /** A read fault maps writable when the primary is: the next write then costs no fault (K-28). */
-function leafValue(pfn: Pfn, found: number, access: Access): number {
+function leafValue(pfn: Pfn, found: number, access: Access, huge: boolean): number {
   const writable = (found & GUP_WRITABLE) !== 0;
   const rights = writable ? Spte.Write | Spte.HostWritable | Spte.MmuWritable : 0;
-  return (pfn << 12) | Spte.Present | rights | useBits(access);
+  const frame = huge ? ((pfn - (pfn % HUGE_GFNS)) << 12) | Spte.Huge : pfn << 12;
+  return frame | Spte.Present | rights | useBits(access);
 }

@@ -9,9 +9,9 @@ import type { Sync } from '../sync/sync.ts';
 import { type KvmBreaks, NO_BREAKS } from './breaks.ts';
 import { KvmFault } from './fault.ts';
 import { type GfnRange, hvaRange } from './hva-range.ts';
-import { type KvmLayout, kvmLayout, sptePfn } from './layout.ts';
+import { type KvmLayout, kvmLayout, Spte, sptePfn } from './layout.ts';
 import { Memslots } from './memslots.ts';
-import { KvmMmu } from './mmu.ts';
+import { KvmMmu, nextArea } from './mmu.ts';
 import { modernNotifier } from './notifier.ts';
 import { Pins } from './pins.ts';
 import type { CpuPortsForKvm, MmPorts } from './ports.ts';
@@ -109,15 +109,31 @@ export class Kvm {
     const { slot, first, last } = this.#range;
     let young = false;
     for (let gfn = first; gfn < last; gfn++) {
-      const head = this.rmap.head(slot, gfn, 0);
-      for (let n = 0, leaf = this.rmap.nth(head, 0); leaf !== 0; leaf = this.rmap.nth(head, ++n)) {
-        if (this.breaks.ageShortCircuit && young) return true;
-        const was = clear ? this.mmu.clearYoung(leaf) : this.mmu.isYoung(leaf);
-        if (was && flush) this.requests.name(vm, sptePfn(Atomics.load(this.words, leaf)));
-        young = was || young;
-      }
+      if (this.breaks.ageShortCircuit && young) return true;
+      young = this.#ageLeaves(vm, this.rmap.head(slot, gfn, 0), clear, flush) || young;
+    }
+    // A 2 MiB leaf has one bit for all that it maps (T-AGE-13).
+    for (let gfn = first; gfn < last && !this.breaks.smallLeavesOnly; gfn = nextArea(gfn)) {
+      if (this.breaks.ageShortCircuit && young) return true;
+      young = this.#ageLeaves(vm, this.rmap.head(slot, gfn, 1), clear, flush) || young;
     }
     return young;
+  }
+
+  #ageLeaves(vm: Vm, head: number, clear: boolean, flush: boolean): boolean {
+    let young = false;
+    for (let n = 0, leaf = this.rmap.nth(head, 0); leaf !== 0; leaf = this.rmap.nth(head, ++n)) {
+      if (this.breaks.ageShortCircuit && young) return true;
+      const was = clear ? this.mmu.clearYoung(leaf) : this.mmu.isYoung(leaf);
+      if (was && flush) this.#name(vm, Atomics.load(this.words, leaf));
+      young = was || young;
+    }
+    return young;
+  }
+
+  #name(vm: Vm, leaf: number): void {
+    if ((leaf & Spte.Huge) !== 0) this.requests.nameAll(vm);
+    else this.requests.name(vm, sptePfn(leaf));
   }
 
   /**

@@ -18,8 +18,15 @@ export const Spte = {
   MmuWritable: 1 << 6,
   /** In a middle table: points to a lower table. */
   Table: 1 << 7,
+  /** In a middle table: a leaf of 2 MiB, the first of whose 512 frames it names (K-4). */
+  Huge: 1 << 8,
 } as const;
 export const sptePfn = (e: number): number => e >>> 12;
+/** The frame that a leaf of either level maps a gfn to. */
+export const spteFrame = (e: number, gfn: number): number =>
+  (e & Spte.Huge) === 0 ? e >>> 12 : (e >>> 12) | (gfn & (HUGE_GFNS - 1));
+/** Guest frames of a 2 MiB leaf. */
+export const HUGE_GFNS = 512;
 
 /** Words behind the 512 entries of a secondary table, which is one frame. */
 export const SpteTable = { gfn: 512, level: 513, space: 514 } as const;
@@ -67,13 +74,14 @@ export function kvmLayout(words: Int32Array) {
       next: ptr('vm'),
       id: i32,
       // What KVM's statistics are made of; atomic. pf_taken is pf_fixed + pf_retried, pages_4k is
-      // pf_fixed - mmu_shadow_zapped: each atomic less is 10 ns of a fault.
+      // pf_fixed - mmu_shadow_zapped - pages_2m: each atomic less is 10 ns of a fault.
       pfFixed: i32,
       pfRetried: i32,
       mmuShadowZapped: i32,
       tlbFlush: i32,
       remoteTlbFlush: i32,
       aged: i32,
+      pages2m: i32, //     leaves of 2 MiB; under mmu, read without it as a figure
     }),
     /** A set of memslots; immutable once published. */
     slots: struct(words, 'slots', {
@@ -90,7 +98,7 @@ export function kvmLayout(words: Int32Array) {
       npages: i32,
       vpn: i32, //         first page of the backing; 0 is "not yet visible" for kernel slots (L-3)
       rmap: i32, //        array of npages words: leaves of level 0 per gfn
-      rmapHuge: i32, //    array for level 1
+      rmapHuge: i32, //    array for level 1, then as many words: tables parked below its leaves
       userAlloc: i32,
     }),
     /** A block of an rmap list: up to RMAP_DESC leaves of one gfn. */

@@ -2,7 +2,7 @@ import { Errno } from '../base/errno.ts';
 import { type Gfn, isPageAligned, PAGE_SIZE, type Vpn } from '../base/units.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Kvm } from './kvm.ts';
-import { ADDRESS_SPACES, MAX_SLOTS, SlotFlag } from './layout.ts';
+import { ADDRESS_SPACES, HUGE_GFNS, MAX_SLOTS, SlotFlag } from './layout.ts';
 
 type Vm = Ptr<'vm'>;
 type Slots = Ptr<'slots'>;
@@ -29,10 +29,13 @@ type Four = [...Three, number];
 /** What DELETE and MOVE publish: the set with the slot hidden, the set after it, and the hidden slot. */
 type Phases = [hidden: Slots, after: Slots, invalid: Slot];
 
-/** Words of a slot's reverse maps: a leaf per page, and per 2 MiB, which may begin and end inside one. */
+/** Areas of 2 MiB that a slot touches, at most: it may begin and end inside one. */
+export const hugeAreas = (npages: number): number => (npages >>> 9) + 2;
+
+/** Words of a slot's reverse maps: a leaf per page, and per 2 MiB, with a parked table. */
 const rmapWords = (r: MemoryRegion): [number, number] => {
   const npages = r.lengthBytes / PAGE_SIZE;
-  return [npages, (npages >>> 9) + 2];
+  return [npages, 2 * hugeAreas(npages)];
 };
 
 /** A VM's memslots: which host virtual pages are behind which guest frames (L). */
@@ -62,6 +65,16 @@ export class Memslots {
       if (offset >= 0 && offset < slot.npages.get(s) && slot.space.get(s) === space) return s;
     }
     return 0 as Slot;
+  }
+
+  /** May the slot be mapped 2 MiB at a time around a gfn (K-4 (i))? */
+  allowsHuge(s: Slot, gfn: Gfn): boolean {
+    const { slot } = this.#kvm.layout;
+    const start = slot.gfn.get(s);
+    const first = gfn - (gfn % HUGE_GFNS);
+    const inside = first >= start && first + HUGE_GFNS <= start + slot.npages.get(s);
+    const aligned = (start ^ slot.vpn.get(s)) % HUGE_GFNS === 0;
+    return inside && aligned && (slot.flags.get(s) & SlotFlag.LogDirty) === 0;
   }
 
   vpnOf(s: Slot, gfn: Gfn): Vpn {

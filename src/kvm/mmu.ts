@@ -2,7 +2,7 @@ import { assert } from '../base/assert.ts';
 import type { Gfn, Pfn } from '../base/units.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Kvm } from './kvm.ts';
-import { ADDRESS_SPACES, ROOT_LEVEL, Spte, SpteTable, sptePfn } from './layout.ts';
+import { ADDRESS_SPACES, HUGE_GFNS, ROOT_LEVEL, Spte, SpteTable, sptePfn } from './layout.ts';
 
 type Vm = Ptr<'vm'>;
 type Slot = Ptr<'slot'>;
@@ -44,12 +44,12 @@ export class KvmMmu {
     return true;
   }
 
-  /** The leaf's address for a gfn, or 0 when a table on the way is missing. Lockless. */
+  /** The address of a gfn's leaf of either level, or 0 when a table on the way is missing. Lockless. */
   walk(vm: Vm, space: number, gfn: Gfn): number {
     let table = this.root(vm, space) * FRAME_WORDS;
     for (let level = ROOT_LEVEL; level > 0; level--) {
       const entry = Atomics.load(this.#words, table + indexAt(gfn, level));
-      if ((entry & Spte.Table) === 0) return 0;
+      if ((entry & Spte.Table) === 0) return (entry & Spte.Huge) === 0 ? 0 : table + indexAt(gfn, level);
       table = sptePfn(entry) * FRAME_WORDS;
     }
     return table + indexAt(gfn, 0);
@@ -75,22 +75,45 @@ export class KvmMmu {
   }
 
   /**
-   * Installs a 4 KiB leaf and its reverse map: the only writer of present leaves (K-17). Requires: 'mmu',
-   * `ready`, and that the caller's check of the invalidation sequence has just passed. Returns the old
-   * value of a leaf that was there: of another frame, then the caller flushes; or of the same, widened.
+   * Installs a leaf and its reverse map: the only writer of present leaves (K-17). `value` says its level
+   * (Huge). Requires: 'mmu', `ready`, and that the caller's checks of the invalidation sequence and of the
+   * level have just passed. Returns the old value of a leaf that was there: of another frame, then the caller
+   * flushes; or of the same, widened. Leaves of the other level are gone, and flushed.
    */
   commitLeaf(vm: Vm, slot: Slot, space: number, gfn: Gfn, value: number): number {
-    const leaf = this.#reach(vm, space, gfn);
+    const huge = (value & Spte.Huge) !== 0;
+    const leaf = this.#reach(vm, slot, space, gfn, huge ? 1 : 0);
+    if (huge) this.#park(vm, slot, gfn, leaf);
     const before = Atomics.load(this.#words, leaf);
     if ((before & Spte.Present) !== 0 && sptePfn(before) === sptePfn(value)) {
       this.#widen(leaf, value);
       return before;
     }
     const replaced = (before & Spte.Present) === 0 ? 0 : this.removeLeaf(vm, slot, gfn, leaf);
-    this.#kvm.rmap.add(vm, this.#kvm.rmap.head(slot, gfn, 0), leaf);
+    this.#kvm.rmap.add(vm, this.#kvm.rmap.head(slot, gfn, huge ? 1 : 0), leaf);
+    if (huge) this.#kvm.layout.vm.pages2m.set(vm, this.#kvm.layout.vm.pages2m.get(vm) + 1);
     Atomics.store(this.#words, leaf, value);
     this.#kvm.layout.vm.pfFixed.add(vm, 1);
     return replaced;
+  }
+
+  /**
+   * Makes way for a 2 MiB leaf: the small ones below its entry go, and their table waits, with the slot, until
+   * it goes itself. Tables live as long as the VM: lockless walkers may be in them. Requires: 'mmu'.
+   */
+  #park(vm: Vm, slot: Slot, gfn: Gfn, at: number): void {
+    const entry = Atomics.load(this.#words, at);
+    if ((entry & Spte.Table) === 0) return;
+    const table = sptePfn(entry) * FRAME_WORDS;
+    const first = gfn - indexAt(gfn, 0);
+    let zapped = 0;
+    for (let i = 0; i < HUGE_GFNS; i++) {
+      if ((Atomics.load(this.#words, table + i) & Spte.Present) === 0) continue;
+      this.removeLeaf(vm, slot, first + i, table + i);
+      zapped++;
+    }
+    this.#words[this.#kvm.rmap.parked(slot, gfn)] = entry;
+    if (zapped > 0) this.#kvm.requests.flushRemoteTlbs(vm);
   }
 
   /** Adds rights and A/D bits to a leaf of the same frame; never takes any away. */
@@ -102,24 +125,58 @@ export class KvmMmu {
   }
 
   /**
-   * Takes a leaf out: exchange first, then the A and D bits of what was there go to the page (K-7). Returns
-   * the old value. The caller flushes before anyone may rely on it. Requires: 'mmu'.
+   * Takes a leaf out: exchange first, then the A and D bits of what was there go to the page or to all 512
+   * (K-7). Returns the old value. The caller flushes before anyone may rely on it. Requires: 'mmu'.
    */
   removeLeaf(vm: Vm, slot: Slot, gfn: Gfn, leaf: number): number {
-    const { layout, mm, breaks } = this.#kvm;
-    const before = Atomics.exchange(this.#words, leaf, 0);
+    const { layout, rmap } = this.#kvm;
+    const huge = ((this.#words[leaf] as number) & Spte.Huge) !== 0;
+    const before = Atomics.exchange(this.#words, leaf, huge ? this.#unpark(slot, gfn) : 0);
     assert((before & Spte.Present) !== 0, 'K-7: every leaf in a reverse map is present');
-    this.#kvm.rmap.remove(vm, this.#kvm.rmap.head(slot, gfn, 0), leaf);
-    const pfn = sptePfn(before);
-    if ((before & Spte.Accessed) !== 0) mm.pages.setReferenced(pfn);
-    if ((before & Spte.Dirty) !== 0 && !breaks.dropDirty) mm.pages.setDirty(pfn);
-    if ((before & Spte.Exec) !== 0) this.#kvm.cpu.dropCode(layout.vm.code.get(vm), pfn);
-    this.#kvm.requests.name(vm, pfn);
+    rmap.remove(vm, rmap.head(slot, gfn, huge ? 1 : 0), leaf);
+    const first = sptePfn(before);
+    const frames = huge ? HUGE_GFNS : 1;
+    for (let pfn = first; pfn < first + frames; pfn++) this.#transfer(vm, before, pfn);
+    if (huge) {
+      this.#kvm.requests.nameAll(vm);
+      layout.vm.pages2m.set(vm, layout.vm.pages2m.get(vm) - 1);
+    } else this.#kvm.requests.name(vm, first);
     layout.vm.mmuShadowZapped.add(vm, 1);
     return before;
   }
 
-  /** Removes every leaf of a gfn, in every root. Returns how many. Requires: 'mmu'. */
+  /** The table that waited below a 2 MiB leaf, which takes its place; 0 when there was none. */
+  #unpark(slot: Slot, gfn: Gfn): number {
+    const at = this.#kvm.rmap.parked(slot, gfn);
+    const entry = this.#words[at] as number;
+    this.#words[at] = 0;
+    return entry;
+  }
+
+  #transfer(vm: Vm, before: number, pfn: Pfn): void {
+    const { mm, breaks, cpu, layout } = this.#kvm;
+    if ((before & Spte.Accessed) !== 0) mm.pages.setReferenced(pfn);
+    if ((before & Spte.Dirty) !== 0 && !breaks.dropDirty) mm.pages.setDirty(pfn);
+    if ((before & Spte.Exec) !== 0) cpu.dropCode(layout.vm.code.get(vm), pfn);
+  }
+
+  /** Removes every leaf of either level that maps a gfn of [first, last) of a slot. As `zapGfn`. */
+  zapRange(vm: Vm, slot: Slot, first: Gfn, last: Gfn, removed?: (value: number) => void): number {
+    let zapped = 0;
+    for (let gfn = first; gfn < last; gfn++) zapped += this.zapGfn(vm, slot, gfn, removed);
+    if (this.#kvm.breaks.smallLeavesOnly) return zapped;
+    for (let gfn = first; gfn < last; gfn = nextArea(gfn)) {
+      const head = this.#kvm.rmap.head(slot, gfn, 1);
+      for (let leaf = this.#kvm.rmap.first(head); leaf !== 0; leaf = this.#kvm.rmap.first(head)) {
+        const before = this.removeLeaf(vm, slot, gfn, leaf);
+        removed?.(before);
+        zapped++;
+      }
+    }
+    return zapped;
+  }
+
+  /** Removes every 4 KiB leaf of a gfn, in every root. Returns how many. Requires: 'mmu'. */
   zapGfn(vm: Vm, slot: Slot, gfn: Gfn, removed?: (value: number) => void): number {
     const head = this.#kvm.rmap.head(slot, gfn, 0);
     if (this.#kvm.breaks.rmapNextFirst) return this.#zapCapturingNext(vm, slot, gfn, head);
@@ -150,11 +207,8 @@ export class KvmMmu {
     const { sync } = this.#kvm;
     sync.lock('mmu', vm + v.mmuLock.at);
     const first = s.gfn.get(slot);
-    let zapped = 0;
     this.#kvm.pins.begin();
-    for (let gfn = first; gfn < first + s.npages.get(slot); gfn++) {
-      zapped += this.zapGfn(vm, slot, gfn, this.#kvm.pins.remember);
-    }
+    const zapped = this.zapRange(vm, slot, first, first + s.npages.get(slot), this.#kvm.pins.remember);
     sync.y('G.zap');
     if (zapped > 0) this.#kvm.requests.flushRemoteTlbs(vm);
     sync.unlock('mmu', vm + v.mmuLock.at);
@@ -209,22 +263,34 @@ export class KvmMmu {
     this.#kvm.mm.pageAlloc.free(pfn);
   }
 
-  /** The leaf's address, with tables made from the store where they lack. Requires: 'mmu', `ready`. */
-  #reach(vm: Vm, space: number, gfn: Gfn): number {
+  /**
+   * The address of an entry of level `to`, with tables made from the store where they lack; a 2 MiB leaf that
+   * is above it goes. Requires: 'mmu', `ready`.
+   */
+  #reach(vm: Vm, slot: Slot, space: number, gfn: Gfn, to: number): number {
     let table = this.root(vm, space) * FRAME_WORDS;
-    for (let level = ROOT_LEVEL; level > 0; level--) {
+    for (let level = ROOT_LEVEL; level > to; level--) {
       const at = table + indexAt(gfn, level);
       let entry = Atomics.load(this.#words, at);
-      if ((entry & Spte.Table) === 0) {
-        const pfn = this.#popSpare(vm);
-        const shift = 9 * level;
-        this.#initTable(pfn, (gfn >>> shift) << shift, level - 1, space);
-        entry = (pfn << 12) | Spte.Table;
-        Atomics.store(this.#words, at, entry);
-      }
+      if ((entry & Spte.Table) === 0) entry = this.#makeTable(vm, slot, space, gfn, level, at);
       table = sptePfn(entry) * FRAME_WORDS;
     }
-    return table + indexAt(gfn, 0);
+    return table + indexAt(gfn, to);
+  }
+
+  #makeTable(vm: Vm, slot: Slot, space: number, gfn: Gfn, level: number, at: number): number {
+    if (((this.#words[at] as number) & Spte.Huge) !== 0) {
+      this.removeLeaf(vm, slot, gfn, at);
+      this.#kvm.requests.flushRemoteTlbs(vm);
+      const parked = this.#words[at] as number;
+      if (parked !== 0) return parked;
+    }
+    const pfn = this.#popSpare(vm);
+    const shift = 9 * level;
+    this.#initTable(pfn, (gfn >>> shift) << shift, level - 1, space);
+    const entry = (pfn << 12) | Spte.Table;
+    Atomics.store(this.#words, at, entry);
+    return entry;
   }
 
   #initTable(pfn: Pfn, gfn: Gfn, level: number, space: number): void {
@@ -251,9 +317,17 @@ export class KvmMmu {
     return pfn;
   }
 
-  /** The gfn that a leaf maps, from where it lies. */
+  /** The level of the table that a leaf lies in. */
+  #levelOf(leaf: number): number {
+    return this.#words[leaf - (leaf % FRAME_WORDS) + SpteTable.level] as number;
+  }
+
+  /** The first gfn that a leaf maps, from where it lies. */
   gfnOf(leaf: number): Gfn {
     const table = leaf - (leaf % FRAME_WORDS);
-    return (this.#words[table + SpteTable.gfn] as number) + (leaf - table);
+    return (this.#words[table + SpteTable.gfn] as number) + ((leaf - table) << (9 * this.#levelOf(leaf)));
   }
 }
+
+/** The first gfn of the next 2 MiB. */
+export const nextArea = (gfn: Gfn): Gfn => gfn - (gfn % HUGE_GFNS) + HUGE_GFNS;

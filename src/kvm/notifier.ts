@@ -49,8 +49,7 @@ export function modernNotifier(kvm: Kvm): MmuNotifierOps {
       }
       fold(vm, range.first, range.last);
       sync.y('S.n');
-      for (let gfn = range.first; gfn < range.last && !kvm.breaks.skipZap; gfn++)
-        zapped += kvm.mmu.zapGfn(vm, range.slot, gfn);
+      if (!kvm.breaks.skipZap) zapped += kvm.mmu.zapRange(vm, range.slot, range.first, range.last);
       if (kvm.breaks.firstSlotOnly) break;
     }
     if (begun) sync.y('S.z');

@@ -4,7 +4,7 @@ import type { Ptr } from '../sync/struct.ts';
 /** What kvm asks of the mm; `MmCore` satisfies it. Result codes are mm/gup's. */
 export type MmPorts = {
   readonly gup: {
-    /** pfn | GUP_WRITABLE with a reference held, or a negative GUP_ code. `how` is of FaultFlag. */
+    /** pfn | GUP_WRITABLE | GUP_HUGE with a reference held, or a negative GUP_ code. `how` is of FaultFlag. */
     fault(mm: Ptr<'mm'>, vpn: Vpn, write: boolean, how?: number): number;
     /** After GUP_BLOCKED: what to wait for and then `finish`; the caller owns it (decision 5). */
     readonly ticket: Ptr<'uffdWait'>;
@@ -16,6 +16,10 @@ export type MmPorts = {
   readonly madvise: {
     /** Throws Errno; see mm/madvise.ts. */
     advise(mm: Ptr<'mm'>, address: number, bytes: number, advice: 'dontneed'): void;
+  };
+  readonly pageTable: {
+    /** Does a huge entry map the page, to this frame (any: -1)? Lockless; an invalidation in progress may be about it. */
+    mapsHuge(mm: Ptr<'mm'>, vpn: Vpn, pfn: Pfn): boolean;
   };
   readonly pages: {
     put(pfn: Pfn): void;

@@ -52,6 +52,11 @@ export class Requests {
     else if (!breaks.forgetNames) this.#list.add(layout.vm.flushList.get(vm), pfn);
   }
 
+  /** As `name`, for the 512 frames of a 2 MiB leaf. */
+  nameAll(vm: Vm): void {
+    this.#list.addAll(this.#kvm.layout.vm.flushList.get(vm));
+  }
+
   /**
    * Returns when no vCPU can make an access through a translation that it cached before the call to a frame
    * that was named before the call, by this thread or another (J-7).

@@ -3,6 +3,7 @@ import type { Gfn } from '../base/units.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Kvm } from './kvm.ts';
 import { RMAP_DESC } from './layout.ts';
+import { hugeAreas } from './memslots.ts';
 
 // A gfn's leaves, for one slot and level, hang from one word: 0 for none; the leaf's word index shifted
 // left by one with bit 0 set for a single leaf; else the index of the first descriptor, shifted left by one.
@@ -33,6 +34,11 @@ export class KvmRmap {
     const base = s.gfn.get(slot);
     if (level === 0) return s.rmap.get(slot) + (gfn - base);
     return s.rmapHuge.get(slot) + ((gfn >>> 9) - (base >>> 9));
+  }
+
+  /** The word that holds the table entry parked below a gfn's 2 MiB leaf, or 0. */
+  parked(slot: Slot, gfn: Gfn): number {
+    return this.head(slot, gfn, 1) + hugeAreas(this.#kvm.layout.slot.npages.get(slot));
   }
 
   /** Puts descriptors in store. Called with no lock; false when no frame is to be had. */

@@ -37,9 +37,8 @@ export function seqlockNotifier(kvm: Kvm): MmuNotifierOps {
     const set = kvm.memslots.active(vm);
     let zapped = 0;
     for (let i = 0; kvm.hvaRange(set, i, start, end, range) !== 0; i++) {
-      for (let gfn = range.first; gfn < range.last && !kvm.breaks.skipZap; gfn++) {
-        zapped += kvm.mmu.zapGfn(vm, range.slot, gfn, kvm.pins.remember);
-      }
+      if (!kvm.breaks.skipZap)
+        zapped += kvm.mmu.zapRange(vm, range.slot, range.first, range.last, kvm.pins.remember);
       if (kvm.breaks.firstSlotOnly && range.first !== range.last) break;
     }
     sync.y('I.z');

@@ -3,11 +3,13 @@ import { PAGE_SIZE, type Vpn } from '../base/units.ts';
 import { Access } from '../cpu/interface.ts';
 import { VCPU_WORDS } from '../cpu/vcpu.ts';
 import { initMm, type MmCore } from '../mm/index.ts';
-import { Pte, pteIsPresent, ptePfn } from '../mm/layout.ts';
+import { Pte, pmdIsHuge, pteIsPresent, ptePfn } from '../mm/layout.ts';
+import type { Advice } from '../mm/madvise.ts';
 import { Arena } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
 import { Sync } from '../sync/sync.ts';
 import { createPageOps } from '../wasm/page-ops.ts';
+import type { KvmBreaks } from './breaks.ts';
 import { checkVm, Kvm, Protocol, Vms } from './index.ts';
 import { Spte } from './layout.ts';
 import type { MemoryRegion } from './memslots.ts';
@@ -35,15 +37,29 @@ export class KvmRig {
   readonly vpn: Vpn;
   readonly vm: Vm;
 
-  constructor(options: { protocol?: 0 | 1 | 2; code?: number; pages?: number } = {}) {
-    const arena = Arena.create({ frames: 512, heapBytes: 1 << 20, shared: false });
+  constructor(
+    options: {
+      protocol?: 0 | 1 | 2;
+      code?: number;
+      pages?: number;
+      frames?: number;
+      mapped?: number;
+      breaks?: Partial<KvmBreaks>;
+    } = {},
+  ) {
+    const arena = Arena.create({ frames: options.frames ?? 512, heapBytes: 1 << 20, shared: false });
     this.sync = new Sync(arena, { lockdep: true });
     const pageOps = createPageOps(arena.memory, false);
     this.core = initMm(this.sync, { pageOps, poison: true, swap: { kind: 'zram', bytes: 256 * PAGE_SIZE } });
-    this.kvm = new Kvm(this.sync, this.#ports(), { dropCode: (_code, pfn) => void this.dropped.push(pfn) });
+    this.kvm = new Kvm(
+      this.sync,
+      this.#ports(),
+      { dropCode: (_code, pfn) => void this.dropped.push(pfn) },
+      options.breaks,
+    );
     this.vms = new Vms(this.kvm, this.core.notifiers);
     this.mm = this.core.createMm();
-    this.vpn = this.core.mmap.map(this.mm, PAGES * PAGE_SIZE) / PAGE_SIZE;
+    this.vpn = this.core.mmap.map(this.mm, (options.mapped ?? PAGES) * PAGE_SIZE) / PAGE_SIZE;
     this.vm = this.vms.create({
       mm: this.mm,
       protocol: options.protocol ?? Protocol.Modern,
@@ -54,12 +70,20 @@ export class KvmRig {
 
   /** The mm's, but its heap may be told to run out. */
   #ports(): MmPorts {
-    const { gup, uffdWaits, madvise, pages, pageAlloc, heap } = this.core;
+    const { gup, uffdWaits, madvise, pages, pageAlloc, pageTable, heap } = this.core;
     const alloc = (words: number): number => {
       if (this.allocations-- <= 0) throw new Errno('ENOMEM', 'alloc');
       return heap.alloc(words);
     };
-    return { gup, uffdWaits, madvise, pages, pageAlloc, heap: { alloc, free: at => heap.free(at) } };
+    return {
+      gup,
+      uffdWaits,
+      madvise,
+      pages,
+      pageAlloc,
+      pageTable,
+      heap: { alloc, free: at => heap.free(at) },
+    };
   }
 
   /** Sets a memslot in pages: `page` of the mapping at `gfn`. */
@@ -122,12 +146,12 @@ export class KvmRig {
     checkVm(this.kvm, this.vm, vpn => {
       const entry = this.core.pageTable.entryOf(this.mm, vpn);
       if (!pteIsPresent(entry)) return undefined;
-      return { pfn: ptePfn(entry), writable: (entry & Pte.Write) !== 0 };
+      return { pfn: ptePfn(entry), writable: (entry & Pte.Write) !== 0, huge: pmdIsHuge(entry) };
     });
     this.core.checkInvariants();
   }
 
-  advise(advice: 'pageout' | 'dontneed', page: number, pages = 1): void {
+  advise(advice: Advice, page: number, pages = 1): void {
     this.core.madvise.advise(this.mm, (this.vpn + page) * PAGE_SIZE, pages * PAGE_SIZE, advice);
   }
 }

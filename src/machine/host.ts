@@ -270,6 +270,7 @@ export class Host {
       remote_tlb_flush: 0,
       instret: 0,
       pages_4k: 0,
+      pages_2m: 0,
     };
     this.vms.forEach(vm => {
       sums.pf_taken += v.pfFixed.load(vm) + v.pfRetried.load(vm);
@@ -277,7 +278,8 @@ export class Host {
       sums.pf_retried += v.pfRetried.load(vm);
       sums.mmu_shadow_zapped += v.mmuShadowZapped.load(vm);
       sums.remote_tlb_flush += v.remoteTlbFlush.load(vm);
-      sums.pages_4k += v.pfFixed.load(vm) - v.mmuShadowZapped.load(vm);
+      sums.pages_2m += v.pages2m.get(vm);
+      sums.pages_4k += v.pfFixed.load(vm) - v.mmuShadowZapped.load(vm) - v.pages2m.get(vm);
       sums.instret += this.#instret(vm);
     });
     const { swapDevice } = this.mm;

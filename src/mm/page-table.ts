@@ -99,6 +99,14 @@ export class PageTable {
     return middle === 0 ? 0 : Atomics.load(this.#words, frameWord(ptePfn(middle)) + (vpn & INDEX));
   }
 
+  /** Does a huge entry map a page to this frame, or to any when -1? Takes no lock. */
+  mapsHuge(mm: Ptr<'mm'>, vpn: Vpn, pfn: Pfn): boolean {
+    const pmd = this.pmd(mm, vpn);
+    const middle = pmd === 0 ? 0 : Atomics.load(this.#words, pmd);
+    if ((middle & (Pte.Huge | Pte.Zero)) !== Pte.Huge) return false;
+    return pfn < 0 || ptePfn(middle) + (vpn & INDEX) === pfn;
+  }
+
   /** As `walk`, making the tables on the way; 0 when there is no frame, or HUGE. Requires: mmap. */
   alloc(mm: Ptr<'mm'>, vpn: Vpn): PteAt {
     const top = frameWord(this.#deps.layout.mm.pgd.get(mm)) + (vpn >>> 18);

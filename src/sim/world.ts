@@ -6,7 +6,7 @@ import { Spte } from '../kvm/layout.ts';
 import type { MmBreaks } from '../mm/breaks.ts';
 import { attachMm, initMm, type MmConfig, type MmCore } from '../mm/index.ts';
 import { checkInvariants } from '../mm/invariants.ts';
-import { PageFlag, Pte, pteIsPresent, ptePfn } from '../mm/layout.ts';
+import { PageFlag, Pte, pmdIsHuge, pteIsPresent, ptePfn } from '../mm/layout.ts';
 import { FRAME_POISON } from '../mm/page-alloc.ts';
 import { frameByte, frameWord, Root } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
@@ -117,10 +117,10 @@ export class World {
   }
 
   /** What the primary maps at a page. */
-  primary(mm: Ptr<'mm'>, vpn: Vpn): { pfn: Pfn; writable: boolean } | undefined {
+  primary(mm: Ptr<'mm'>, vpn: Vpn): { pfn: Pfn; writable: boolean; huge: boolean } | undefined {
     const entry = this.mm.pageTable.entryOf(mm, vpn);
     if (!pteIsPresent(entry)) return undefined;
-    return { pfn: ptePfn(entry), writable: (entry & Pte.Write) !== 0 };
+    return { pfn: ptePfn(entry), writable: (entry & Pte.Write) !== 0, huge: pmdIsHuge(entry) };
   }
 
   /** How the VMM reads a word of its memory. */
