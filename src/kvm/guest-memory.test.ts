@@ -1,6 +1,10 @@
 import { expect, test } from 'vitest';
 import { PAGE_SIZE } from '../base/units.ts';
+import { Miss } from '../cpu/interface.ts';
+import { GUP_PFN_MASK } from '../mm/fault-codes.ts';
+import { UffdMode, Userfaultfd } from '../mm/index.ts';
 import { PageFlag } from '../mm/layout.ts';
+import { provide } from '../mm/userfaultfd/manager-testing.ts';
 import { frameByte } from '../sync/arena.ts';
 import { VmMemory } from './guest-memory.ts';
 import { SlotFlag } from './layout.ts';
@@ -157,5 +161,61 @@ test('O-6 a page that a device has pinned is given up and stays until it is unpi
   expect(pin.pieces[0]![0]).toBe(9);
   memory.unpin(pin);
   expect(rig.sync.arena.bytes[frameByte(rig.write(GFN))]).toBe(0);
+  rig.check();
+});
+
+function armedRig() {
+  const { rig, memory } = rigWithMemory();
+  const { core, mm, vpn } = rig;
+  const userfault = Userfaultfd.create(core, mm, { nonBlock: true });
+  userfault.api(0);
+  userfault.register(vpn * PAGE_SIZE, 16 * PAGE_SIZE, UffdMode.Missing);
+  return { rig, memory, userfault };
+}
+
+test('J-5: a pin on a hole is blocked, asks once however often it is made, and comes when the page has', () => {
+  const { rig, memory, userfault } = armedRig();
+  expect([memory.pin(BASE, 8, 'read'), memory.pin(BASE, 8, 'read')]).toEqual(['blocked', 'blocked']);
+  const { queues } = rig.core.uffds;
+  expect(queues.counts(userfault.ctx)).toEqual({ pending: 1, read: 0, events: 0 });
+  expect(provide(rig.core, userfault.ctx, rig.vpn, 77)).toBe('ok');
+  const pin = pinned(memory, BASE, 8, 'read');
+  expect(pin.pieces[0]![0]).toBe(77);
+  memory.unpin(pin);
+  expect(memory.pin(BASE + PAGE_SIZE, 8, 'write')).toBe('blocked');
+  memory.close();
+  expect(rig.core.slabs.uffdWait.used).toBe(0);
+  rig.check();
+});
+
+test('J-5, K-30: a manager on the same thread serves devices and vCPUs', () => {
+  const { rig, memory, userfault } = armedRig();
+  userfault.serveInline(event => {
+    if (event.event === 'pagefault') provide(rig.core, userfault.ctx, event.address / PAGE_SIZE, 5);
+  });
+  expect(memory.pin(BASE, 8, 'write')).toBe('blocked');
+  memory.waitBlocked();
+  memory.unpin(pinned(memory, BASE, 8, 'write'));
+  expect(rig.read(GFN + 1)).toBe(Miss.Blocked);
+  rig.core.uffdWaits.wait(rig.kvm.fault.ticket);
+  rig.core.uffdWaits.finish(rig.kvm.fault.ticket);
+  expect(rig.read(GFN + 1)).toBeGreaterThan(0);
+  rig.check();
+});
+
+test('T-UF-13: a vCPU and a thread of the VMM that meet at one hole are served by one page', () => {
+  const { rig, userfault } = armedRig();
+  const { core } = rig;
+  expect(rig.write(GFN)).toBe(Miss.Blocked);
+  const vcpu = rig.kvm.fault.ticket;
+  core.gup.fault(rig.mm, rig.vpn, false);
+  const thread = core.gup.ticket;
+  expect(provide(core, userfault.ctx, rig.vpn, 3)).toBe('ok');
+  for (const ticket of [vcpu, thread]) {
+    expect(core.uffdWaits.isOver(ticket)).toBe(true);
+    core.uffdWaits.finish(ticket);
+  }
+  expect(frameByte(rig.write(GFN))).toBe(frameByte(core.gup.fault(rig.mm, rig.vpn, false) & GUP_PFN_MASK));
+  core.pages.put(rig.read(GFN));
   rig.check();
 });

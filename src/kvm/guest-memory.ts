@@ -149,6 +149,11 @@ export class VmMemory {
     return this.#tickets.has(gfn);
   }
 
+  /** Sleeps until what blocked the last pin has come. */
+  waitBlocked(): void {
+    if (this.ticket !== 0) this.#kvm.mm.uffdWaits.wait(this.ticket);
+  }
+
   /** Gives up waiting for pages. The guest is about to go. */
   close(): void {
     for (const ticket of this.#tickets.values()) this.#kvm.mm.uffdWaits.finish(ticket);

@@ -12,6 +12,8 @@ export type MmPorts = {
   readonly uffdWaits: {
     isOver(ticket: Ptr<'uffdWait'>): boolean;
     finish(ticket: Ptr<'uffdWait'>): void;
+    /** Sleeps until the ticket is over; managers of this thread work first. */
+    wait(ticket: Ptr<'uffdWait'>): void;
   };
   readonly madvise: {
     /** Throws Errno; see mm/madvise.ts. */

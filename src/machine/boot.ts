@@ -58,8 +58,11 @@ export function place(files: BootFiles, memoryBytes: number): Placement {
   return { kernel: RAM_BASE, initrd, initrdBytes, deviceTree, end };
 }
 
+/** Memory that can be waited for. */
+type LoadMemory = GuestMemory & { waitBlocked?(): void };
+
 /** Copies bytes into guest RAM, a page at a time, so that it works under any memory limit. */
-export function load(memory: GuestMemory, gpa: number, bytes: Uint8Array): void {
+export function load(memory: LoadMemory, gpa: number, bytes: Uint8Array): void {
   const step = 4096;
   for (let at = 0; at < bytes.length; ) {
     const length = Math.min(step - ((gpa + at) % step), bytes.length - at);
@@ -75,10 +78,13 @@ function isZero(bytes: Uint8Array): boolean {
   return true;
 }
 
-function loadPiece(memory: GuestMemory, gpa: number, piece: Uint8Array): void {
+function loadPiece(memory: LoadMemory, gpa: number, piece: Uint8Array): void {
   for (let tries = 0; tries < 1000; tries++) {
     const pin = memory.pin(gpa, piece.length, 'write');
-    if (pin === 'blocked') continue;
+    if (pin === 'blocked') {
+      memory.waitBlocked?.();
+      continue;
+    }
     if (pin === 'fault') break;
     pin.pieces[0]!.set(piece);
     memory.unpin(pin);

@@ -61,7 +61,7 @@ export class VcpuLoop {
   step(): Step {
     const { cpu, vcpu, board, clock } = this.#o;
     if (board.blocked || board.nextDeadline() <= clock.now()) board.poll();
-    if (this.#isWaiting()) return 'blocked';
+    if (this.#isWaiting()) return this.#waiting();
     this.#fireTimer();
     const exit = cpu.run(vcpu, clock.budgetUntil(this.#timecmp(), this.#slice));
     switch (exit) {
@@ -98,6 +98,13 @@ export class VcpuLoop {
     if (!this.#o.faults.isOver(ticket)) return true;
     this.leaveFault();
     return false;
+  }
+
+  /** What is asked of a vCPU that waits is done all the same (K-31). */
+  #waiting(): Step {
+    const { words, vcpu } = this.#o;
+    const requests = Atomics.and(words, vcpu + AT.requests, ~Request.Kick);
+    return (requests & (Request.Stop | Request.Pause)) !== 0 ? 'stopped' : 'blocked';
   }
 
   /** Gives up its user fault, answered or not. */
