@@ -84,6 +84,14 @@ export type MmBreaks = {
   ksmReuse: boolean;
   /** Swap-in maps the page that it finds, whatever place in whatever mapping that came from. */
   ksmSwapInAnywhere: boolean;
+  /** C-6: the pte of a merged page keeps the right to write. */
+  ksmKeepsWritable: boolean;
+  /** C-7: KSM maps the zero page where it finds nothing. */
+  ksmFillsHoles: boolean;
+  /** C-7: KSM merges pages that userfaultfd has write-protected. */
+  ksmMergesProtected: boolean;
+  /** C-10: NUMA hints are set without telling the secondaries. */
+  hintWithoutNotify: boolean;
   /** An item that goes takes with it the way to mappings that fork made. */
   ksmNoOrphans: boolean;
 };
@@ -130,5 +138,9 @@ export const NO_MM_BREAKS: MmBreaks = {
   ksmWithoutNotify: false,
   ksmReuse: false,
   ksmSwapInAnywhere: false,
+  ksmKeepsWritable: false,
+  ksmFillsHoles: false,
+  ksmMergesProtected: false,
+  hintWithoutNotify: false,
   ksmNoOrphans: false,
 };

@@ -22,6 +22,7 @@ import { Mmap } from './mmap.ts';
 import { type MmOptions, Mms } from './mms.ts';
 import { MmuNotifiers } from './mmu-notifier.ts';
 import { Mremap } from './mremap.ts';
+import { Numa } from './numa.ts';
 import { Pages } from './page.ts';
 import { PageAlloc } from './page-alloc.ts';
 import { PageCache } from './page-cache.ts';
@@ -140,6 +141,7 @@ export class MmCore {
   readonly mfill: Mfill;
   readonly writeProtect: WriteProtect;
   readonly ksm: Ksm;
+  readonly numa: Numa;
   readonly madvise: Madvise;
   readonly access: Access;
   readonly #fork: Fork;
@@ -239,6 +241,7 @@ export class MmCore {
     this.mms = new Mms(this);
     this.move = new Move({ ...memoryDeps, sync, uffds: this.uffds, killed: config.killed });
     this.khugepaged = new Khugepaged(this);
+    this.numa = new Numa(this);
     this.ksm = new Ksm({
       ...{ ...memoryDeps, sync, slabs: this.slabs, memory: this.memory },
       afterMm: mm => this.mms.after(mm),

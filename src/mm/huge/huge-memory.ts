@@ -215,6 +215,7 @@ export class HugeMemory {
     }
     const writable = reuse || (entry & Pte.Write) !== 0;
     pageTable.change(pmd, (write ? USE_BITS : Pte.Young) | (reuse ? Pte.Write : 0), Pte.ProtNone);
+    if ((entry & Pte.ProtNone) !== 0) this.#deps.vmstat.add('numa_hint_faults', 1);
     const zero = (entry & Pte.Zero) !== 0;
     const pfn = zero ? pages.zeroPage : ptePfn(entry) + (vpn % HUGE_FRAMES);
     pages.get(pfn);

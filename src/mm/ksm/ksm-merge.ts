@@ -51,7 +51,8 @@ export const mayMerge = (flags: number): boolean =>
   (flags & VmFlag.Mergeable) !== 0 && (flags & KSM_INCOMPATIBLE) === 0;
 
 /** A pte that KSM may look at, of whatever page. */
-export const mayScan = (entry: number): boolean => pteIsPresent(entry) && (entry & NEVER) === 0;
+export const mayScan = (entry: number, breaks: MmBreaks): boolean =>
+  pteIsPresent(entry) && (entry & (breaks.ksmMergesProtected ? Pte.Zero : NEVER)) === 0;
 
 /**
  * What is done to ptes. Content counts only while nobody can write it: first the pte is write-protected with every
@@ -143,7 +144,7 @@ export class KsmMerger {
     const vma = this.#vmaOf(item);
     const vpn = layout.ksmItem.vpn.get(item);
     const entry = vma === 0 ? 0 : pageTable.entryOf(mm, vpn);
-    if (mayScan(entry) && pages.tryGet(ptePfn(entry))) {
+    if (mayScan(entry, this.#deps.breaks) && pages.tryGet(ptePfn(entry))) {
       if (((pageTable.entryOf(mm, vpn) ^ entry) & ~(Pte.Young | Pte.Dirty)) === 0) found = ptePfn(entry);
       else pages.put(ptePfn(entry));
     }
@@ -216,7 +217,7 @@ export class KsmMerger {
     sync.y('M.0');
     let entry = 0;
     const seen = pageTable.held(pte);
-    if (mayScan(seen) && ptePfn(seen) === pfn) {
+    if (mayScan(seen, breaks) && ptePfn(seen) === pfn) {
       const was = pageTable.take(pte);
       // Pinning secondaries let go before anyone counts (B-1, M-35), and before the pte is back (N-7).
       if (!breaks.ksmWithoutNotify) notifiers.invalidatePage(mm, vpn);
@@ -298,13 +299,13 @@ export class KsmMerger {
 
   /** Requires: the ptl; the pte has been taken. */
   #set(mm: Mm, pte: PteAt, entry: number, stable: Pfn): void {
-    const { layout, pageTable, pages, rmap } = this.#deps;
+    const { layout, pageTable, pages, rmap, breaks } = this.#deps;
     if (stable === pages.zeroPage) {
       pageTable.replace(pte, mkPte(stable, Pte.Zero | (entry & KEPT)));
       layout.mm.anonPages.add(mm, -1);
     } else {
       layout.page.mapcount.add(pages.at(stable), 1);
-      pageTable.replace(pte, mkPte(stable, entry & KEPT));
+      pageTable.replace(pte, mkPte(stable, (entry & KEPT) | (breaks.ksmKeepsWritable ? Pte.Write : 0)));
     }
     rmap.removeMapping(ptePfn(entry));
   }

@@ -72,6 +72,7 @@ class KsmRun extends Run {
         this.mm.ksm.set('run', 2);
         break;
       case 'hints':
+        this.mm.numa.changeProtNuma(space.mm, at(0) / PAGE_SIZE, at(WINDOW) / PAGE_SIZE);
         break;
       default:
         this.step({ ...step, space: number });
@@ -96,7 +97,7 @@ function runScript(breaks: Partial<MmBreaks>, steps: Step[]): void {
 test('C-21: random writes, forks, swaps and scans leave every byte as a Map has it', () => {
   fc.assert(
     fc.property(script, steps => runScript({}, steps)),
-    { seed: Number(process.env.KSM_SEED ?? 5), numRuns: Number(process.env.KSM_RUNS ?? 12) },
+    { seed: Number(process.env.KSM_SEED ?? 5), numRuns: Number(process.env.KSM_RUNS ?? 8) },
   );
 });
 

@@ -3,7 +3,8 @@ import { frameByte, Root } from '../../sync/arena.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import type { Sync } from '../../sync/sync.ts';
 import type { PageOps } from '../../wasm/page-ops.ts';
-import { type MmLayout, Pte, ptePfn } from '../layout.ts';
+import type { MmBreaks } from '../breaks.ts';
+import { type MmLayout, mkPte, Pte, ptePfn } from '../layout.ts';
 import type { Pages } from '../page.ts';
 import { HUGE, nextTable, type PageTable } from '../page-table.ts';
 import type { Vmas } from '../vma.ts';
@@ -27,6 +28,7 @@ export type KsmScanDeps = {
   readonly items: KsmItems;
   readonly table: KsmTable;
   readonly merger: KsmMerger;
+  readonly breaks: MmBreaks;
   /** The address space after one on the list of all; the first when 0. */
   readonly afterMm: (mm: Mm) => Mm;
 };
@@ -164,12 +166,14 @@ export class KsmScanner {
 
   /** Looks at one entry; the page number to go on with. */
   #gatherAt(mm: Mm, vpn: Vpn): Vpn {
-    const { pageTable } = this.#deps;
+    const { pageTable, pages, breaks } = this.#deps;
     const pte = pageTable.walk(mm, vpn);
     if (pte === 0) return nextTable(vpn);
+    if (breaks.ksmFillsHoles && pte > 0 && pageTable.load(pte) === 0)
+      pageTable.fill(pte, mkPte(pages.zeroPage, Pte.Zero));
     // A huge page is looked at like its 512, and split when one of them is merged.
     const entry = pte === HUGE ? pageTable.entryOf(mm, vpn) : pageTable.load(pte);
-    if (mayScan(entry)) this.#gatherPage(mm, vpn, entry);
+    if (mayScan(entry, breaks)) this.#gatherPage(mm, vpn, entry);
     return vpn + 1;
   }
 

@@ -13,6 +13,7 @@ const MODULES: readonly (() => Promise<{ cases: readonly AnyCase[] }>)[] = [
   () => import('./reverse-map.ts'),
   () => import('./swapping.ts'),
   () => import('./shmem.ts'),
+  () => import('./merging.ts'),
 ];
 
 export async function allCases(): Promise<AnyCase[]> {
