@@ -62,6 +62,8 @@ export type MmBreaks = {
   moveByMapcountAlone: boolean;
   /** T-RAP-10: a move does not look at both entries again under their locks. */
   moveWithoutRecheck: boolean;
+  /** T-RAP-12: a move takes the tables' locks in the order source, destination. */
+  moveLocksUnordered: boolean;
   /** T-RAP-13: a page changes its anon_vma without its lock, which walks of the reverse map hold (R-15). */
   moveWithoutPageLock: boolean;
   /** B-24: a swap entry moves without the page that has its content. */
@@ -130,6 +132,7 @@ export const NO_MM_BREAKS: MmBreaks = {
   moveWithoutPageLock: false,
   moveSwapWithoutRekey: false,
   moveSwapStale: false,
+  moveLocksUnordered: false,
   swapDropsUffdWp: false,
   protectWithoutNotify: false,
   fillWithoutRecheck: false,

@@ -92,6 +92,8 @@ export class Rmap {
     const p = this.#deps.pages.at(pfn);
     const mapping = page.mapping.load(p);
     if (mapping === 0) return false;
+    // The page's lock keeps it: who moves a page takes that too, so there is no need to look again.
+    this.#deps.sync.y('A.m');
     // Ksm changes under the page lock alone.
     if ((page.flags.get(p) & PageFlag.Ksm) === 0)
       return this.#walkVmas(mapping, page.index.get(p), pfn, visit);

@@ -151,9 +151,10 @@ export class MovePage {
   #lockRest(pfn: Pfn): number {
     const { layout, pages, pageTable, anonVmas, y } = this.#deps;
     const anonVma = layout.page.mapping.load(pages.at(pfn));
-    if (anonVma === 0) return AGAIN;
+    // Merged meanwhile, it names something else.
+    if (anonVma === 0 || pages.has(pfn, PageFlag.Ksm)) return AGAIN;
     anonVmas.lock(anonVma);
-    pageTable.lockTwo(this.#from, this.#to);
+    this.#lockTables();
     y('V.t');
     const result = this.#recheck(pfn);
     const moved = result === MOVED ? this.#commit(pfn) : result;
@@ -163,10 +164,19 @@ export class MovePage {
     return moved;
   }
 
+  #lockTables(): void {
+    const { pageTable, breaks } = this.#deps;
+    if (!breaks.moveLocksUnordered) pageTable.lockTwo(this.#from, this.#to);
+    else {
+      pageTable.lock(this.#from);
+      pageTable.lock(this.#to);
+    }
+  }
+
   /** Row 9. Requires: both ptls. */
   #recheck(pfn: Pfn): number {
     const { pageTable, breaks } = this.#deps;
-    if (breaks.moveWithoutRecheck) return pageTable.held(this.#from) === 0 ? AGAIN : MOVED;
+    if (breaks.moveWithoutRecheck) return MOVED;
     if (pageTable.held(this.#to) !== 0 || !this.#same()) return AGAIN;
     return this.#isOurs(pfn) ? MOVED : -ERRNO.EBUSY;
   }
@@ -229,7 +239,7 @@ export class MovePage {
   #zero(): number {
     const { pageTable, pages, notifiers } = this.#deps;
     if ((this.#how & MoveFlag.Modern) === 0) return -ERRNO.EBUSY;
-    pageTable.lockTwo(this.#from, this.#to);
+    this.#lockTables();
     const same = pageTable.held(this.#to) === 0 && this.#same();
     if (same) {
       pageTable.clear(this.#from);
@@ -249,8 +259,9 @@ export class MovePage {
     y('V.p');
     if (cached === 0) return this.#moveSwap(0);
     pages.lock(cached);
-    const left = layout.page.swap.load(pages.at(cached)) !== slot + 1;
-    const result = left ? AGAIN : this.#moveSwap(cached);
+    let result: number = AGAIN;
+    if (layout.page.swap.load(pages.at(cached)) === slot + 1)
+      result = pages.has(cached, PageFlag.Ksm) ? -ERRNO.EBUSY : this.#moveSwap(cached);
     if (result === MOVED) this.#rekey(cached);
     pages.unlock(cached);
     pages.put(cached);
@@ -271,7 +282,7 @@ export class MovePage {
   /** Requires: the page of the slot locked, if it has one. */
   #moveSwap(cached: Pfn | 0): number {
     const { pageTable, layout, y } = this.#deps;
-    pageTable.lockTwo(this.#from, this.#to);
+    this.#lockTables();
     y('V.t');
     const result = this.#recheckSwap(cached);
     if (result === MOVED) {

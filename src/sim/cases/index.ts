@@ -12,6 +12,7 @@ const MODULES: readonly (() => Promise<{ cases: readonly AnyCase[] }>)[] = [
   () => import('./life.ts'),
   () => import('./reverse-map.ts'),
   () => import('./swapping.ts'),
+  () => import('./moving.ts'),
   () => import('./shmem.ts'),
   () => import('./merging.ts'),
 ];
