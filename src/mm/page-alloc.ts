@@ -177,6 +177,7 @@ export class PageAlloc {
     // The frames that alignment skips are as good as any.
     for (let pfn = first - 1; pfn >= start; pfn--) {
       this.#page.flags.set(this.#at(pfn), PageFlag.Free);
+      if (this.#poison !== undefined) this.#poison.fill(frameByte(pfn), FRAME_POISON, 4096);
       this.#push(pfn, this.#at(pfn));
     }
     bump.set(this.#z, first + HUGE_FRAMES);

@@ -2,7 +2,7 @@
 // of them runs at any time, so plain accesses do, but for the words on which a thread sleeps.
 
 export const MAX_ACTORS = 6;
-export const MAX_STEPS = 4096;
+export const MAX_STEPS = 16384;
 const MAX_LABELS = 256;
 const LABEL_WORDS = 8;
 const TEXT_WORDS = 1024;

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { PAGE_SIZE } from '../../base/units.ts';
 import { GUP_NOMEM, GUP_SIGBUS, GUP_WRITABLE } from '../fault-codes.ts';
+import { AT, Managed, VPN } from '../userfaultfd/manager-testing.ts';
 import { HUGE_BYTES, HugeRig } from './huge-testing.ts';
 
 test('H-2 M-5: the first write to an area that asks for it maps 2 MiB, zeroed', () => {
@@ -374,4 +375,27 @@ test('R-13: a huge page moves whole to another VMA, with the table kept for it',
     ['0x20200000-0x20400000 rw- anon hg uf', '  0x20200000 huge page writable dirty ×512'].join('\n'),
   );
   expect(rig.read(512 + 5)).toBe(55);
+});
+
+test('H-5 B-27 B-28: a huge user fault names the 4 KiB page; while it sleeps nothing is kept; neighbours still fire', () => {
+  for (const write of [true, false]) {
+    const managed = new Managed({ pages: 512, core: { frames: 2560, strictSeedOrder: true } });
+    const { core, mm } = managed;
+    core.madvise.advise(mm, AT, HUGE_BYTES, 'hugepage');
+    core.memcontrol.setMax(core.layout.mm.memcg.get(mm), 2000, 32);
+    managed.finish(managed.sleeper(7, write)); // makes the middle table and what else any fault makes
+    const tables = core.layout.mm.nrPtes.load(mm);
+    const free = core.pageAlloc.freeFrames;
+    const ticket = managed.sleeper(7, write);
+    expect(core.layout.uffdWait.vpn.get(ticket)).toBe(VPN + 7);
+    expect([core.layout.mm.nrPtes.load(mm), core.pageAlloc.freeFrames]).toEqual([tables, free]);
+    expect(core.thp.zeroRefs).toBe(write ? 0 : 1);
+    expect(managed.provide(7, 70)).toBe('ok');
+    expect(managed.isWoken(ticket)).toBe(true);
+    managed.finish(ticket);
+    expect(core.access.read32(mm, AT + 7 * PAGE_SIZE)).toBe(70);
+    managed.finish(managed.sleeper(8, write));
+    core.checkInvariants();
+    expect(core.describe(mm)).not.toContain('huge');
+  }
 });

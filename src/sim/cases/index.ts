@@ -13,6 +13,7 @@ const MODULES: readonly (() => Promise<{ cases: readonly AnyCase[] }>)[] = [
   () => import('./reverse-map.ts'),
   () => import('./swapping.ts'),
   () => import('./moving.ts'),
+  () => import('./huge.ts'),
   () => import('./shmem.ts'),
   () => import('./merging.ts'),
 ];
