@@ -1,6 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
+import { ensureImage } from '../src/image/images.ts';
 
 /** Runs an example against the built package, as a user does, and returns what it prints. */
 const run = (name: string): string =>
@@ -29,4 +30,18 @@ written:   spte present
 paged out: spte none, 1 page in swap
 read:      spte present, 'elastic'
 `);
+});
+
+test('examples/paged-from-file.ts reads a GiB of a file through 512 frames, every page right', () => {
+  expect(run('paged-from-file.ts')).toBe('wrong: 0, most frames at once: 512\n');
+});
+
+test('examples/supplied-guest.ts boots Debian in RAM that a handler supplies', async ({ skip }) => {
+  try {
+    (await ensureImage('tiny')).close();
+  } catch (error) {
+    console.warn(`not run: the guest image can't be built here: ${String((error as Error).message)}`);
+    skip();
+  }
+  expect(run('supplied-guest.ts')).toBe('Linux riscv64\n42\nall pages were asked for: true\n');
 });

@@ -17,6 +17,7 @@ export type FaultlineCode =
   | 'E_GUEST_PANIC'
   | 'E_AGENT'
   | 'E_TIMEOUT'
+  | 'E_USER_FAULT'
   | 'E_ELF'
   | 'E_IO'
   | 'E_INTERNAL';

@@ -1,6 +1,7 @@
 import { FaultlineError } from '../base/error.ts';
-import { alignDown, alignUp, MIB } from '../base/units.ts';
+import { alignDown, alignUp, MIB, PAGE_SIZE } from '../base/units.ts';
 import type { GuestMemory } from '../devices/interface.ts';
+import { buildDeviceTree } from './device-tree.ts';
 import { RAM_BASE } from './memory-map.ts';
 
 // Where a kernel, its initrd and its device tree go in guest RAM, and how they get there.
@@ -56,6 +57,44 @@ export function place(files: BootFiles, memoryBytes: number): Placement {
     );
   }
   return { kernel: RAM_BASE, initrd, initrdBytes, deviceTree, end };
+}
+
+/** Where a vCPU begins, and what it finds in RAM: pieces in order of address; all else is zero. */
+export type BootPlan = {
+  entry: { pc: number; a1: number };
+  pieces: readonly { gpa: number; bytes: Uint8Array }[];
+};
+
+/** Puts kernel, initrd and device tree into RAM, on paper. `rngSeed`: 64 random bytes. Throws as `place`. */
+export function planBoot(
+  files: BootFiles,
+  config: { memoryBytes: number; commandLine: string },
+  rngSeed: Uint8Array,
+): BootPlan {
+  const at = place(files, config.memoryBytes);
+  const tree = buildDeviceTree({
+    memoryBytes: config.memoryBytes,
+    bootargs: config.commandLine,
+    rngSeed,
+    ...(at.initrdBytes > 0 ? { initrd: { start: at.initrd, end: at.initrd + at.initrdBytes } } : {}),
+  });
+  const initrd = files.initrd === undefined ? [] : [{ gpa: at.initrd, bytes: files.initrd }];
+  return {
+    entry: { pc: at.kernel, a1: at.deviceTree },
+    pieces: [{ gpa: at.kernel, bytes: files.kernel }, ...initrd, { gpa: at.deviceTree, bytes: tree }],
+  };
+}
+
+/** A page of RAM as a machine that starts finds it. */
+export function bootPage(plan: BootPlan, gpa: number): Uint8Array {
+  const page = new Uint8Array(PAGE_SIZE);
+  const start = alignDown(gpa, PAGE_SIZE);
+  for (const piece of plan.pieces) {
+    const from = Math.max(start, piece.gpa);
+    const to = Math.min(start + PAGE_SIZE, piece.gpa + piece.bytes.length);
+    if (from < to) page.set(piece.bytes.subarray(from - piece.gpa, to - piece.gpa), from - start);
+  }
+  return page;
 }
 
 /** Memory that can be waited for. */

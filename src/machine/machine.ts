@@ -9,9 +9,8 @@ import { VmMemory } from '../kvm/guest-memory.ts';
 import { GUP_SIGBUS } from '../mm/fault-codes.ts';
 import type { Ptr } from '../sync/struct.ts';
 import { Board, type Channel } from './board.ts';
-import { type BootFiles, load, place } from './boot.ts';
+import { type BootFiles, load, planBoot } from './boot.ts';
 import { instretClock, type MachineClock, realClock } from './clock.ts';
-import { buildDeviceTree } from './device-tree.ts';
 import { type BareProgram, loadElf } from './elf.ts';
 import type { Guest, Host } from './host.ts';
 import { RAM_BASE } from './memory-map.ts';
@@ -115,19 +114,16 @@ export class Machine {
 
   /** Puts a kernel, its initrd and a device tree into RAM and the vCPU at the kernel's entry. */
   boot(files: BootFiles): void {
-    const at = place(files, this.#config.memoryBytes);
-    load(this.memory, at.kernel, files.kernel);
-    if (files.initrd !== undefined) load(this.memory, at.initrd, files.initrd);
     const seed = new Uint8Array(64);
     this.#random(seed);
-    const tree = buildDeviceTree({
-      memoryBytes: this.#config.memoryBytes,
-      bootargs: this.#config.commandLine,
-      rngSeed: seed,
-      ...(at.initrdBytes > 0 ? { initrd: { start: at.initrd, end: at.initrd + at.initrdBytes } } : {}),
-    });
-    load(this.memory, at.deviceTree, tree);
-    this.host.cpu.reset(this.vcpu, { hartId: 0, pc: at.kernel, a1: at.deviceTree });
+    const plan = planBoot(files, this.#config, seed);
+    for (const { gpa, bytes } of plan.pieces) load(this.memory, gpa, bytes);
+    this.enter(plan.entry);
+  }
+
+  /** The vCPU at a kernel's entry, where RAM holds, or will be found to hold, what a BootPlan says. */
+  enter(entry: { pc: number; a1: number }): void {
+    this.host.cpu.reset(this.vcpu, { hartId: 0, ...entry });
     // As firmware leaves it: the vDSO reads `time` in user mode, and without an SBI PMU nobody else allows it.
     this.host.words[this.vcpu + AT.scounteren] = SCOUNTEREN_TM;
   }

@@ -7,8 +7,10 @@ import type { MachineEnd } from '../machine/run-loop.ts';
 /** All that a machine is started from; sent to the worker as it is. */
 export type Launch = {
   machine: MachineConfig;
-  /** A kernel and its initrd, or one ELF to run bare. */
-  files: BootFiles | { elf: Uint8Array };
+  /** A kernel and its initrd, one ELF to run bare, or where to begin in RAM that somebody else supplies. */
+  files: BootFiles | { elf: Uint8Array } | { entry: { pc: number; a1: number } };
+  /** Begins only at `Driver.go`. */
+  waits?: boolean;
   /** Image directories' disks, opened by whoever owns the devices. */
   disks: readonly string[];
   agent: boolean;
@@ -29,6 +31,9 @@ export interface Driver {
   readonly ended: Promise<MachineEnd>;
   /** The guest's pieces in the arena; undefined before it is made and after it was given back. */
   guest(): Guest | undefined;
+  /** Resolves when the guest is made; a Launch that `waits` then needs `go`. Rejects if it can't be. */
+  readonly made: Promise<Guest>;
+  go(): void;
   /** How large the guest's balloon is, by its own account, in bytes. */
   balloonBytes(): number;
   /** How large it shall be. False if the guest has none. */

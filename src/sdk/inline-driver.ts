@@ -16,6 +16,8 @@ const TURN_MS = 10;
  */
 export class InlineDriver implements Driver {
   readonly ended: Promise<MachineEnd>;
+  readonly made: Promise<Guest>;
+  readonly #going: Promise<void>;
   readonly #queue = new Queue();
   readonly #loop: RunLoop;
   readonly #machine: Machine;
@@ -38,8 +40,16 @@ export class InlineDriver implements Driver {
       channels: ['console', 'agent'],
       housekeep: () => host.housekeep(),
     });
+    this.made = Promise.resolve(machine.guest);
+    this.#going = new Promise(resolve => {
+      this.go = resolve;
+      if (launch.waits !== true) resolve();
+    });
     this.ended = this.#run().finally(() => this.#leave());
   }
+
+  /** Replaced by the constructor. */
+  go: () => void = () => {};
 
   guest(): Guest | undefined {
     return this.#gone ? undefined : this.#machine.guest;
@@ -67,6 +77,7 @@ export class InlineDriver implements Driver {
 
   stop(): void {
     this.#stopped = true;
+    this.go();
     this.#wake?.();
   }
 
@@ -76,6 +87,7 @@ export class InlineDriver implements Driver {
   }
 
   async #run(): Promise<MachineEnd> {
+    await this.#going;
     await nextTurn();
     while (!this.#stopped) {
       const until = performance.now() + TURN_MS;

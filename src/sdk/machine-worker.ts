@@ -41,6 +41,8 @@ function run(): void {
   const machine = startMachine(host, launch, events, openDisk);
   const { words } = host;
   tell(words, machine.guest);
+  post({ kind: 'made' });
+  if (launch.waits) Atomics.wait(words, control + CONTROL.go, 0);
   const end = runToEnd(host, machine);
   if (!launch.keepMemory) {
     Atomics.store(words, control + CONTROL.mm, 0);

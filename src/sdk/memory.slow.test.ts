@@ -75,3 +75,48 @@ describe('memory of a guest', () => {
       await expect(vm.memory.advise(range, 'cold')).rejects.toMatchObject({ code: 'EINVAL' });
   });
 });
+
+test('O-6, V-56, S-11 a guest in RAM from a handler gives pages away, and its source is not asked for them again', async ({
+  skip,
+}) => {
+  if (missing) skip();
+  const seen = new Map<number, number>();
+  const guest = await Sandbox.create('tiny', {
+    // Linux reports only while 64 MiB and more are free.
+    memory: '256M',
+    async userfault(fault, uffd) {
+      seen.set(fault.address, (seen.get(fault.address) ?? 0) + 1);
+      uffd.copy(fault.address, fault.initial);
+    },
+  });
+  try {
+    const fill = 'dd if=/dev/zero of=/tmp/x bs=1M count=90 2>/dev/null; md5sum < /tmp/x; rm /tmp/x';
+    const first = await guest.commands.run(fill);
+    const before = guest.memory.stat().residentBytes;
+    for (let i = 0; i < 150 && guest.memory.stat().residentBytes > before - 50 * MIB; i++)
+      await new Promise(resolve => setTimeout(resolve, 100));
+    expect(guest.memory.stat().residentBytes).toBeLessThan(before - 50 * MIB);
+    expect((await guest.commands.run(fill)).stdout).toBe(first.stdout);
+    expect(Math.max(...seen.values())).toBe(1);
+  } finally {
+    await guest.kill();
+  }
+});
+
+test('V-29 a guest whose handler dies ends with the reason, and commands say so', async ({ skip }) => {
+  if (missing) skip();
+  let dead = false;
+  const guest = await Sandbox.create('tiny', {
+    memory: '128M',
+    userfault(fault, uffd) {
+      if (dead) throw new Error('the store is gone');
+      uffd.copy(fault.address, fault.initial);
+    },
+  });
+  dead = true;
+  await expect(guest.commands.run('dd if=/dev/zero of=/tmp/x bs=1M count=30')).rejects.toMatchObject({
+    code: 'E_USER_FAULT',
+    message: expect.stringMatching(/the store is gone/),
+  });
+  await guest.kill();
+});

@@ -10,14 +10,13 @@ import { smaps, smapsRollup } from '../inspect/smaps.ts';
 import { vmstatText } from '../inspect/vmstat-text.ts';
 import type { Guest, Host } from '../machine/host.ts';
 import { RAM_BASE } from '../machine/memory-map.ts';
+import type { UserFaultMode } from '../machine/user-faults.ts';
 import type { Driver } from './driver.ts';
 import { bytes, LIMIT_MIN, type Size } from './size.ts';
 import { parseSmaps, type SmapsMapping } from './smaps-mapping.ts';
+import { type FaultHandler, type Range, Uffd, type UserfaultOptions } from './userfault.ts';
 
 export type { MemoryStat } from '../inspect/mem-stat.ts';
-
-/** Bytes of guest physical memory, from `start` on. RAM begins at `memory.ram.start`. */
-export type Range = { start: number; length: number };
 
 /** Advice by its Linux name, without MADV_. */
 export type MemoryAdvice =
@@ -27,6 +26,9 @@ export type MemoryAdvice =
 /** Shares of time that work waited for memory, in percent, and the sum, in microseconds. Linux: PSI. */
 export type PsiLine = { avg10: number; avg60: number; avg300: number; totalUs: number };
 export type Pressure = { some: PsiLine; full: PsiLine };
+
+/** What a guest's memory is made of, what it has given away, and what programs were asked for. */
+export type GuestMemoryStat = MemoryStat & { balloonBytes: number; userfaults: number };
 
 /** Files of Linux that a guest's memory has here, as text. */
 export type MemoryFile = 'smaps' | 'smaps_rollup' | 'vmstat' | 'meminfo' | `memory.${string}`;
@@ -43,10 +45,47 @@ const FLAGS: ReadonlySet<MemoryAdvice> = new Set(['mergeable', 'unmergeable', 'h
 export class Memory {
   readonly #host: Host;
   readonly #driver: MemoryDriver;
+  readonly #initial: (address: number) => Uint8Array;
+  readonly #managers: Uffd[] = [];
 
-  constructor(host: Host, driver: MemoryDriver) {
+  /** `initial`: a page of RAM as the guest finds it when it starts. */
+  constructor(host: Host, driver: MemoryDriver, initial?: (address: number) => Uint8Array) {
     this.#host = host;
     this.#driver = driver;
+    this.#initial = initial ?? (() => new Uint8Array(PAGE_SIZE));
+  }
+
+  /**
+   * Supplies what is missing of a range, or hears of writes to it: `handler` is asked for each page when the guest,
+   * or a device of it, comes to it, and answers by `copy` and its like. What the guest has given away by its
+   * balloon or reported free is zero from then on, and not asked for. Throws Errno: EINVAL for what is not whole
+   * pages of RAM or 'minor', EBUSY where somebody else is asked.
+   */
+  async userfault(
+    range: Range,
+    handler: FaultHandler,
+    options: UserfaultOptions | UserFaultMode = {},
+  ): Promise<Uffd> {
+    const o = typeof options === 'string' ? { mode: options } : options;
+    const uffd = new Uffd(this.#host, this.#guest(), handler, this.#initial, o);
+    try {
+      uffd.arm(range, o.mode ?? 'missing');
+    } catch (error) {
+      uffd.close();
+      throw error;
+    }
+    this.#managers.push(uffd);
+    return uffd;
+  }
+
+  /** Why a manager of user faults has died, if one has. */
+  get failure(): FaultlineError | undefined {
+    return this.#managers.find(manager => manager.failure !== undefined)?.failure;
+  }
+
+  /** The guest has ended: nobody asks any more. */
+  close(): void {
+    for (const manager of this.#managers) manager.close();
   }
 
   /** Where the guest has RAM. */
@@ -55,9 +94,10 @@ export class Memory {
   }
 
   /** All zero when the guest has no memory yet, or no more. */
-  stat(): MemoryStat & { balloonBytes: number } {
+  stat(): GuestMemoryStat {
     const stat = memoryStat(this.#host.mm, this.#driver.guest()?.mm, monotonicMs());
-    return { ...stat, balloonBytes: this.#driver.balloonBytes() };
+    const userfaults = this.#managers.reduce((sum, manager) => sum + manager.count, 0);
+    return { ...stat, balloonBytes: this.#driver.balloonBytes(), userfaults };
   }
 
   /** Events since the start, by the names of /proc/vmstat; of all the guests of a Host. */

@@ -5,6 +5,7 @@ import { openSwapFile } from '../host/node/swap-file.ts';
 import type { SwapSpec } from '../machine/host.ts';
 import type { Host } from './host.ts';
 import { bytes, LIMIT_MIN, type Size } from './size.ts';
+import type { FaultHandler } from './userfault.ts';
 
 export type SandboxOptions = {
   /** 'tiny', 'base', a name from `faultline image ls`, or an image's directory. */
@@ -19,6 +20,11 @@ export type SandboxOptions = {
   swap?: string;
   /** By default the guest has a balloon and reports what it frees, which goes back to the Host. */
   balloon?: 'off' | 'free-page-reporting';
+  /**
+   * Supplies all of the guest's RAM, page by page, from before its first instruction. `fault.initial` is what
+   * belongs there in a guest that boots.
+   */
+  userfault?: FaultHandler;
   cpus?: number;
   /** Workers that run vCPUs; 0 runs everything on this thread, over memory nobody shares. */
   runners?: number;

@@ -1,6 +1,9 @@
+import { assert } from '../base/assert.ts';
 import { FaultlineError } from '../base/error.ts';
 import { MIB } from '../base/units.ts';
+import { fillRandom } from '../host/world.ts';
 import { ensureImage, type OpenImage } from '../image/images.ts';
+import { bootPage, planBoot } from '../machine/boot.ts';
 import type { MachineEnd } from '../machine/run-loop.ts';
 import { AgentClient } from './agent-client.ts';
 import { Commands } from './commands.ts';
@@ -9,12 +12,15 @@ import type { Host } from './host.ts';
 import { Memory } from './memory.ts';
 import { type SandboxOptions, type Sizes, sizesOf } from './options.ts';
 import { privateHost, start } from './start-guest.ts';
+import type { FaultHandler } from './userfault.ts';
 
 /** Bytes of console kept to explain a guest that died. */
 const CONSOLE_TAIL = 4096;
 const DEFAULT_MEMORY = 256 * MIB;
 
-type Parts = { driver: Driver; agent: AgentClient; tail: ConsoleTail; host: Host; ownsHost: boolean };
+type Parts = { driver: Driver; agent: AgentClient; tail: ConsoleTail; host: Host; ownsHost: boolean } & {
+  initial?: ((address: number) => Uint8Array) | undefined;
+};
 
 /**
  * A running Linux. `create` boots an image and resolves when commands can run; `kill` ends it.
@@ -33,21 +39,22 @@ export class Sandbox implements AsyncDisposable {
   readonly #gone: Promise<void>;
   #ended = false;
 
-  private constructor({ driver, agent, tail, host, ownsHost }: Parts) {
+  private constructor({ driver, agent, tail, host, ownsHost, initial }: Parts) {
     this.#driver = driver;
     this.#agent = agent;
     this.#console = tail;
     this.commands = new Commands(agent);
-    this.memory = new Memory(host.machineHost, driver);
+    this.memory = new Memory(host.machineHost, driver, initial);
     const over = (error: FaultlineError) => {
       this.#ended = true;
       agent.close(error);
     };
     this.#gone = driver.ended
       .then(
-        end => over(endError(end, tail.text())),
+        end => over(this.failure(end)),
         (error: unknown) => over(asFaultline(error)),
       )
+      .finally(() => this.memory.close())
       .then(() => (ownsHost ? host.close() : undefined));
   }
 
@@ -100,8 +107,23 @@ export class Sandbox implements AsyncDisposable {
       },
       agent: bytes => agent.receive(bytes),
     };
-    driver = start(host, launch, events);
-    return new Sandbox({ driver, agent, tail, host, ownsHost: options.host === undefined });
+    const supplied = options.userfault === undefined ? undefined : suppliedBy(launch);
+    driver = start(host, supplied?.launch ?? launch, events);
+    const parts = { driver, agent, tail, host, ownsHost: options.host === undefined };
+    const vm = new Sandbox({ ...parts, initial: supplied?.initial });
+    if (options.userfault !== undefined) void vm.#supply(options.userfault);
+    return vm;
+  }
+
+  /** All of RAM comes from a handler; only then the guest begins. */
+  async #supply(handler: FaultHandler): Promise<void> {
+    try {
+      await this.#driver.made;
+      await this.memory.userfault(this.memory.ram, handler);
+      this.#driver.go();
+    } catch (error) {
+      this.#driver.fail(error as Error);
+    }
   }
 
   /** Resolves when the guest serves commands. Throws E_TIMEOUT, E_GUEST_PANIC and what else ends a boot. */
@@ -118,7 +140,7 @@ export class Sandbox implements AsyncDisposable {
 
   /** How an end reads to people. */
   failure(end: MachineEnd): FaultlineError {
-    return endError(end, this.#console.text());
+    return (end.kind === 'out-of-memory' && this.memory.failure) || endError(end, this.#console.text());
   }
 
   /** What the guest last wrote to its console. */
@@ -164,6 +186,16 @@ const launchOf = (image: OpenImage, sizes: Sizes, options: SandboxOptions): Laun
   agent: true,
   keepMemory: options.host === undefined,
 });
+
+/** The same machine with empty RAM, and what would have been in it. */
+function suppliedBy(launch: Launch): { launch: Launch; initial: (address: number) => Uint8Array } {
+  assert('kernel' in launch.files, 'userfault: a machine with a kernel');
+  const seed = new Uint8Array(64);
+  fillRandom(seed);
+  const plan = planBoot(launch.files, launch.machine, seed);
+  const entered: Launch = { ...launch, files: { entry: plan.entry }, waits: true };
+  return { launch: entered, initial: address => bootPage(plan, address) };
+}
 
 /** The last of what a console printed. */
 class ConsoleTail {

@@ -19,6 +19,7 @@ export function startMachine(host: Host, launch: Launch, events: DriverEvents, o
     random: fillRandom,
   });
   if ('elf' in launch.files) machine.bootBare(launch.files.elf);
+  else if ('entry' in launch.files) machine.enter(launch.files.entry);
   else machine.boot(launch.files);
   return machine;
 }

@@ -17,6 +17,8 @@ export const CONTROL = {
   ...{ wake: 0, stop: 1, mm: 2, vm: 3, vcpu: 4, vpn: 5, pages: 6 },
   /** Pages that the balloon shall have, and those that it has, by the guest's account. */
   ...{ balloonTarget: 7, balloonActual: 8 },
+  /** 1 when a machine that waits may begin. */
+  go: 9,
   words: 16,
 } as const;
 /** How long a worker that was told to stop may take; it looks between two rounds of slices. */
@@ -27,6 +29,7 @@ export const CHANNELS: readonly Channel[] = ['console', 'agent'];
 export type MachineWorkerData = { share: HostShare; launch: Launch; control: number; rings: number[] };
 export type MachineMessage =
   | { kind: 'output'; channel: Channel; bytes: Uint8Array }
+  | { kind: 'made' }
   | { kind: 'end'; end: MachineEnd }
   | {
       kind: 'failed';
@@ -43,6 +46,7 @@ export type MachineMessage =
  */
 export class WorkerDriver implements Driver {
   readonly ended: Promise<MachineEnd>;
+  readonly made: Promise<Guest>;
   readonly #host: Host;
   readonly #hasBalloon: boolean;
   readonly #machine: Worker;
@@ -65,6 +69,14 @@ export class WorkerDriver implements Driver {
     const data: MachineWorkerData = { share: host.share(), launch, control: this.#control, rings: places };
     this.#machine = spawnWorker(new URL('./machine-worker.ts', import.meta.url), data);
     this.#left = new Promise(resolve => this.#machine.on('exit', () => resolve()));
+    this.made = new Promise((resolve, reject) => {
+      this.#machine.on('message', (m: MachineMessage) => {
+        if (m.kind === 'made') resolve(this.guest()!);
+        else if (m.kind !== 'output') reject(Object.assign(new Error('the machine was not made'), m));
+      });
+      this.#machine.on('exit', () => reject(new Error('the machine was not made')));
+    });
+    this.made.catch(() => {});
     this.ended = this.#watch(events).finally(() => this.#tearDown(places));
   }
 
@@ -75,6 +87,12 @@ export class WorkerDriver implements Driver {
     if (mm === 0) return undefined;
     const [vm, vcpu] = [word(CONTROL.vm) as Guest['vm'], word(CONTROL.vcpu) as Guest['vcpu']];
     return { mm, vm, vcpu, hva: word(CONTROL.vpn) * PAGE_SIZE, bytes: word(CONTROL.pages) * PAGE_SIZE };
+  }
+
+  go(): void {
+    if (this.#over) return;
+    Atomics.store(this.#host.words, this.#control + CONTROL.go, 1);
+    Atomics.notify(this.#host.words, this.#control + CONTROL.go);
   }
 
   balloonBytes(): number {
@@ -97,6 +115,7 @@ export class WorkerDriver implements Driver {
 
   stop(): void {
     Atomics.store(this.#host.words, this.#control + CONTROL.stop, 1);
+    this.go();
     this.#wakeUp();
   }
 
@@ -141,6 +160,7 @@ export class WorkerDriver implements Driver {
       this.#machine.on('message', (message: MachineMessage) => {
         if (message.kind === 'output')
           events[message.channel === 'console' ? 'console' : 'agent'](message.bytes);
+        else if (message.kind === 'made') return;
         else if (message.kind === 'end') resolve(message.end);
         else reject(Object.assign(new Error(message.message), message));
       });
