@@ -46,12 +46,15 @@ function count(into: FrameCensus, flags: number, mapped: boolean): void {
   if ((flags & PageFlag.Mlocked) !== 0) into.mlocked++;
 }
 
+export type LruCounts = { active: number; inactive: number; unevictable: number };
+
 /** Pages on the lists of one group, or of all. */
-export function lruCounts(core: MmCore, memcg?: Ptr<'memcg'>): { active: number; inactive: number } {
-  const counts = { active: 0, inactive: 0 };
+export function lruCounts(core: MmCore, memcg?: Ptr<'memcg'>): LruCounts {
+  const counts = { active: 0, inactive: 0, unevictable: 0 };
   const add = (lruvec: Ptr<'lruvec'>): void => {
     counts.active += core.lru.count(lruvec, true);
     counts.inactive += core.lru.count(lruvec, false);
+    counts.unevictable += core.lru.unevictable(lruvec);
   };
   if (memcg !== undefined) add(core.lru.lruvecOf(memcg));
   else {

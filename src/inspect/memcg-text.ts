@@ -59,6 +59,7 @@ function memcgStatText(core: MmCore, memcg: Memcg): string {
   const sizes = {
     ...{ anon: frames.anonMapped, file: frames.shmem, shmem: frames.shmem, file_mapped: frames.shmemMapped },
     ...{ swapcached: frames.swapCached, inactive_anon: lists.inactive, active_anon: lists.active },
+    unevictable: lists.unevictable,
   };
   const events = {
     workingset_refault_anon: l.refaults.load(lruvec) >>> 0,

@@ -15,7 +15,8 @@ export function meminfo(core: MmCore): string {
     ...{ Buffers: 0, Cached: frames.shmem, SwapCached: frames.swapCached },
     ...{ Active: lists.active, Inactive: lists.inactive },
     ...{ 'Active(anon)': lists.active, 'Inactive(anon)': lists.inactive },
-    ...{ 'Active(file)': 0, 'Inactive(file)': 0, Mlocked: frames.mlocked },
+    ...{ 'Active(file)': 0, 'Inactive(file)': 0, Unevictable: lists.unevictable },
+    Mlocked: frames.mlocked,
     ...{ SwapTotal: total, SwapFree: total - used, AnonPages: frames.anonMapped },
     ...{ Mapped: frames.shmemMapped, Shmem: frames.shmem, Slab: frames.slab, PageTables: frames.tables },
   };

@@ -200,7 +200,7 @@ test('C-11 the files of a group read as those of Linux', () => {
   ]);
   expect(read('memory.events')).toBe('low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\noom_group_kill 0\n');
   expect(read('memory.stat')).toBe(
-    'anon 8192\nfile 0\nshmem 0\nfile_mapped 0\nswapcached 0\ninactive_anon 8192\nactive_anon 0\n' +
+    'anon 8192\nfile 0\nshmem 0\nfile_mapped 0\nswapcached 0\ninactive_anon 8192\nactive_anon 0\nunevictable 0\n' +
       'workingset_refault_anon 0\nworkingset_activate_anon 0\npgscan 0\npgsteal 0\npgactivate 0\npgdeactivate 0\n',
   );
   expect(read('memory.pressure')).toMatch(/^some avg10=0\.00 .*\nfull avg10=0\.00 .* total=0\n$/);

@@ -1,7 +1,7 @@
 import type { MmCore } from '../mm/index.ts';
 import { VMSTAT, type VmstatName } from '../mm/vmstat.ts';
 import { valuesText } from './format.ts';
-import { type FrameCensus, frameCensus, lruCounts } from './frame-census.ts';
+import { type FrameCensus, frameCensus, type LruCounts, lruCounts } from './frame-census.ts';
 
 // Names of /proc/vmstat in Linux 6.12's order. What we don't keep is left out; what Linux has no name for, too.
 
@@ -30,11 +30,12 @@ const ALIAS: Record<string, VmstatName> = {
   ...{ allocstall_normal: 'allocstall', pgscan_anon: 'pgscan', pgsteal_anon: 'pgsteal' },
 };
 
-type Lists = { active: number; inactive: number };
-const GAUGES: Record<string, (core: MmCore, frames: FrameCensus, lists: Lists) => number> = {
+const GAUGES: Record<string, (core: MmCore, frames: FrameCensus, lists: LruCounts) => number> = {
   nr_free_pages: core => core.pageAlloc.freeFrames,
   nr_zone_inactive_anon: (_core, _frames, lists) => lists.inactive,
   nr_zone_active_anon: (_core, _frames, lists) => lists.active,
+  nr_zone_unevictable: (_core, _frames, lists) => lists.unevictable,
+  nr_unevictable: (_core, _frames, lists) => lists.unevictable,
   nr_mlock: (_core, frames) => frames.mlocked,
   nr_zspages: (_core, frames) => frames.zram,
   nr_inactive_anon: (_core, _frames, lists) => lists.inactive,

@@ -40,6 +40,8 @@ export type MmBreaks = {
   punchUnmapsOnce: boolean;
   /** A fault maps a page of the cache without asking, under its lock, whether it still is one. */
   mapUncached: boolean;
+  /** C-16: reclaim asks whether a VMA is locked before it has the lock of the entry, and not again. */
+  mlockSeenEarly: boolean;
   /** T-LIFE-06: unregister does not wait for callbacks that run. */
   unregisterWithoutWait: boolean;
   /** T-LIFE-07: whoever ends the subscription sends `release`, claimed or not. */
@@ -118,6 +120,7 @@ export const NO_MM_BREAKS: MmBreaks = {
   forgetDirty: false,
   punchUnmapsOnce: false,
   mapUncached: false,
+  mlockSeenEarly: false,
   unregisterWithoutWait: false,
   releaseUnclaimed: false,
   registerInRange: false,

@@ -1,3 +1,4 @@
+import type { Vpn } from '../base/units.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
 import type { PageOps } from '../wasm/page-ops.ts';
@@ -18,6 +19,8 @@ import { Ksm } from './ksm/ksm.ts';
 import { type MmLayout, mmLayout } from './layout.ts';
 import { Madvise } from './madvise.ts';
 import { Memory, type MemoryDeps } from './memory.ts';
+import { Mlock } from './mlock.ts';
+import { MlockPages } from './mlock-page.ts';
 import { Mmap } from './mmap.ts';
 import { type MmOptions, Mms } from './mms.ts';
 import { MmuNotifiers } from './mmu-notifier.ts';
@@ -134,6 +137,8 @@ export class MmCore {
   readonly zap: Zap;
   readonly pageCache: PageCache;
   readonly shmem: Shmem;
+  readonly mlockPages: MlockPages;
+  readonly mlock: Mlock;
   readonly mmap: Mmap;
   readonly mremap: Mremap;
   readonly mms: Mms;
@@ -225,6 +230,7 @@ export class MmCore {
       unmap: new ShmemUnmap(this),
       newPage: (mm, refs, flags) => this.memory.newPage(mm, refs, flags),
     });
+    this.mlockPages = new MlockPages(this);
     const memoryDeps = this.#memoryDeps();
     this.memory = new Memory(memoryDeps);
     this.memory.wire(new SwapIn(memoryDeps, this.memory));
@@ -236,7 +242,9 @@ export class MmCore {
       register: this.uffdRegister,
     });
     this.uffds.wire(ctx => this.uffdRelease.release(ctx));
-    this.mmap = new Mmap({ ...memoryDeps, sync, edit, uffdEvents, zap: this.zap });
+    this.mlock = new Mlock({ ...memoryDeps, sync, edit, gup: this.gup });
+    const populate = (mm: Mm, start: Vpn, end: Vpn): void => this.mlock.populateQuietly(mm, start, end);
+    this.mmap = new Mmap({ ...memoryDeps, sync, edit, uffdEvents, zap: this.zap, populate });
     this.mremap = new Mremap({ ...memoryDeps, sync, edit, uffdEvents, mmap: this.mmap });
     this.mms = new Mms(this);
     this.move = new Move({ ...memoryDeps, sync, uffds: this.uffds, killed: config.killed });
@@ -279,11 +287,35 @@ export class MmCore {
 
   #memoryDeps(): MemoryDeps & { hugePmd: HugePmd } {
     const { layout, pageOps, pages, pageAlloc, pageTable, vmas, anonVmas, rmap, notifiers } = this;
-    const { memcontrol, psi, lru, swap, shmem, vmstat, uffdHandle, strictSeedOrder, breaks, huge, hugePmd } =
-      this;
+    const {
+      memcontrol,
+      psi,
+      lru,
+      swap,
+      shmem,
+      mlockPages,
+      vmstat,
+      uffdHandle,
+      strictSeedOrder,
+      breaks,
+      huge,
+      hugePmd,
+    } = this;
     return {
       ...{ layout, pageOps, pages, pageAlloc, pageTable, vmas, anonVmas, rmap, notifiers },
-      ...{ memcontrol, psi, lru, swap, shmem, vmstat, uffdHandle, strictSeedOrder, breaks, y: this.sync.y },
+      ...{
+        memcontrol,
+        psi,
+        lru,
+        swap,
+        shmem,
+        mlockPages,
+        vmstat,
+        uffdHandle,
+        strictSeedOrder,
+        breaks,
+        y: this.sync.y,
+      },
       ...{ huge, hugePmd },
       reclaim: pages => this.#stallReclaim(0 as Ptr<'memcg'>, pages),
     };

@@ -126,6 +126,9 @@ export class Fork {
       if ((layout.vma.flags.get(from) & VmFlag.DontCopy) !== 0) continue;
       const to = edit.copy(child, from, 'fork');
       vmas.insert(child, vmas.count(child), to);
+      // Locks are not inherited (mlock(2)).
+      const { lo, hi } = vmas.flags(to);
+      vmas.setFlags(to, lo & ~(VmFlag.Locked | VmFlag.LockOnFault), hi);
       uffdEvents.forking(forked, child, from, to);
       if (!anonVmas.fork(to, from)) throw new Errno('ENOMEM', 'fork', 'no memory for the reverse map');
       // Without an anon_vma nothing but the zero page can be mapped, and the pages of an inode are in its cache:

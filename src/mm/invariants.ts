@@ -36,6 +36,8 @@ class Census {
   readonly active = new Map<AnonVma, number>();
   readonly charged = new Map<Ptr<'memcg'>, number>();
   readonly onLru = new Set<Pfn>();
+  /** Pages that a locked VMA maps. */
+  readonly locked = new Set<Pfn>();
   readonly inodeVmas = new Map<Ptr<'inode'>, number>();
   /** Pages in the caches of inodes. */
   cached: ReadonlyMap<Pfn, Ptr<'inode'>> = new Map();
@@ -61,6 +63,7 @@ export function checkInvariants(core: MmCore): void {
   census.cached = inodes.cached;
   for (const tree of inodes.trees) count(census.anonVmaRefs, tree);
   checkLru(core, census);
+  checkUnevictable(core, census);
   checkPages(core, census);
   checkKsm(core, anonVma => count(census.anonVmaRefs, anonVma));
   checkAnonVmas(core, census);
@@ -208,6 +211,7 @@ function checkPresent(core: MmCore, vma: Vma, vpn: Vpn, entry: number, census: C
   if (shared) found.shmem++;
   else found.anon++;
   count(census.mappings, pfn);
+  if ((flags & VmFlag.Locked) !== 0) census.locked.add(pfn);
   if (writable && !shared) count(census.writable, pfn);
   must(core.layout.vma.anonVma.load(vma) !== 0, 'M7: a VMA with pages has an anon_vma', vpn);
 }
@@ -239,6 +243,34 @@ function checkLruvec(core: MmCore, lruvec: Ptr<'lruvec'>, census: Census): void 
     }
     must(pages === core.lru.count(lruvec, active), 'R6: the count of a list', pages);
   }
+}
+
+/** Mlocked pages that are on the LRU are on neither list, and are counted (C-16). */
+function checkUnevictable(core: MmCore, census: Census): void {
+  const found = new Map<Ptr<'lruvec'>, number>();
+  for (let pfn = core.sync.arena.firstFrame; pfn < core.pageAlloc.bump; pfn++) {
+    const unevictable = core.pages.has(pfn, PageFlag.Unevictable);
+    const listed = core.pages.has(pfn, PageFlag.Lru);
+    must(
+      unevictable === (listed && core.pages.has(pfn, PageFlag.Mlocked)),
+      'R8: Mlocked is unevictable',
+      pfn,
+    );
+    if (!unevictable) continue;
+    must(
+      census.locked.has(pfn) || core.pages.mapcount(pfn) === 0,
+      'R8: a Mlocked page is locked somewhere',
+      pfn,
+    );
+    must(!census.onLru.has(pfn), 'R8: an unevictable page is on no list', pfn);
+    census.onLru.add(pfn);
+    count(found, core.lru.lruvecOf(core.layout.page.memcg.load(core.pages.at(pfn))));
+  }
+  const check = (lruvec: Ptr<'lruvec'>): void =>
+    must(core.lru.unevictable(lruvec) === (found.get(lruvec) ?? 0), 'R8: unevictable pages', lruvec);
+  check(core.lru.lruvecOf(0 as Ptr<'memcg'>));
+  for (let m = core.memcontrol.first(); m !== 0; m = core.layout.memcg.next.load(m))
+    check(core.lru.lruvecOf(m));
 }
 
 function checkPages(core: MmCore, census: Census): void {

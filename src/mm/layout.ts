@@ -33,6 +33,8 @@ export const PageFlag = {
   LazyFree: 1 << 19,
   /** In the page cache of an inode, `private`; `mapping` is the tree of its VMAs, `index` the page within it. */
   Shmem: 1 << 20,
+  /** Counted as unevictable, on no list. Changes under 'lru', with Lru. */
+  Unevictable: 1 << 21,
 } as const;
 
 /** One-word primary page-table entry. Present: pfn in bits 12..31. */
@@ -182,6 +184,7 @@ export function mmLayout(words: Int32Array) {
       owner: i32, //       host-assigned id
       next: ptr('mm'), //  list of all, under mmList
       hiwaterRss: i32, //  atomic
+      defFlags: i32, //    vm_flags of what is mapped from now on (mlockall); under mmap for write
       /** Invalidations of reclaim that have no mmap lock, RANGES_CLOSED while none may begin; atomic. */
       ranges: i32,
       uffds: ptr('uffd'), // contexts bound to it, linked by uffd.next; under mmap for write
@@ -301,6 +304,7 @@ export function mmLayout(words: Int32Array) {
       pgsteal: i32,
       pgactivate: i32,
       pgdeactivate: i32,
+      unevictable: i32, // pages that are Mlocked: counted, on neither list
       refaults: i32,
       activations: i32,
     }),

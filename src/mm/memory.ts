@@ -25,6 +25,7 @@ import {
   VmFlag,
   VmFlagHigh,
 } from './layout.ts';
+import type { MlockPages } from './mlock-page.ts';
 import type { MmuNotifiers } from './mmu-notifier.ts';
 import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
 import type { Pages } from './page.ts';
@@ -60,6 +61,7 @@ export type MemoryDeps = {
   readonly lru: Lru;
   readonly swap: Swap;
   readonly shmem: Shmem;
+  readonly mlockPages: MlockPages;
   readonly vmstat: Vmstat;
   readonly uffdHandle: UffdHandle;
   /** U-13 to the letter: a write to an armed hole allocates and charges before it tests. For T-CHG. */
@@ -112,9 +114,12 @@ export class Memory {
     // Rights come first: a write to a read-only VMA is never a user fault (U-16).
     if ((flags & (write ? VmFlag.Write : VmFlag.Read | VmFlag.Write)) === 0) return GUP_FAULT;
     const pte = this.#pageTable.peek(mm, vpn);
-    return pte > 0
-      ? this.#fault(mm, vma, vpn, pte, flags, write, how)
-      : this.#noTable(mm, vma, vpn, pte, flags, write, how);
+    const result =
+      pte > 0
+        ? this.#fault(mm, vma, vpn, pte, flags, write, how)
+        : this.#noTable(mm, vma, vpn, pte, flags, write, how);
+    if ((flags & VmFlag.Locked) !== 0 && result >= 0) this.#deps.mlockPages.lock(result & GUP_PFN_MASK);
+    return result;
   }
 
   /** The middle entry is none, or huge. */
@@ -440,6 +445,8 @@ export class Memory {
     if (!breaks.cowWithoutNotify) notifiers.pageEnd(mm, vpn, NotifyEvent.Clear);
     if (!done) return this.#dropNew(pfn);
     if (this.#pages.has(ptePfn(entry), PageFlag.Ksm)) this.#deps.vmstat.add('cow_ksm', 1);
+    if ((this.#layout.vma.flags.get(vma) & VmFlag.Locked) !== 0 && (entry & Pte.Zero) === 0)
+      this.#deps.mlockPages.recheck(ptePfn(entry));
     // The old frame goes only after the end (M-31).
     if ((entry & Pte.Zero) === 0) this.#deps.swap.putMapped(ptePfn(entry));
     this.#deps.vmstat.add('cow_copy', 1);

@@ -5,6 +5,7 @@ import type { Sync } from '../sync/sync.ts';
 import type { AnonVmas } from './anon-vma.ts';
 import type { HugePmd } from './huge/huge-pmd.ts';
 import { type MmLayout, Pte, pteIsPresent, VmFlag } from './layout.ts';
+import type { MlockPages } from './mlock-page.ts';
 import type { MmuNotifiers } from './mmu-notifier.ts';
 import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
 import { HUGE, nextTable, type PageTable, TABLE_PAGES, VPN_MAX } from './page-table.ts';
@@ -32,6 +33,9 @@ export type MapOptions = {
   /** Shared memory: true for an object of its own, else an inode (shmem.ts) from byte `offset` on. */
   shared?: true | Ptr<'inode'>;
   offset?: number;
+  /** MAP_LOCKED, MAP_POPULATE: pages are brought in at once; that one can't be had is no error. */
+  locked?: boolean;
+  populate?: boolean;
 };
 
 export type MmapDeps = {
@@ -44,6 +48,9 @@ export type MmapDeps = {
   readonly notifiers: MmuNotifiers;
   readonly zap: Zap;
   readonly shmem: Shmem;
+  readonly mlockPages: MlockPages;
+  /** Touches every page of a range (mlock.ts). */
+  readonly populate: (mm: Mm, start: Vpn, end: Vpn) => void;
   readonly hugePmd: HugePmd;
   readonly uffdEvents: UffdEvents;
 };
@@ -71,14 +78,30 @@ export class Mmap {
     if (!isPageAligned(options.address ?? 0)) throw new Errno('EINVAL', 'mmap', 'unaligned address');
     const { shared, offset = 0 } = options;
     if (!isPageAligned(offset) || offset < 0) throw new Errno('EINVAL', 'mmap', 'unaligned offset');
-    if (shared !== undefined) return this.#mapShared(mm, bytes, options, shared, pageNumber(offset));
-    return this.#write(mm, 'mmap', () => this.#map(mm, pages, options)) * PAGE_SIZE;
+    const at =
+      shared === undefined
+        ? this.#write(mm, 'mmap', () => this.#map(mm, pages, options)) * PAGE_SIZE
+        : this.#mapShared(mm, bytes, options, shared, pageNumber(offset));
+    const locked = this.#lockFlags(mm, options);
+    if (options.populate || (locked & (VmFlag.Locked | VmFlag.LockOnFault)) === VmFlag.Locked)
+      this.#deps.populate(mm, pageNumber(at), pageNumber(at) + pages);
+    return at;
+  }
+
+  /** MAP_LOCKED, and what mlockall has said of mappings to come. */
+  #lockFlags(mm: Mm, options: MapOptions): number {
+    return (options.locked ? VmFlag.Locked : 0) | this.#deps.layout.mm.defFlags.get(mm);
+  }
+
+  /** vm_flags that the options ask for, beside those of the kind of mapping. */
+  #askedFlags(mm: Mm, options: MapOptions): number {
+    return protectionFlags(options.protection) | this.#lockFlags(mm, options) | (options.flags?.lo ?? 0);
   }
 
   #map(mm: Mm, pages: number, options: MapOptions): Vpn {
     const { vmas, edit } = this.#deps;
     const start = this.#place(mm, pages, options);
-    const lo = accounted(protectionFlags(options.protection) | MAY | (options.flags?.lo ?? 0));
+    const lo = accounted(this.#askedFlags(mm, options) | MAY);
     const hi = options.flags?.hi ?? 0;
     if (options.fixed === 'replace') this.unmapRange(mm, start, start + pages, 'mmap');
     const index = vmas.indexOf(mm, start);
@@ -103,7 +126,7 @@ export class Mmap {
     const { vmas, edit } = this.#deps;
     const start = this.#place(mm, pages, options);
     const common = VmFlag.Shared | VmFlag.MayShare | MAY;
-    const lo = protectionFlags(options.protection) | common | (options.flags?.lo ?? 0);
+    const lo = this.#askedFlags(mm, options) | common;
     if (options.fixed === 'replace') this.unmapRange(mm, start, start + pages, 'mmap');
     const hi = options.flags?.hi ?? 0;
     edit.createShared(mm, vmas.indexOf(mm, start), start, start + pages, { lo, hi }, inode, index);
@@ -164,6 +187,7 @@ export class Mmap {
       const vma = vmas.at(mm, i);
       const from = layout.vma.start.get(vma);
       const to = layout.vma.end.get(vma);
+      this.#unlock(mm, vma, from, to);
       notifiers.start(mm, from, to, NotifyEvent.Unmap, NotifyFlag.Blockable);
       zap.range(mm, from, to, layout.vma.ops.get(vma) !== 0);
       notifiers.end(mm, from, to, NotifyEvent.Unmap);
@@ -177,6 +201,15 @@ export class Mmap {
     if (live) layout.mm.wpSeq.add(mm, 1);
     this.#deps.pageTable.free(mm, start, end, floor, ceiling);
     if (live) layout.mm.wpSeq.add(mm, 1);
+  }
+
+  /** Pages of a locked VMA that goes may be mapped elsewhere, where nobody locked them. */
+  #unlock(mm: Mm, vma: Vma, start: Vpn, end: Vpn): void {
+    const { vmas, mlockPages } = this.#deps;
+    const { lo, hi } = vmas.flags(vma);
+    if ((lo & VmFlag.Locked) === 0) return;
+    vmas.setFlags(vma, lo & ~(VmFlag.Locked | VmFlag.LockOnFault), hi);
+    mlockPages.range(mm, start, end, false);
   }
 
   /**

@@ -5,7 +5,17 @@ import type { Sync } from '../sync/sync.ts';
 import type { AnonVmas } from './anon-vma.ts';
 import type { MmBreaks } from './breaks.ts';
 import type { HugePmd } from './huge/huge-pmd.ts';
-import { type MmLayout, mkSwap, PageFlag, Pte, pmdIsHuge, pteIsPresent, ptePfn, Swp } from './layout.ts';
+import {
+  type MmLayout,
+  mkSwap,
+  PageFlag,
+  Pte,
+  pmdIsHuge,
+  pteIsPresent,
+  ptePfn,
+  Swp,
+  VmFlag,
+} from './layout.ts';
 import type { MmuNotifiers } from './mmu-notifier.ts';
 import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
 import type { Pages } from './page.ts';
@@ -30,7 +40,7 @@ export type RmapDeps = {
 };
 
 /** Looks at one place; true ends the walk. */
-type Visit = (mm: Mm, vpn: Vpn, pfn: Pfn) => boolean;
+type Visit = (mm: Mm, vpn: Vpn, pfn: Pfn, vma: Vma) => boolean;
 
 /** What unmapping does at one mapping. */
 const UNMAPPED = 0;
@@ -115,7 +125,7 @@ export class Rmap {
     for (let avc = a.head.get(anonVma); avc !== 0 && !stopped; avc = c.nextSameAnonVma.get(avc)) {
       const vma = c.vma.get(avc);
       const vpn = this.#addressIn(vma, index);
-      if (vpn >= 0) stopped = visit(layout.vma.mm.get(vma), vpn, pfn);
+      if (vpn >= 0) stopped = visit(layout.vma.mm.get(vma), vpn, pfn, vma);
     }
     anonVmas.unlock(anonVma);
     return stopped;
@@ -128,6 +138,19 @@ export class Rmap {
 
   readonly #isMapped = (mm: Mm, vpn: Vpn, pfn: Pfn): boolean =>
     maps(this.#deps.pageTable.entryOf(mm, vpn), pfn);
+
+  /** Does a locked VMA map the page? Requires: the page locked. */
+  isLocked(pfn: Pfn): boolean {
+    return this.#walk(pfn, this.#lockedHere);
+  }
+
+  readonly #lockedHere = (mm: Mm, vpn: Vpn, pfn: Pfn, vma: Vma): boolean =>
+    this.#keeps(vma) && maps(this.#deps.pageTable.entryOf(mm, vpn), pfn);
+
+  /** C-16: what a locked VMA maps stays in memory. The flag is set before the locks of the entries are taken. */
+  #keeps(vma: Vma): boolean {
+    return (this.#deps.layout.vma.flags.get(vma) & VmFlag.Locked) !== 0;
+  }
 
   /**
    * How many mappings used the page since the last time, their young bits and the secondaries' cleared
@@ -204,13 +227,15 @@ export class Rmap {
 
   /** Of the walk under way on this thread. */
   #batch: UnmapBatch | undefined;
-  readonly #unmapVisit = (mm: Mm, vpn: Vpn, pfn: Pfn): boolean => this.#unmapAt(mm, vpn, pfn) === BUSY;
+  readonly #unmapVisit = (mm: Mm, vpn: Vpn, pfn: Pfn, vma: Vma): boolean =>
+    this.#unmapAt(mm, vpn, pfn, vma) === BUSY;
 
-  #unmapAt(mm: Mm, vpn: Vpn, pfn: Pfn): number {
+  #unmapAt(mm: Mm, vpn: Vpn, pfn: Pfn, vma: Vma): number {
     const { pageTable, notifiers, hugePmd, breaks } = this.#deps;
     let pte = pageTable.walk(mm, vpn);
     if (pte === 0 || !maps(pte === HUGE ? pageTable.entryOf(mm, vpn) : pageTable.load(pte), pfn))
       return SKIPPED;
+    if (this.#keeps(vma)) return this.#locked(pfn);
     if (!this.#batch!.open(mm, vpn)) return BUSY;
     if (pte === HUGE) {
       hugePmd.split(mm, vpn);
@@ -219,7 +244,7 @@ export class Rmap {
     if (!breaks.unmapWithoutNotify)
       notifiers.pageStart(mm, vpn, NotifyEvent.Clear, NotifyFlag.Blockable | NotifyFlag.DeferFlush);
     if (pte <= 0) return SKIPPED; // zapped before it could be split
-    const result = this.#unmapPte(mm, pte, pfn);
+    const result = this.#unmapPte(mm, pte, pfn, vma);
     if (result === UNMAPPED) this.#unmapped(mm, vpn, pfn);
     return result;
   }
@@ -231,13 +256,23 @@ export class Rmap {
     this.#deps.pages.put(pfn);
   }
 
-  #unmapPte(mm: Mm, pte: PteAt, pfn: Pfn): number {
-    const { pageTable, sync } = this.#deps;
+  /** Whoever comes next need not look (Linux: mlock_vma_folio in try_to_unmap_one). */
+  #locked(pfn: Pfn): number {
+    this.#deps.pages.set(pfn, PageFlag.Mlocked);
+    return BUSY;
+  }
+
+  #unmapPte(mm: Mm, pte: PteAt, pfn: Pfn, vma: Vma): number {
+    const { pageTable, sync, breaks } = this.#deps;
     pageTable.lock(pte);
     sync.y('M.0');
     if (!maps(pageTable.load(pte), pfn)) {
       pageTable.unlock(pte);
       return SKIPPED;
+    }
+    if (this.#keeps(vma) && !breaks.mlockSeenEarly) {
+      pageTable.unlock(pte);
+      return this.#locked(pfn);
     }
     const was = pageTable.take(pte);
     const entry = this.#entryFor(pfn, was);

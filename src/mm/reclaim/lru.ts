@@ -210,12 +210,36 @@ export class Lru {
     this.drain();
     const lruvec = this.#lruvecOfPage(p);
     this.lock(lruvec);
-    if ((page.flags.load(p) & PageFlag.Lru) !== 0 && this.#lruvecOfPage(p) === lruvec) {
+    const flags = page.flags.load(p);
+    const listed = (flags & (PageFlag.Lru | PageFlag.Unevictable)) === PageFlag.Lru;
+    if (listed && this.#lruvecOfPage(p) === lruvec) {
       this.#unlink(lruvec, pfn);
       page.flags.and(p, ~(PageFlag.Active | PageFlag.Referenced));
       this.#linkTail(lruvec, pfn);
     }
     this.unlock(lruvec);
+  }
+
+  /**
+   * The page is Mlocked, or no more: it leaves the lists, or comes back to one. On its way to the LRU, or off it,
+   * it comes to the right place by itself. The caller's page-table lock, or a reference, keeps it. Linux:
+   * mlock_folio, munlock_folio.
+   */
+  move(pfn: Pfn): void {
+    const { page } = this.#deps.layout;
+    const p = this.#deps.pages.at(pfn);
+    const lruvec = this.#lruvecOfPage(p);
+    this.lock(lruvec);
+    if ((page.flags.load(p) & PageFlag.Lru) !== 0) {
+      this.#unlink(lruvec, pfn);
+      this.#linkHead(lruvec, pfn);
+    }
+    this.unlock(lruvec);
+  }
+
+  /** Pages of a group that are on no list because they are locked in memory; a hint. */
+  unevictable(lruvec: Lruvec): number {
+    return this.#deps.layout.lruvec.unevictable.load(lruvec);
   }
 
   /**
@@ -321,6 +345,11 @@ export class Lru {
     const { page, lruvec: l } = this.#deps.layout;
     const p = this.#deps.pages.at(pfn);
     const before = from === 0 ? page.flags.or(p, PageFlag.Lru) : page.flags.add(p, PageFlag.Lru - from);
+    if ((before & PageFlag.Mlocked) !== 0) {
+      page.flags.or(p, PageFlag.Unevictable);
+      l.unevictable.add(lruvec, 1);
+      return;
+    }
     const active = (before & PageFlag.Active) !== 0;
     const head = active ? l.activeHead : l.inactiveHead;
     const tail = active ? l.activeTail : l.inactiveTail;
@@ -351,7 +380,13 @@ export class Lru {
   #unlink(lruvec: Lruvec, pfn: Pfn): void {
     const { page, lruvec: l } = this.#deps.layout;
     const p = this.#deps.pages.at(pfn);
-    const active = (page.flags.load(p) & PageFlag.Active) !== 0;
+    const flags = page.flags.load(p);
+    if ((flags & PageFlag.Unevictable) !== 0) {
+      page.flags.and(p, ~PageFlag.Unevictable);
+      l.unevictable.add(lruvec, -1);
+      return;
+    }
+    const active = (flags & PageFlag.Active) !== 0;
     const next = page.next.get(p);
     const prev = page.prev.get(p);
     if (next !== 0) page.prev.set(this.#deps.pages.at(next), prev);

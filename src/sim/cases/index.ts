@@ -16,6 +16,7 @@ const MODULES: readonly (() => Promise<{ cases: readonly AnyCase[] }>)[] = [
   () => import('./huge.ts'),
   () => import('./shmem.ts'),
   () => import('./merging.ts'),
+  () => import('./mlock.ts'),
 ];
 
 export async function allCases(): Promise<AnyCase[]> {
