@@ -36,6 +36,11 @@ const BENCHES: Record<string, Bench> = {
     load: () => import('./free-page-reporting.ts'),
   },
   idle: { question: 'what does an idle guest at its prompt cost?', load: () => import('./idle.ts') },
+  ksm: { question: 'how fast are equal pages merged, against ksmd?', load: () => import('./ksm.ts') },
+  zram: {
+    question: 'what does swap to compressed memory and back cost, against zram?',
+    load: () => import('./zram.ts'),
+  },
   swap: {
     question: 'does a squeezed guest keep every byte, and at what rate?',
     load: () => import('./swap.ts'),

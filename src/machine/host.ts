@@ -4,7 +4,7 @@ import { Cpu } from '../cpu/cpu.ts';
 import { Access, Miss, type VcpuPtr } from '../cpu/interface.ts';
 import { compileInterpreter } from '../cpu/interpreter.ts';
 import { AT, type CodePtr } from '../cpu/vcpu.ts';
-import { sharedClockNs } from '../host/world.ts';
+import { monotonicMs, sharedClockNs } from '../host/world.ts';
 import type { BlockedSometimes } from '../kvm/guest-memory.ts';
 import { Kvm } from '../kvm/kvm.ts';
 import { Vms } from '../kvm/vm.ts';
@@ -94,6 +94,8 @@ export class Host {
   /** Steps of background reclaim to leave out, as the last ones found nothing to take. */
   #rest = 0;
   #fruitless = 0;
+  /** On this thread KSM rests until then. */
+  #mergeAt = 0;
 
   private constructor(share: HostShare, mm: MmCore, sync: Sync) {
     this.sync = sync;
@@ -217,12 +219,20 @@ export class Host {
     return this.mm.heap.alloc(ringWords(bytes));
   }
 
-  /** One bounded step of background reclaim; true if it did something and there may be more. */
+  /** One bounded step of background reclaim, and one of merging; true if there may be more to reclaim. */
   housekeep(): boolean {
     const { vmscan } = this.mm;
+    this.#mergeStep();
     if (this.#rest > 0) this.#rest--;
     else if (vmscan.needsBackground()) return this.#reclaimStep();
     return false;
+  }
+
+  /** KSM, if it is to run and its pause is over. Linux: ksmd. */
+  #mergeStep(): void {
+    const now = monotonicMs();
+    if (now < this.#mergeAt || this.mm.ksm.background() === 0) return;
+    this.#mergeAt = now + this.mm.ksm.stats().sleep_millisecs;
   }
 
   /** Without swap there may be nothing to take, and to look for it over and over would starve the guest. */
