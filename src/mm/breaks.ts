@@ -56,6 +56,26 @@ export type MmBreaks = {
   refileInTwoSteps: boolean;
   /** T-UF-06, V-15: a wake finds only what has been read. */
   wakeOnlyRead: boolean;
+  /** T-UF-01: one page wakes one sleeper. */
+  wakeFirstOnly: boolean;
+  /** T-UF-15, V-15: a wake goes beyond its range. */
+  wakeWholeQueue: boolean;
+  /** T-UF-12: a sleeper that gives up frees its entry where it is. */
+  finishWithoutUnlink: boolean;
+  /** T-UF-21: the last fault is read first. */
+  readNewestFirst: boolean;
+  /** T-WAK-06: readers are told before there is something. */
+  announceBeforeQueue: boolean;
+  /** T-LIFE-03, T-DN-07: the last close wakes nobody. */
+  releaseWithoutWake: boolean;
+  /** T-DN-07, T-FRK-06: a context is released after its sleepers were woken. */
+  releaseLate: boolean;
+  /** T-LIFE-04: a call on a descriptor does not keep it open. */
+  callWithoutReference: boolean;
+  /** T-LIFE-01, V-57: who sleeps in a range that is unmapped is left asleep. */
+  unmapWithoutWake: boolean;
+  /** T-LIFE-02, B-34: who sleeps in a range that is unregistered is left asleep. */
+  unregisterWithoutWake: boolean;
   /** T-DN-01: resolvers do not hold the gate while they install (V-54). */
   skipGate: boolean;
   /** who moves entries tells the secondaries of the old place afterwards, with no start before. */
@@ -128,6 +148,16 @@ export const NO_MM_BREAKS: MmBreaks = {
   deliverUnchecked: false,
   refileInTwoSteps: false,
   wakeOnlyRead: false,
+  wakeFirstOnly: false,
+  wakeWholeQueue: false,
+  finishWithoutUnlink: false,
+  readNewestFirst: false,
+  announceBeforeQueue: false,
+  releaseWithoutWake: false,
+  releaseLate: false,
+  callWithoutReference: false,
+  unmapWithoutWake: false,
+  unregisterWithoutWake: false,
   skipGate: false,
   moveWithoutBracket: false,
   moveByMapcountAlone: false,

@@ -205,7 +205,7 @@ export class MmCore {
     this.retryRule = config.retryRule ?? 'modern';
     this.strictSeedOrder = config.strictSeedOrder ?? false;
     this.uffdHandle = new UffdHandle({
-      ...{ layout, pageTable: this.pageTable, uffds: this.uffds, breaks, y: sync.y },
+      ...{ sync, layout, pageTable: this.pageTable, uffds: this.uffds, breaks, y: sync.y },
       thread: config.thread ?? 0,
     });
     this.uffdWaits = new UffdWaits({ sync, layout, queues: this.uffds.queues });
@@ -218,7 +218,7 @@ export class MmCore {
       reclaim: pages => this.#stallReclaim(0 as Ptr<'memcg'>, pages),
     });
     this.uffdEvents = new UffdEvents({
-      ...{ sync, layout, vmas: this.vmas, uffds: this.uffds, waits: this.uffdWaits },
+      ...{ sync, layout, breaks, vmas: this.vmas, uffds: this.uffds, waits: this.uffdWaits },
     });
     const { uffdEvents } = this;
     this.uffdRead = new UffdRead({ sync, layout, uffds: this.uffds });
@@ -236,9 +236,9 @@ export class MmCore {
     this.memory.wire(new SwapIn(memoryDeps, this.memory));
     this.gup = new Gup(this);
     const edit = new VmaEdit(this);
-    this.uffdRegister = new UffdRegister({ sync, layout, vmas: this.vmas, edit, uffds: this.uffds });
+    this.uffdRegister = new UffdRegister({ sync, layout, breaks, vmas: this.vmas, edit, uffds: this.uffds });
     this.uffdRelease = new UffdRelease({
-      ...{ sync, layout, vmas: this.vmas, pageTable: this.pageTable, uffds: this.uffds },
+      ...{ sync, layout, breaks, vmas: this.vmas, pageTable: this.pageTable, uffds: this.uffds },
       register: this.uffdRegister,
     });
     this.uffds.wire(ctx => this.uffdRelease.release(ctx));

@@ -133,7 +133,7 @@ export class Gup {
   }
 
   #slow(mm: Mm, vpn: Vpn, write: boolean, how: number): number {
-    const { sync, vmas, memory } = this.#deps;
+    const { sync, vmas, memory, uffdHandle } = this.#deps;
     const lock = mm + this.#mm.mmapLock.at;
     for (;;) {
       sync.readLock('mmap', lock);
@@ -141,6 +141,7 @@ export class Gup {
       const result = vma === 0 ? GUP_FAULT : memory.fault(mm, vma, vpn, write, how);
       sync.readUnlock('mmap', lock);
       if (result !== FAULT_RETRY) return result;
+      uffdHandle.beforeRetry();
     }
   }
 }

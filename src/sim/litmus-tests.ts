@@ -109,4 +109,95 @@ const seqlock: Litmus = {
   forbidden: (_write, torn) => torn === 1,
 };
 
-export const LITMUS: readonly Litmus[] = [modeRequest, sequenceOrder, seqlock];
+const WAITERS = 0;
+const PTE = 1;
+
+/** V-24: either the sleeper sees the page, or who installed it sees the sleeper. */
+const queueAndPte: Litmus = {
+  name: 'T-WAK-01',
+  title: 'a sleeper counts itself and reads the pte; a resolver writes the pte and reads the count (V-24)',
+  sides: () => [
+    (words, at) => {
+      Atomics.add(words, at + WAITERS, 1);
+      return Atomics.load(words, at + PTE);
+    },
+    (words, at) => {
+      Atomics.store(words, at + PTE, 1);
+      return Atomics.load(words, at + WAITERS);
+    },
+  ],
+  control: () => [
+    (words, at) => {
+      words[at + WAITERS] = 1;
+      return words[at + PTE] as number;
+    },
+    (words, at) => {
+      words[at + PTE] = 1;
+      return words[at + WAITERS] as number;
+    },
+  ],
+  forbidden: (sawPte, sawSleeper) => sawPte === 0 && sawSleeper === 0,
+};
+
+const LOCK = 0;
+/** Goes up when the entry leaves the unread ones, and when it has come to those that were read. */
+const LEFT = 1;
+const CAME = 2;
+
+/** V-25: a wake that looks into both queues finds an entry in one of them. */
+const refile: Litmus = {
+  name: 'T-WAK-05',
+  title: 'a read takes an entry from one queue to the other; a wake looks into both (V-25)',
+  sides: arena => [mover(new Sync(arena), true), looker(new Sync(arena), true)],
+  control: arena => [mover(new Sync(arena), false), looker(new Sync(arena), false)],
+  forbidden: (_moved, missed) => missed === 1,
+};
+
+function mover(sync: Sync, locks: boolean): Side {
+  return (words, at) => {
+    if (locks) sync.lock('uffd', at + LOCK);
+    Atomics.store(words, at + LEFT, 1);
+    Atomics.store(words, at + CAME, 1);
+    if (locks) sync.unlock('uffd', at + LOCK);
+    return 0;
+  };
+}
+
+/** 1 when the entry was in neither. */
+function looker(sync: Sync, locks: boolean): Side {
+  return (words, at) => {
+    if (locks) sync.lock('uffd', at + LOCK);
+    const came = Atomics.load(words, at + CAME) === 1;
+    const left = Atomics.load(words, at + LEFT) === 1;
+    if (locks) sync.unlock('uffd', at + LOCK);
+    return left && !came ? 1 : 0;
+  };
+}
+
+const READY = 0;
+const QUEUED = 1;
+
+/** 1 when the poller would sleep on a count that has gone up already, with the entry there. */
+const poller: Side = (words, at) => {
+  const seen = Atomics.load(words, at + READY);
+  const found = Atomics.load(words, at + QUEUED);
+  return seen === 1 && found === 0 ? 1 : 0;
+};
+
+/** A poller samples the count before it looks; whoever queues counts afterwards. */
+const pollOrQueue: Litmus = {
+  name: 'T-WAK-06',
+  title: 'a poller samples `ready`, then looks; whoever queues does the two in the other order',
+  sides: () => [poller, end(QUEUED, READY)],
+  control: () => [poller, end(READY, QUEUED)],
+  forbidden: asleep => asleep === 1,
+};
+
+export const LITMUS: readonly Litmus[] = [
+  modeRequest,
+  sequenceOrder,
+  seqlock,
+  queueAndPte,
+  refile,
+  pollOrQueue,
+];

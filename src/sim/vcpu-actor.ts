@@ -151,12 +151,23 @@ export class VcpuActor {
   #miss(gfn: Gfn, access: Access): number {
     this.#leave();
     const pfn = this.#kvm.fault.resolve(this.#vm, this.#space, gfn, access);
+    if (pfn === Miss.Blocked) return this.#wait();
     assert(pfn !== Miss.Fault, 'vcpu: the memory behind the slot is gone');
     if (pfn === Miss.Mmio) throw new MmioExit('no memory there');
     Atomics.store(this.#kvm.words, this.#mode, Mode.InGuest);
     const asked = Atomics.load(this.#kvm.words, this.#requests) & (FLUSHES | Request.Stop);
     if (asked !== 0) this.#serve();
     return asked !== 0 && !this.#breaks.useStaleMiss ? Miss.Again : pfn;
+  }
+
+  /** For a page that somebody else brings: with nothing held (K-31). */
+  #wait(): number {
+    const { uffdWaits } = this.#kvm.mm;
+    const { ticket } = this.#kvm.fault;
+    this.#kvm.sync.y('U.k');
+    if (ticket !== 0) uffdWaits.wait(ticket);
+    if (ticket !== 0) uffdWaits.finish(ticket);
+    return Miss.Again;
   }
 
   #enter(): void {

@@ -2,6 +2,7 @@ import { Errno } from '../../base/errno.ts';
 import type { Vpn } from '../../base/units.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import type { Sync } from '../../sync/sync.ts';
+import type { MmBreaks } from '../breaks.ts';
 import { type MmLayout, VmFlag, VmFlagHigh } from '../layout.ts';
 import type { Vmas } from '../vma.ts';
 import type { UffdContexts } from './contexts.ts';
@@ -19,6 +20,7 @@ export type EventsDeps = {
   readonly vmas: Vmas;
   readonly uffds: UffdContexts;
   readonly waits: UffdWaits;
+  readonly breaks: MmBreaks;
 };
 
 /** What a mutator of this thread owes once it holds no lock: an event, if the context wants it, and a wake. */
@@ -69,6 +71,7 @@ export class UffdEvents {
    */
   #tell(ctx: Uffd, entry: Ticket): boolean {
     const { uffds, waits, sync } = this.#deps;
+    sync.y('X.b');
     uffds.queues.enqueueEvent(ctx, entry);
     sync.y('X.ev');
     uffds.queues.announce(ctx);
@@ -141,8 +144,8 @@ export class UffdEvents {
     while (this.#owed.length > 0) {
       const owed = this.#owed.shift() as Owed;
       const { ctx, entry, start, end } = owed;
-      const { uffds } = this.#deps;
-      uffds.wakeRange(ctx, start, end);
+      const { uffds, breaks } = this.#deps;
+      if (!breaks.unmapWithoutWake) uffds.wakeRange(ctx, start, end);
       try {
         if (entry !== 0) this.#tellAndEnd(ctx, entry);
       } finally {

@@ -1,5 +1,6 @@
 import type { Vpn } from '../../base/units.ts';
 import type { Ptr } from '../../sync/struct.ts';
+import type { Sync } from '../../sync/sync.ts';
 import type { MmBreaks } from '../breaks.ts';
 import {
   FAULT_OFFSET_SHIFT,
@@ -13,13 +14,14 @@ import { type MmLayout, Pte, SwpType, swpType, VmFlag, VmFlagHigh } from '../lay
 import type { PageTable } from '../page-table.ts';
 import type { UffdContexts } from './contexts.ts';
 import type { Ticket } from './queues.ts';
-import { UffdEvent, UffdFault, UffdFeature, UffdFlag } from './state.ts';
+import { UffdEvent, UffdFault, UffdFeature, UffdFlag, UffdState } from './state.ts';
 
 type Mm = Ptr<'mm'>;
 type Vma = Ptr<'vma'>;
 type Uffd = Ptr<'uffd'>;
 
 export type HandleDeps = {
+  readonly sync: Sync;
   readonly layout: MmLayout;
   readonly pageTable: PageTable;
   readonly uffds: UffdContexts;
@@ -45,6 +47,8 @@ export class UffdHandle {
   readonly #uffd: MmLayout['uffd'];
   readonly #wait: MmLayout['uffdWait'];
   readonly #vma: MmLayout['vma'];
+  /** The context whose release the last fault ran into. */
+  #releasing = 0 as Uffd;
   /** After GUP_BLOCKED: the entry that the caller owns, or 0 when it did not want to wait. */
   ticket = 0 as Ticket;
 
@@ -79,8 +83,20 @@ export class UffdHandle {
     if ((how & FaultFlag.NoRetry) !== 0) return GUP_SIGBUS;
     this.ticket = 0 as Ticket;
     if ((how & FaultFlag.NoWait) !== 0) return GUP_BLOCKED;
-    // Its VMAs are about to be plain ones: whoever releases it waits for our mmap lock.
-    return this.#deps.uffds.isReleased(ctx) ? FAULT_RETRY : DELIVER;
+    if (!this.#deps.uffds.isReleased(ctx)) return DELIVER;
+    this.#releasing = ctx;
+    return FAULT_RETRY;
+  }
+
+  /**
+   * Before a fault is made again: if its context was released, its VMAs are about to be plain ones, and whoever
+   * does that is on its way to the mmap lock (M-26). Requires: no lock.
+   */
+  beforeRetry(): void {
+    const ctx = this.#releasing;
+    if (ctx === 0) return;
+    this.#releasing = 0 as Uffd;
+    this.#deps.sync.waiter.wait(ctx + this.#uffd.state.at, UffdState.Released, 1);
   }
 
   /** Under the rule of 2014 an access is delivered once (F-12). */
@@ -105,6 +121,8 @@ export class UffdHandle {
     this.#wait.vpn.set(entry, vpn);
     this.#wait.offset.set(entry, how >>> FAULT_OFFSET_SHIFT);
     this.#wait.thread.set(entry, this.#deps.thread);
+    if (breaks.announceBeforeQueue) uffds.queues.announce(ctx);
+    y('U.e');
     uffds.queues.enqueueFault(ctx, entry);
     y('U.q');
     const waits = breaks.queueWithoutRecheck || this.#mustWait(mm, vpn, fault);
@@ -113,7 +131,7 @@ export class UffdHandle {
       uffds.queues.finish(entry);
       return FAULT_RETRY;
     }
-    uffds.queues.announce(ctx);
+    if (!breaks.announceBeforeQueue) uffds.queues.announce(ctx);
     this.ticket = entry;
     return GUP_BLOCKED;
   }

@@ -90,15 +90,17 @@ export class UffdQueues {
   }
 
   #wakeIn(ctx: Uffd, head: End, tail: End, start: Vpn, end: Vpn): number {
+    const { breaks } = this.#deps;
     let woken = 0;
     for (let entry = head.get(ctx); entry !== 0; ) {
       const next = this.#wait.next.get(entry);
       const vpn = this.#wait.vpn.get(entry);
-      if (vpn >= start && vpn < end) {
+      if ((vpn >= start && vpn < end) || breaks.wakeWholeQueue) {
         this.#unlink(ctx, head, tail, entry);
         this.#uffd.waiters.add(ctx, -1);
         this.#release(entry);
         woken++;
+        if (breaks.wakeFirstOnly) break;
       }
       entry = next;
     }
@@ -127,7 +129,8 @@ export class UffdQueues {
    */
   peek(ctx: Uffd, copy: (entry: Ticket) => void): Ticket {
     this.#lock(ctx);
-    const fault = this.#uffd.pendingHead.get(ctx);
+    const { pendingHead, pendingTail } = this.#uffd;
+    const fault = (this.#deps.breaks.readNewestFirst ? pendingTail : pendingHead).get(ctx);
     const entry = fault !== 0 ? fault : this.#uffd.eventHead.get(ctx);
     if (entry !== 0) copy(entry);
     this.#unlock(ctx);
@@ -141,7 +144,8 @@ export class UffdQueues {
    */
   taken(ctx: Uffd, entry: Ticket, serial: number): boolean {
     this.#lock(ctx);
-    const fault = this.#uffd.pendingHead.get(ctx) === entry;
+    const { pendingHead, pendingTail } = this.#uffd;
+    const fault = (this.#deps.breaks.readNewestFirst ? pendingTail : pendingHead).get(ctx) === entry;
     const event = !fault && this.#uffd.eventHead.get(ctx) === entry;
     const same = (fault || event) && this.#wait.serial.get(entry) === serial;
     if (same && fault) this.#refile(ctx, entry);
@@ -180,9 +184,10 @@ export class UffdQueues {
 
   /** Takes an entry out, if nobody has woken it, and frees it. */
   finish(entry: Ticket): void {
-    const { slabs, drop } = this.#deps;
+    const { slabs, drop, breaks } = this.#deps;
     const ctx = this.#wait.ctx.get(entry);
-    if (this.#wait.state.load(entry) !== WaitState.Woken) this.#takeOut(ctx, entry);
+    const queued = this.#wait.state.load(entry) !== WaitState.Woken;
+    if (queued && !breaks.finishWithoutUnlink) this.#takeOut(ctx, entry);
     slabs.uffdWait.free(entry);
     drop(ctx);
   }

@@ -2,6 +2,7 @@ import { Errno } from '../../base/errno.ts';
 import { type Hva, PAGE_SIZE, type Vpn } from '../../base/units.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import type { Sync } from '../../sync/sync.ts';
+import type { MmBreaks } from '../breaks.ts';
 import { type MmLayout, VmFlag, VmFlagHigh } from '../layout.ts';
 import { VPN_MAX } from '../page-table.ts';
 import type { Vmas } from '../vma.ts';
@@ -20,6 +21,7 @@ export type RegisterDeps = {
   readonly vmas: Vmas;
   readonly edit: VmaEdit;
   readonly uffds: UffdContexts;
+  readonly breaks: MmBreaks;
 };
 
 /** Takes write protection and its markers off [start, end) of a VMA. Requires: mmap for write. */
@@ -95,7 +97,7 @@ export class UffdRegister {
    * (range, no VMA, one of the wrong type or of another context) with nothing changed, and ENOMEM.
    */
   unregister(ctx: Uffd, address: Hva, bytes: number): void {
-    const { uffds, layout } = this.#deps;
+    const { uffds, layout, breaks } = this.#deps;
     const { start, end } = checkRange('unregister', address, bytes);
     this.#write(ctx, 'unregister', mm => {
       if (!this.#intersects(mm, start, end)) throw new Errno('EINVAL', 'unregister', 'nothing is mapped');
@@ -107,7 +109,7 @@ export class UffdRegister {
       this.#each(mm, start, end, (vma, from, to) => {
         if (layout.vma.uffd.get(vma) === 0) return;
         this.disarm(mm, vma, from, to, 'unregister');
-        uffds.wakeRange(ctx, from, to);
+        if (!breaks.unregisterWithoutWake) uffds.wakeRange(ctx, from, to);
       });
     });
   }

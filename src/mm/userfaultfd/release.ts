@@ -1,6 +1,7 @@
 import type { Vpn } from '../../base/units.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import type { Sync } from '../../sync/sync.ts';
+import type { MmBreaks } from '../breaks.ts';
 import { isMarker, type MmLayout, POISON_ENTRY, VmFlag, VmFlagHigh } from '../layout.ts';
 import { HUGE, nextTable, type PageTable } from '../page-table.ts';
 import type { Vmas } from '../vma.ts';
@@ -19,6 +20,7 @@ export type ReleaseDeps = {
   readonly pageTable: PageTable;
   readonly uffds: UffdContexts;
   readonly register: UffdRegister;
+  readonly breaks: MmBreaks;
 };
 
 /** What the last close leaves behind (F-30, V-29). Linux: userfaultfd_release. */
@@ -55,15 +57,17 @@ export class UffdRelease {
    * then everybody is woken.
    */
   #end(ctx: Uffd): void {
-    const { sync, layout, uffds } = this.#deps;
+    const { sync, layout, uffds, breaks } = this.#deps;
     const mm = layout.uffd.mm.get(ctx);
-    layout.uffd.state.store(ctx, UffdState.Released);
+    if (!breaks.releaseLate) layout.uffd.state.store(ctx, UffdState.Released);
     sync.y('X.rel');
     sync.writeLock('mmap', mm + layout.mm.mmapLock.at);
     uffds.unlink(mm, ctx);
     if (layout.mm.users.load(mm) > 0) this.#clearVmas(mm, ctx);
     sync.writeUnlock('mmap', mm + layout.mm.mmapLock.at);
-    uffds.wakeAll(ctx);
+    if (!breaks.releaseWithoutWake) uffds.wakeAll(ctx);
+    sync.y('X.woken');
+    if (breaks.releaseLate) layout.uffd.state.store(ctx, UffdState.Released);
     uffds.drop(ctx);
   }
 

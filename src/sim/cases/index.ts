@@ -14,6 +14,7 @@ const MODULES: readonly (() => Promise<{ cases: readonly AnyCase[] }>)[] = [
   () => import('./swapping.ts'),
   () => import('./moving.ts'),
   () => import('./huge.ts'),
+  () => import('./userfault.ts'),
   () => import('./shmem.ts'),
   () => import('./merging.ts'),
   () => import('./mlock.ts'),
