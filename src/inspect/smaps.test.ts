@@ -1,9 +1,10 @@
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { PAGE_SIZE } from '../base/units.ts';
 import { VmFlag, VmFlagHigh } from '../mm/layout.ts';
 import { Swapping } from '../mm/swap/swapping-testing.ts';
 import { VM_FLAG_CODES } from '../mm/vm-flags.ts';
+import { KSM_FILES, ksmText } from './ksm-text.ts';
 import { memcgText } from './memcg-text.ts';
 import { meminfo } from './meminfo.ts';
 import { smaps, smapsRollup } from './smaps.ts';
@@ -204,4 +205,29 @@ test('C-11 the files of a group read as those of Linux', () => {
       'workingset_refault_anon 0\nworkingset_activate_anon 0\npgscan 0\npgsteal 0\npgactivate 0\npgdeactivate 0\n',
   );
   expect(read('memory.pressure')).toMatch(/^some avg10=0\.00 .*\nfull avg10=0\.00 .* total=0\n$/);
+});
+
+test('M-37 the counters of KSM read as those of /sys/kernel/mm/ksm, by names that Linux has', ({ skip }) => {
+  const world = new Swapping();
+  const { mm, at } = world.map(4);
+  for (let i = 0; i < 4; i++) world.mm.access.write32(mm, at + i * PAGE_SIZE, 7);
+  world.mm.madvise.advise(mm, at, 4 * PAGE_SIZE, 'mergeable');
+  world.mm.ksm.set('run', 1);
+  world.mm.ksm.fullScans(3);
+  const read = (file: string): string | undefined => ksmText(world.mm, file);
+  expect([read('pages_shared'), read('pages_sharing'), read('pages_unshared'), read('merge')]).toEqual([
+    '1\n',
+    '3\n',
+    '0\n',
+    undefined,
+  ]);
+  expect(KSM_FILES.map(read).every(text => /^-?\d+\n$/.test(text ?? ''))).toBe(true);
+  expect(smaps(world.mm, mm)).toContain('KSM:                  16 kB\n');
+  let theirs: string[];
+  try {
+    theirs = readdirSync('/sys/kernel/mm/ksm');
+  } catch {
+    return skip('not run: no /sys/kernel/mm/ksm');
+  }
+  expect(KSM_FILES.filter(file => !theirs.includes(file))).toEqual([]);
 });

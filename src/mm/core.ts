@@ -55,6 +55,7 @@ import { Move } from './userfaultfd/move.ts';
 import { UffdRead } from './userfaultfd/read.ts';
 import { UffdRegister } from './userfaultfd/register.ts';
 import { UffdRelease } from './userfaultfd/release.ts';
+import { ShmemFill } from './userfaultfd/shmem-fill.ts';
 import { UffdWaits } from './userfaultfd/waits.ts';
 import { WriteProtect } from './userfaultfd/writeprotect.ts';
 import { Vmas } from './vma.ts';
@@ -270,6 +271,7 @@ export class MmCore {
     this.uffdRegister.wire((mm, vma, from, to) => this.writeProtect.clear(mm, vma, from, to));
     this.mfill = new Mfill({
       ...{ ...memoryDeps, sync, memory: this.memory, gup: this.gup, access: this.access },
+      shmemFill: new ShmemFill(this),
       ...{ uffds: this.uffds, killed: config.killed, strictOwner: config.strictOwner ?? false },
     });
     this.#fork = new Fork({

@@ -241,9 +241,9 @@ export class Shmem {
   }
 
   /**
-   * Maps a page of the cache where the pte is `expected`, none or a marker. FAULT_RETRY when it is not; else
-   * the answer of a fault, with a reference of the caller's beside the pte's. `bits`: further ones of the pte; a
-   * UffdWp among them keeps it read-only. Requires: the page locked and in the cache.
+   * Maps a page of the cache where the pte is `expected`, none or a marker, and takes the pte's reference.
+   * FAULT_RETRY when the pte is another; else what a fault answers, for which the caller's reference serves. `bits`:
+   * further ones of the pte; a UffdWp among them keeps it read-only. Requires: the page locked and in the cache.
    */
   mapPage(mm: Mm, vma: Vma, pte: PteAt, pfn: Pfn, bits: number, expected = 0): number {
     const { pageTable, layout, pages } = this.#deps;
@@ -307,12 +307,15 @@ export class Shmem {
       at = pageCache.next(inode, at, end);
       if (at < 0) return;
       const pfn = this.findLocked(inode, at);
-      if (pfn !== 0) this.#removePage(inode, at, pfn);
+      if (pfn !== 0) this.remove(inode, at, pfn);
     }
   }
 
-  /** Consumes the reference and the lock. */
-  #removePage(inode: Inode, index: number, pfn: Pfn): void {
+  /**
+   * Takes a page out of the cache, and out of every mapping. Consumes the caller's reference and lock. Linux:
+   * truncate_inode_folio.
+   */
+  remove(inode: Inode, index: number, pfn: Pfn): void {
     const { layout, pages, pageCache, anonVmas, unmap, sync, breaks } = this.#deps;
     const p = pages.at(pfn);
     sync.y('H.r');

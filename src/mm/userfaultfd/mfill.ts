@@ -12,6 +12,7 @@ import type { Pages } from '../page.ts';
 import { HUGE, type PageTable, type PteAt, VPN_MAX } from '../page-table.ts';
 import type { UffdContexts } from './contexts.ts';
 import { isRange } from './move.ts';
+import { NEW_SHMEM, type ShmemFill } from './shmem-fill.ts';
 
 type Mm = Ptr<'mm'>;
 type Vma = Ptr<'vma'>;
@@ -27,8 +28,7 @@ export type MfillDeps = Omit<MemoryDeps, 'swap' | 'notifiers'> & {
   readonly killed?: (() => boolean) | undefined;
   /** V-39: a VMA is filled through the context alone that has registered it. */
   readonly strictOwner?: boolean;
-  /** CONTINUE of one page of a shared mapping: 0 or a negative error number (V-33). */
-  readonly continuePage?: (mm: Mm, vma: Vma, vpn: Vpn, mode: number) => number;
+  readonly shmemFill: ShmemFill;
 };
 
 /** Mode bits of COPY and CONTINUE; ZEROPAGE and POISON know the first alone. */
@@ -180,19 +180,46 @@ export class Mfill {
     if (owner === 0 || (this.#deps.strictOwner && owner !== ctx)) return -ERRNO.ENOENT;
     const flags = v.flags.get(vma);
     if ((this.#mode & UffdFill.Wp) !== 0 && (flags & VmFlag.UffdWp) === 0) return -ERRNO.EINVAL;
-    const anonymous = v.ops.get(vma) === 0 && (flags & VmFlag.Shared) === 0;
-    return anonymous === (this.#kind === 'continue') ? -ERRNO.EINVAL : 0;
+    const ofInode = v.ops.get(vma) !== 0;
+    if (ofInode) return 0;
+    return this.#kind === 'continue' || (flags & VmFlag.Shared) !== 0 ? -ERRNO.EINVAL : 0;
   }
 
   #one(mm: Mm, vma: Vma, vpn: Vpn): number {
-    if (this.#kind === 'continue')
-      return this.#deps.continuePage?.(mm, vma, vpn, this.#mode) ?? -ERRNO.EINVAL;
+    const shared = this.#layout.vma.ops.get(vma) !== 0;
+    // What was filled while we slept was meant for another kind of mapping.
+    if (this.#ready >= 0 && this.#pages.has(this.#ready, PageFlag.Shmem) !== shared) this.#dropReady();
+    if (this.#kind === 'continue') return this.#deps.shmemFill.continuePage(mm, vma, vpn, this.#wpBit());
     let pte = this.#pageTable.peek(mm, vpn);
     if (pte === 0) pte = this.#pageTable.alloc(mm, vpn);
     if (pte === 0) return -ERRNO.ENOMEM;
     if (pte === HUGE) return -ERRNO.EEXIST;
+    if (shared && this.#kind !== 'poison') return this.#shmemPage(mm, vma, vpn, pte);
     if (this.#kind === 'copy') return this.#copyPage(mm, vma, vpn, pte);
     return this.#install(pte, this.#kind === 'poison' ? POISON_ENTRY : this.#zeroEntry(vma));
+  }
+
+  #wpBit(): number {
+    return (this.#mode & UffdFill.Wp) !== 0 ? Pte.UffdWp : 0;
+  }
+
+  /** COPY and ZEROPAGE of a mapping of an inode: a page of the cache, whatever marker is there (V-31, V-32). */
+  #shmemPage(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt): number {
+    const { memory, pageOps, shmemFill } = this.#deps;
+    const seen = this.#pageTable.load(pte);
+    if (seen !== 0 && !isMarker(seen)) return -ERRNO.EEXIST;
+    let pfn = this.#ready;
+    if (pfn >= 0) this.#ready = -1;
+    else {
+      pfn = memory.newPage(mm, 1, NEW_SHMEM);
+      if (pfn < 0) return -ERRNO.ENOMEM;
+      if (this.#kind === 'zeropage') pageOps.zero(frameByte(pfn));
+      else if (!this.#tryRead(pfn)) {
+        this.#ready = pfn;
+        return SLEEP;
+      }
+    }
+    return shmemFill.install(mm, vma, vpn, pte, pfn, this.#wpBit());
   }
 
   #zeroEntry(vma: Vma): number {

@@ -77,8 +77,9 @@ export class UffdRegister {
     const asyncWp = (layout.uffd.features.load(ctx) & UffdFeature.WpAsync) !== 0;
     if (asyncWp && mode === UffdMode.Wp) return true;
     const special = (layout.vma.flags.get(vma) & (VmFlag.PfnMap | VmFlag.Io)) !== 0;
-    const anonymous = layout.vma.ops.get(vma) === 0;
-    return anonymous && !special && (mode & UffdMode.Minor) === 0;
+    if (special) return false;
+    // Shared memory takes MISSING and MINOR, anonymous memory MISSING and WP.
+    return (mode & (layout.vma.ops.get(vma) === 0 ? UffdMode.Minor : UffdMode.Wp)) === 0;
   }
 
   /** A VMA that has all the modes already is left alone; otherwise they are replaced (V-11). */
@@ -101,9 +102,10 @@ export class UffdRegister {
     const { start, end } = checkRange('unregister', address, bytes);
     this.#write(ctx, 'unregister', mm => {
       if (!this.#intersects(mm, start, end)) throw new Errno('EINVAL', 'unregister', 'nothing is mapped');
+      const wasMode = (vma: Vma): number => (layout.vma.ops.get(vma) === 0 ? UffdMode.Wp : UffdMode.Minor);
       this.#each(mm, start, end, vma => {
         const owner = layout.vma.uffd.get(vma);
-        if ((owner !== 0 && owner !== ctx) || !this.#fits(ctx, vma, UffdMode.Wp))
+        if ((owner !== 0 && owner !== ctx) || !this.#fits(ctx, vma, wasMode(vma)))
           throw new Errno('EINVAL', 'unregister', 'not a mapping of this context');
       });
       this.#each(mm, start, end, (vma, from, to) => {

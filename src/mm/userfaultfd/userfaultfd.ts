@@ -51,13 +51,15 @@ export type UserfaultEvent =
   | { event: 'remap'; from: Hva; to: Hva; bytes: number }
   | { event: 'remove' | 'unmap'; start: Hva; end: Hva };
 
-/** V-3: what is there. Nothing of hugetlbfs, nothing of shmem. */
+/** V-3: what is there. Nothing of hugetlbfs, no write protection of shmem. */
 export const UFFD_FEATURES =
   UffdFeature.PagefaultFlagWp |
   UffdFeature.EventFork |
   UffdFeature.EventRemap |
   UffdFeature.EventRemove |
   UffdFeature.EventUnmap |
+  UffdFeature.MissingShmem |
+  UffdFeature.MinorShmem |
   UffdFeature.Sigbus |
   UffdFeature.ThreadId |
   UffdFeature.ExactAddress |
