@@ -13,6 +13,10 @@ const BENCHES: Record<string, Bench> = {
     question: 'what does a minor fault cost, against the kernel?',
     load: () => import('./faults.ts'),
   },
+  thp: {
+    question: 'what does a huge page cost, against the kernel?',
+    load: () => import('./thp.ts'),
+  },
   userfault: {
     question: 'what does a user fault cost, against userfaultfd?',
     load: () => import('./userfault.ts'),
