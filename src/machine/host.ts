@@ -68,6 +68,9 @@ export type GuestOptions = {
 const OWNER = 1;
 
 const REST_MAX = 1023;
+/** khugepaged looks at so many pages in one of so many quiet turns. */
+const KHUGEPAGED_PAGES = 512;
+const KHUGEPAGED_TURNS = 16;
 
 /** Heap beside the frames: decode caches, vCPU records, reverse maps, swap tables. Untouched parts are free. */
 export const HEAP_BYTES = 192 * MIB;
@@ -96,6 +99,8 @@ export class Host {
   #fruitless = 0;
   /** On this thread KSM rests until then. */
   #mergeAt = 0;
+  /** Turns without background reclaim. */
+  #quiet = 0;
 
   private constructor(share: HostShare, mm: MmCore, sync: Sync) {
     this.sync = sync;
@@ -219,12 +224,16 @@ export class Host {
     return this.mm.heap.alloc(ringWords(bytes));
   }
 
-  /** One bounded step of background reclaim, and one of merging; true if there may be more to reclaim. */
+  /**
+   * One bounded step of background reclaim, and one of merging; true if there may be more to reclaim. When it
+   * is quiet, khugepaged looks at a few pages now and then.
+   */
   housekeep(): boolean {
     const { vmscan } = this.mm;
     this.#mergeStep();
     if (this.#rest > 0) this.#rest--;
     else if (vmscan.needsBackground()) return this.#reclaimStep();
+    else if (++this.#quiet % KHUGEPAGED_TURNS === 0) this.mm.khugepaged.step(KHUGEPAGED_PAGES);
     return false;
   }
 

@@ -206,8 +206,8 @@ describe.each([
   { order: 'the order of 2014', strictSeedOrder: true },
   { order: 'the order of U-14', strictSeedOrder: false },
 ])('with $order', ({ strictSeedOrder }) => {
-  const rig = () => {
-    const made = new HugeRig({ strictSeedOrder, limitPages: 1024, areas: 2, frames: 2048 });
+  const rig = (config: ConstructorParameters<typeof HugeRig>[0] = {}) => {
+    const made = new HugeRig({ strictSeedOrder, limitPages: 1024, areas: 2, frames: 2048, ...config });
     // The middle table is there already, so that only the row's own allocations are counted.
     made.touch(512, true);
     made.advise('dontneed', 512, 512);
@@ -313,6 +313,40 @@ describe.each([
     made.core.pageAlloc.failHuge();
     expect(made.touch(3, true)).toBeGreaterThan(0);
     expect(made.text()).toBe('  0x20003000 page writable dirty');
+  });
+
+  test('T-CHG-08: the pte path: no charge is OOM, a page that came meanwhile is 0, armed is SIGBUS; nothing is kept', () => {
+    const small = () => {
+      const made = rig({ swap: { kind: 'none' } });
+      made.advise('nohugepage', 0, 512);
+      made.touch(0, true); // the table
+      return made;
+    };
+    const charged = small();
+    const memcg = charged.core.layout.mm.memcg.get(charged.mm);
+    charged.core.memcontrol.setMax(memcg, 32, 32);
+    charged.core.pageAlloc.failAt(1, 1000);
+    expect(change(charged, () => charged.touch(3, true))).toEqual({ result: GUP_NOMEM });
+    const filled = small();
+    filled.touch(3, true);
+    expect(change(filled, () => filled.touch(3, true))).toEqual({ result: 0 });
+    const armed = small();
+    armed.advise('userfault', 0, 512);
+    expect(change(armed, () => armed.touch(3, true))).toEqual({ result: GUP_SIGBUS });
+  });
+
+  test('T-CHG-09 H-7: FALLBACK, then the pte path finds the area armed: SIGBUS, and FALLBACK counted only then', () => {
+    const made = rig();
+    made.advise('userfault', 0, 512);
+    made.core.pageAlloc.failHuge();
+    const {
+      tables: _tables,
+      frames: _frames,
+      ...rest
+    } = change(made, () => made.touch(3, true)) as Record<string, number>;
+    expect(rest).toEqual(
+      strictSeedOrder ? { result: GUP_SIGBUS, thp_fault_fallback: 1 } : { result: GUP_SIGBUS },
+    );
   });
 
   test('T-CHG-11: as many user faults as one likes change no account', () => {

@@ -40,5 +40,12 @@ const MADV_COMMON: Readonly<Record<number, Advice>> = {
 /** Advice by its number. Symbolic names never collide; numbers 18 and 19 do. */
 export const MADV: Readonly<Record<Abi, Readonly<Record<number, Advice>>>> = {
   seed14: { ...MADV_COMMON, 18: 'userfault', 19: 'nouserfault' },
-  modern: { ...MADV_COMMON, 20: 'cold', 21: 'pageout', 22: 'populate-read', 23: 'populate-write' },
+  modern: {
+    ...MADV_COMMON,
+    20: 'cold',
+    21: 'pageout',
+    22: 'populate-read',
+    23: 'populate-write',
+    25: 'collapse',
+  },
 };

@@ -33,9 +33,7 @@ export function mincore(
 }
 
 function resident(core: MmCore, mm: Ptr<'mm'>, vpn: number): boolean {
-  const pte = core.pageTable.walk(mm, vpn);
-  if (pte === 0) return false;
-  const entry = core.pageTable.load(pte);
+  const entry = core.pageTable.entryOf(mm, vpn);
   if (isSwap(entry)) return cached(core, swpOffset(entry));
   // Entries of other kinds are memory that somebody is busy with.
   return pteIsPresent(entry) || swpType(entry) !== 0;
