@@ -15,7 +15,9 @@ import {
   Pte,
   pteIsPresent,
   ptePfn,
+  SwpType,
   swpOffset,
+  swpType,
   VmFlag,
   VmFlagHigh,
 } from './layout.ts';
@@ -302,6 +304,8 @@ export class Madvise {
         pageTable.clear(pte);
         layout.mm.swapEnts.add(mm, -1);
         swap.free(swpOffset(entry));
+      } else if (swpType(entry) === SwpType.Poison) {
+        pageTable.clear(pte); // lost content is given up like any other
       } else if (pteIsPresent(entry) && (entry & Pte.Zero) === 0) this.#freePage(pte, ptePfn(entry));
     }
     pageTable.unlock(first);

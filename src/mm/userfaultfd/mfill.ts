@@ -160,9 +160,11 @@ export class Mfill {
   #range(ctx: Uffd, mm: Mm, start: Vpn, pages: number): number {
     const { vmas, anonVmas, killed } = this.#deps;
     const vma = vmas.find(mm, start);
+    // Before anything is refused, as in Linux: what it may merge with depends on it (M-2).
+    const isPrivate = vma !== 0 && (this.#layout.vma.flags.get(vma) & VmFlag.Shared) === 0;
+    if (isPrivate && anonVmas.prepare(vma) === 0) return -ERRNO.ENOMEM;
     const refused = this.#refuse(ctx, vma, start, pages);
     if (refused !== 0) return refused;
-    if (anonVmas.prepare(vma) === 0) return -ERRNO.ENOMEM;
     while (this.#done < pages) {
       const code = this.#one(mm, vma, start + this.#done);
       if (code !== 0) return code;
@@ -237,15 +239,17 @@ export class Mfill {
 
   #rights(vma: Vma): number {
     const flags = this.#layout.vma.flags.get(vma);
-    if ((this.#mode & UffdFill.Wp) !== 0) return Pte.UffdWp;
-    if ((flags & VmFlag.Write) !== 0) return Pte.Write;
-    return (flags & VmFlag.Read) !== 0 ? 0 : Pte.ProtNone;
+    const protect = (this.#mode & UffdFill.Wp) !== 0;
+    if ((flags & VmFlag.Write) !== 0) return protect ? Pte.UffdWp : Pte.Write;
+    const rights = (flags & VmFlag.Read) !== 0 ? 0 : Pte.ProtNone;
+    return protect ? rights | Pte.UffdWp : rights;
   }
 
-  /** The page is charged, filled and only then brought under the ptl (C-11). */
+  /**
+   * The page is charged, filled and only then brought under the ptl (C-11): so a source that can't be read is
+   * found before a page that is there already.
+   */
   #copyPage(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt): number {
-    const seen = this.#pageTable.load(pte);
-    if (seen !== 0 && !isMarker(seen)) return -ERRNO.EEXIST;
     let pfn = this.#ready;
     if (pfn >= 0) this.#ready = -1;
     else {

@@ -120,8 +120,10 @@ export class Move {
 
   /** V-35. */
   #refuse(ctx: Uffd, mm: Mm, dst: Vpn, src: Vpn, pages: number): number {
-    const { vmas, layout } = this.#deps;
+    const { vmas, layout, anonVmas } = this.#deps;
     const [into, outOf] = [vmas.find(mm, dst), vmas.find(mm, src)];
+    // Before anything else is refused, as in Linux: what it may merge with depends on it (M-2).
+    if (into !== 0 && anonVmas.prepare(into) === 0) return -ERRNO.ENOMEM;
     if (into === 0 || outOf === 0) return -ERRNO.ENOENT;
     if (this.#differ(into, outOf, dst, src, pages)) return -ERRNO.EINVAL;
     const writable = (layout.vma.flags.get(outOf) & VmFlag.Write) !== 0;
