@@ -2,7 +2,7 @@ import { Errno } from '../../base/errno.ts';
 import { isPageAligned, pageNumber, pagesOf } from '../../base/units.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import type { MmCore } from '../core.ts';
-import { isSwap, pteIsPresent, swpOffset, swpType } from '../layout.ts';
+import { isSwap, pteIsPresent, SwpType, swpOffset, swpType } from '../layout.ts';
 import { VPN_MAX } from '../page-table.ts';
 
 /**
@@ -35,8 +35,8 @@ export function mincore(
 function resident(core: MmCore, mm: Ptr<'mm'>, vpn: number): boolean {
   const entry = core.pageTable.entryOf(mm, vpn);
   if (isSwap(entry)) return cached(core, swpOffset(entry));
-  // Entries of other kinds are memory that somebody is busy with.
-  return pteIsPresent(entry) || swpType(entry) !== 0;
+  // A page on its way elsewhere is there; markers are not pages.
+  return pteIsPresent(entry) || swpType(entry) === SwpType.Migration;
 }
 
 function cached(core: MmCore, slot: number): boolean {

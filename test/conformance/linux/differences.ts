@@ -1,4 +1,16 @@
+import { MREMAP } from '../../../src/mm/syscalls/abi.ts';
+import { UffdFeature } from '../../../src/mm/userfaultfd/state.ts';
 import type { Script, Step } from './script.ts';
+
+/** A step that differs, and the outcomes up to it. */
+type Place = {
+  step: Step;
+  script: Script;
+  index: number;
+  theirs: string;
+  ours: string;
+  before: readonly string[];
+};
 
 /** A way in which we are right to differ from the kernel that runs here. */
 export type KnownDifference = {
@@ -7,39 +19,96 @@ export type KnownDifference = {
   reason: string;
   /** What follows in the script can't be compared. */
   ends?: boolean;
-  matches(at: { step: Step; script: Script; index: number; theirs: string; ours: string }): boolean;
+  matches(at: Place): boolean;
 };
 
+const isPlainMove = ({ call, args }: Step): boolean =>
+  call === 'mremap' && (args[3]! & MREMAP.FIXED) !== 0 && pages(args[1]!) === pages(args[2]!);
 const pages = (bytes: number): number => Math.ceil(bytes / 4096);
+
+/** Was something moved into or next to a range that had been registered without the remap event? */
+function movesIntoRegistered(script: Script): boolean {
+  const events = script.some(
+    ({ call, args }) => call === 'handler' && (args[1]! & UffdFeature.EventRemap) !== 0,
+  );
+  const registered = script
+    .filter(({ call }) => call === 'register')
+    .map(({ args }) => [args[0]!, args[0]! + args[1]!]);
+  return script.some(({ call, args: [, , bytes = 0, flags = 0, to = 0] }) => {
+    if (events || call !== 'mremap' || (flags & MREMAP.FIXED) === 0) return false;
+    return registered.some(([from, end]) => to <= end! && to + bytes >= from!);
+  });
+}
+
+const sorted = (log: string): string =>
+  log
+    .split(/(?= (?:fault|remap|remove|unmap|event) )/)
+    .sort()
+    .join('');
+
+const PAGEOUT = 21;
+const withoutSwap = (maps: string): string => maps.replaceAll(/ (?:Rss|Anonymous|Swap)=\d+/g, '');
+
+const GIVE_ANON_VMAS = ['mremap', 'copy', 'copyfrom', 'zeropage', 'poison', 'move'];
 
 export const KNOWN_DIFFERENCES: readonly KnownDifference[] = [
   {
     name: 'mremap of several mappings',
     reason: 'from 6.17 a FIXED move may span mappings; ours follows 6.12, which refuses with EFAULT',
     ends: true,
-    matches: ({ step: { call, args }, ours }) =>
-      call === 'mremap' && ours === '-14' && (args[3]! & 2) !== 0 && pages(args[1]!) === pages(args[2]!),
+    matches: ({ script, index, before, ours }) =>
+      [...before, ours].some((outcome, i) => i <= index && outcome === '-14' && isPlainMove(script[i]!)),
   },
   {
-    name: 'bounds of mappings after mremap',
+    name: 'bounds of mappings',
     reason:
-      'Linux merges the copy before it takes the source away, which may give the source an anon_vma; ' +
-      'ours merges last, so that nothing can fail once a page has moved',
+      'Linux gives a mapping an anon_vma when a fill of it is refused, and merges what mremap copies before it ' +
+      'takes the source away; ours does neither, the second so that nothing can fail once a page has moved',
     matches: ({ step, script, index, theirs, ours }) =>
       step.call === 'maps' &&
-      script.slice(0, index).some(({ call }) => call === 'mremap') &&
+      script.slice(0, index).some(({ call }) => GIVE_ANON_VMAS.includes(call)) &&
       withoutBounds(theirs) === withoutBounds(ours),
+  },
+  {
+    name: 'mremap beside memory that is registered',
+    reason:
+      'without the remap event, Linux takes the registration from all of the mapping that the moved part is ' +
+      'merged into; ours takes it from the moved part alone',
+    ends: true,
+    matches: ({ script, index }) => index > 0 && movesIntoRegistered(script.slice(0, index)),
+  },
+  {
+    name: 'pages that this machine has swapped out',
+    reason: 'MADV_PAGEOUT finds swap when somebody has set it up meanwhile; ours runs without here',
+    matches: ({ step, script, index, theirs, ours }) =>
+      script.slice(0, index).some(({ call, args }) => call === 'madvise' && args[2] === PAGEOUT) &&
+      (step.call === 'mincore' || (step.call === 'maps' && withoutSwap(theirs) === withoutSwap(ours))),
+  },
+  {
+    name: 'order of the events of a shrinking mremap',
+    reason:
+      'Linux keeps the event of the end that is cut off until the remap event is out; ours sends each when it ' +
+      'happens. The ranges do not touch, so a manager may take them in either order (V-51)',
+    matches: ({ step, theirs, ours }) => step.call === 'log' && sorted(theirs) === sorted(ours),
+  },
+  {
+    name: 'the code of a poison SIGBUS',
+    reason: 'V-60: a kernel without memory-failure handling says BUS_ADRERR; ours says that content is lost',
+    matches: ({ theirs, ours }) => ours.includes('poison') && ours.replaceAll('poison', 'bus') === theirs,
   },
 ];
 
-/** What `maps` tells, with mappings that touch and differ in their bounds alone made one. */
+/**
+ * What `maps` tells, with mappings that touch and differ in their bounds alone made one. Whether memory is
+ * accounted (`ac`) is left out: mprotect clears it where there is no anon_vma.
+ */
 export function withoutBounds(maps: string): string {
   const merged: { end: string; kind: string; sums: number[]; start: string }[] = [];
   for (const [, text] of maps.matchAll(/\[([^\]]*)\]/g)) {
     const [range = '', rights, ...rest] = text!.split(' ');
     const [start = '', end = ''] = range.split('-');
     const sums = rest.filter(word => word.includes('=')).map(word => Number(word.split('=')[1]));
-    const kind = [rights, ...rest.filter(word => !word.includes('='))].join(' ');
+    const kind = [rights, ...rest.filter(word => !word.includes('=') && word !== 'ac')].join(' ');
     const last = merged.at(-1);
     if (last?.end !== start || last.kind !== kind) merged.push({ start, end, kind, sums });
     else Object.assign(last, { end, sums: last.sums.map((sum, i) => sum + sums[i]!) });
@@ -47,14 +116,16 @@ export function withoutBounds(maps: string): string {
   return JSON.stringify(merged);
 }
 
-/** The known difference that a step shows, if it is one. */
+/** The known difference that a step shows, if it is one. `outcomes` are ours, up to the step at least. */
 export function explain(
   script: Script,
   index: number,
   theirs: string,
-  ours: string,
+  outcomes: readonly string[],
 ): KnownDifference | undefined {
   const step = script[index];
-  if (step === undefined) return undefined;
-  return KNOWN_DIFFERENCES.find(known => known.matches({ step, script, index, theirs, ours }));
+  const ours = outcomes[index];
+  if (step === undefined || ours === undefined) return undefined;
+  const before = outcomes.slice(0, index);
+  return KNOWN_DIFFERENCES.find(known => known.matches({ step, script, index, theirs, ours, before }));
 }

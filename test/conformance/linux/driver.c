@@ -247,7 +247,10 @@ static void do_range(const struct step *s, long number) {
 
 // ---- userfaultfd ----------------------------------------------------------------------------------------
 
+static void stop_handler(void);
+
 static void do_uffd(const struct step *s) {
+  stop_handler();
   if (ufd >= 0) close(ufd);
   ufd = (int)syscall(SYS_userfaultfd, s->arg[0]);
   say_result(ufd < 0 ? -1 : 0);
@@ -319,15 +322,25 @@ static void do_move(const struct step *s) {
   say_done(result, m.move);
 }
 
+static void say_address(unsigned long at) {
+  if (at >= WINDOW && at <= WINDOW + WINDOW_BYTES) say(" %lx", at - WINDOW);
+  else say(" elsewhere");
+}
+
 static void say_message(const struct uffd_msg *m) {
-  if (m->event == UFFD_EVENT_PAGEFAULT)
-    say(" fault %llx %llx", m->arg.pagefault.flags, m->arg.pagefault.address - WINDOW);
-  else if (m->event == UFFD_EVENT_REMAP)
-    say(" remap %llx %llx %llx", m->arg.remap.from - WINDOW, m->arg.remap.to - WINDOW, m->arg.remap.len);
-  else if (m->event == UFFD_EVENT_REMOVE || m->event == UFFD_EVENT_UNMAP)
-    say(" %s %llx %llx", m->event == UFFD_EVENT_REMOVE ? "remove" : "unmap", m->arg.remove.start - WINDOW,
-        m->arg.remove.end - WINDOW);
-  else say(" event %x", m->event);
+  if (m->event == UFFD_EVENT_PAGEFAULT) {
+    say(" fault %llx", m->arg.pagefault.flags);
+    say_address(m->arg.pagefault.address);
+  } else if (m->event == UFFD_EVENT_REMAP) {
+    say(" remap");
+    say_address(m->arg.remap.from);
+    say_address(m->arg.remap.to);
+    say(" %llx", m->arg.remap.len);
+  } else if (m->event == UFFD_EVENT_REMOVE || m->event == UFFD_EVENT_UNMAP) {
+    say(m->event == UFFD_EVENT_REMOVE ? " remove" : " unmap");
+    say_address(m->arg.remove.start);
+    say_address(m->arg.remove.end);
+  } else say(" event %x", m->event);
 }
 
 static void do_uread(const struct step *s) {
@@ -348,6 +361,7 @@ static void do_poll(const struct step *s) {
 
 static void do_close(const struct step *s) {
   (void)s;
+  stop_handler();
   long result = close(ufd);
   ufd = -1;
   say_result(result);
@@ -406,9 +420,20 @@ static void stop_handler(void) {
   pthread_join(handler, 0);
 }
 
+// Opens a descriptor and answers what comes from it: a step of its own, so that no script can hang.
 static void do_handler(const struct step *s) {
   stop_handler();
+  if (ufd >= 0) close(ufd);
+  ufd = (int)syscall(SYS_userfaultfd, O_NONBLOCK);
+  struct uffdio_api api = {.api = UFFD_API, .features = s->arg[1]};
+  if (ioctl(ufd, UFFDIO_API, &api)) {
+    say_result(-1);
+    close(ufd);
+    ufd = -1;
+    return;
+  }
   handler_policy = (int)s->arg[0];
+  handled = 0;
   handling = 1;
   say_result(pthread_create(&handler, 0, handle, 0));
 }
@@ -417,6 +442,7 @@ static void do_handler(const struct step *s) {
 static void do_log(const struct step *s) {
   (void)s;
   say("log");
+  if (handling) usleep(1000); // the last event may just have been read
   for (int i = 0; i < handled && i < HANDLED_MAX; i++) say_message(&handled_message[i]);
   handled = 0;
 }
@@ -462,28 +488,30 @@ static void advance(void) {
 
 static void start_process(int process) {
   me = process;
-  alarm(5);
+  handling = handled = 0; // those are the parent's
+  alarm(3);
   if (ufd >= 0) close(ufd);
   ufd = -1;
 }
 
-// In the child it returns 1, and nothing has been said.
+// The child goes on with the script once it has let go of what was its parent's.
 static int do_fork(const struct step *s) {
   unsigned long child = s->arg[0];
   if (child >= PROCESSES || shared->alive[child]) {
     say("-");
     return 0;
   }
-  shared->alive[child] = 1;
   shared->parent[child] = me;
   pid_t pid = fork();
-  if (pid == 0) {
-    start_process((int)child);
-    return 1;
+  if (pid < 0) {
+    say_result(-1);
+    return 0;
   }
-  shared->pid[child] = pid;
-  if (pid < 0) shared->alive[child] = 0;
-  say_result(pid < 0 ? -1 : 0);
+  if (pid > 0) return 1;
+  start_process((int)child);
+  shared->pid[child] = getpid();
+  shared->alive[child] = 1;
+  say("0");
   return 0;
 }
 
@@ -530,7 +558,7 @@ static const struct call calls[] = {
     {"race", do_race},         {"thp", do_thp},
 };
 
-// Returns 1 in the child of a fork.
+// Returns 1 when another process goes on.
 static int run_step(const struct step *s) {
   if (!strcmp(s->call, "fork")) return do_fork(s);
   for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++) {
@@ -564,7 +592,9 @@ static void take_turn(const struct step *s) {
 static void run_process(void) {
   for (int i; (i = __atomic_load_n(&shared->next, __ATOMIC_SEQ_CST)) < count;) {
     if (is_mine(&steps[i])) take_turn(&steps[i]);
-    else syscall(SYS_futex, &shared->next, FUTEX_WAIT, i, 0, 0, 0);
+    // The others, and the parent of a child that goes on.
+    while (__atomic_load_n(&shared->next, __ATOMIC_SEQ_CST) == i)
+      syscall(SYS_futex, &shared->next, FUTEX_WAIT, i, 0, 0, 0);
   }
 }
 

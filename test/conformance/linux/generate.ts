@@ -1,5 +1,6 @@
 import type { Random } from '../../../src/base/random.ts';
 import { MAP } from '../../../src/mm/syscalls/abi.ts';
+import { UffdFeature } from '../../../src/mm/userfaultfd/state.ts';
 import type { Script, Step } from './script.ts';
 
 const PAGE = 0x1000;
@@ -18,6 +19,7 @@ export class Generator {
   readonly r: Random;
   #value = 1;
   #processes = [0];
+  #openers: number[] = [];
   #born = 1;
 
   constructor(r: Random) {
@@ -26,11 +28,51 @@ export class Generator {
 
   script(length: number): Script {
     const steps: Step[] = [this.#map(0, 16 * PAGE), this.#map(this.page(), this.pages() * PAGE)];
+    const asksForPages = this.r.oneIn(2);
+    if (asksForPages) steps.push(...this.#openUffd(0), this.uffd('register', 0, 16 * PAGE, this.modes()));
     while (steps.length < length) {
-      const step = this.#pick(CALLS);
+      const step = this.#pick(asksForPages && this.r.oneIn(2) ? UFFD_CALLS : CALLS);
       if (step !== undefined) steps.push(step);
     }
-    return [...steps, ...this.#processes.flatMap(p => [this.#of(p, 'maps'), this.#of(p, 'dump')])];
+    return [...steps, ...this.#processes.flatMap(p => ENDINGS.map(call => this.#of(p, call)))];
+  }
+
+  /** Without a handler every missing page is a SIGBUS, so that nobody ever waits. */
+  #openUffd(process: number): Step[] {
+    this.#openers.push(process);
+    if (this.r.oneIn(4)) {
+      const policy = this.r.pick([1, 1, 2, 3]);
+      // A protected hole takes a copy alone: any other answer would be asked for again, for ever.
+      const features = this.#some(policy === 1 ? [...EVENTS, Feature.WpUnpopulated] : EVENTS);
+      return [this.#of(process, 'handler', policy, features)];
+    }
+    const features = Feature.Sigbus | this.#some([Feature.WpUnpopulated, Feature.ExactAddress]);
+    return [this.#of(process, 'uffd', 0x800), this.#of(process, 'api', 0xaa, features)];
+  }
+
+  /** A call of a process that has a descriptor. */
+  uffd(call: string, ...args: number[]): Step {
+    const alive = this.#openers.filter(process => this.#processes.includes(process));
+    return this.#of(this.r.pick(alive), call, ...args);
+  }
+
+  reopen(): Step | undefined {
+    const [first, second] = this.#openUffd(this.r.pick(this.#processes));
+    return second === undefined ? first : this.#of(second.process, 'handler', 1, 0);
+  }
+
+  /** Register modes, and now and then none or one that there isn't. */
+  modes(): number {
+    return this.r.oneIn(20) ? this.r.pick([0, 4, 8]) : this.r.pick([1, 1, 1, 2, 3, 3]);
+  }
+
+  /** Nothing, or now and then one of the mode bits. */
+  mode(...bits: number[]): number {
+    return this.r.oneIn(20) ? 8 : this.r.oneIn(4) ? this.r.pick(bits) : 0;
+  }
+
+  #some(bits: readonly number[]): number {
+    return bits.filter(() => this.r.oneIn(3)).reduce((all, bit) => all | bit, 0);
   }
 
   #map(at: number, bytes: number): Step {
@@ -102,6 +144,7 @@ export class Generator {
   }
 }
 
+const ENDINGS = ['log', 'maps', 'dump', 'log'];
 const MMAP_FLAGS = [FIXED, FIXED, FIXED, FIXED, MAP.PRIVATE | MAP.ANONYMOUS];
 const MMAP_RARE = [
   MAP.PRIVATE | MAP.ANONYMOUS | MAP.FIXED_NOREPLACE,
@@ -111,6 +154,33 @@ const MMAP_RARE = [
 ];
 
 const MREMAP_FLAGS = [3, 3, 3, 3, 3, 7, 7, 0, 0, 1, 5, 2, 4, 8];
+
+const Feature = UffdFeature;
+const EVENTS = [
+  Feature.EventFork,
+  Feature.EventRemap,
+  Feature.EventRemove,
+  Feature.EventUnmap,
+  Feature.ExactAddress,
+];
+
+const UFFD_CALLS: Weighted = [
+  [12, g => g.uffd('register', ...g.range(), g.modes())],
+  [5, g => g.uffd('unregister', ...g.range())],
+  [2, g => g.uffd('wake', ...g.range())],
+  [14, g => g.uffd('copy', ...g.range(), g.mode(1, 2), g.value())],
+  [3, g => g.uffd('copyfrom', ...g.range(), g.mode(1, 2), g.page())],
+  [7, g => g.uffd('zeropage', ...g.range(), g.mode(1))],
+  [10, g => g.uffd('writeprotect', ...g.range(), g.r.pick([1, 1, 1, 0, 0, 2, 3]))],
+  [12, g => g.uffd('move', g.page(), ...g.range(), g.r.pick([0, 0, 1, 2, 2]))],
+  [5, g => g.uffd('poison', ...g.range(), g.mode(1))],
+  [1, g => g.uffd('continue', ...g.range(), 0)],
+  [1, g => g.uffd('uread')],
+  [1, g => g.uffd('poll')],
+  [4, g => g.uffd('log')],
+  [1, g => g.uffd('close')],
+  [1, g => g.reopen()],
+];
 
 const CALLS: Weighted = [
   [30, g => g.step('write', g.touch(), g.value())],

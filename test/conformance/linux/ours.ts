@@ -1,18 +1,28 @@
 import { PAGE_SIZE } from '../../../src/base/units.ts';
 import type { MmCore } from '../../../src/mm/core.ts';
-import { GUP_HWPOISON, GUP_NOMEM, GUP_PFN_MASK, GUP_SIGBUS } from '../../../src/mm/fault-codes.ts';
+import {
+  FAULT_OFFSET_SHIFT,
+  GUP_HWPOISON,
+  GUP_NOMEM,
+  GUP_PFN_MASK,
+  GUP_SIGBUS,
+} from '../../../src/mm/fault-codes.ts';
 import { Syscalls } from '../../../src/mm/syscalls/syscalls.ts';
 import { testMm } from '../../../src/mm/testing.ts';
 import { frameByte } from '../../../src/sync/arena.ts';
 import type { Ptr } from '../../../src/sync/struct.ts';
 import { mapsLines } from './our-maps.ts';
+import { OurUffd } from './our-uffd.ts';
 import { PROCESSES, type Script, type Step, WINDOW, WINDOW_BYTES } from './script.ts';
 
 type Mm = Ptr<'mm'>;
-type Process = { mm: Mm };
+type Process = { mm: Mm; uffd?: OurUffd };
 
 /** Places in a page that a dump reads; driver.c has the same. */
 const DUMPED = [0, 8, 0x800];
+
+/** The seed's order of a user fault is Linux's: it shows in which mappings have an anon_vma (U-14). */
+const newCore = (): MmCore => testMm({ frames: 4096, strictSeedOrder: true });
 
 /** Runs scripts through our mm and tells of each step what driver.c tells. */
 export class Ours {
@@ -21,7 +31,7 @@ export class Ours {
   #processes: (Process | undefined)[] = [];
 
   constructor() {
-    this.#core = testMm({ frames: 4096 });
+    this.#core = newCore();
     this.#calls = new Syscalls(this.#core, 'modern');
   }
 
@@ -37,14 +47,14 @@ export class Ours {
       this.#end();
     } catch (error) {
       outcomes.push(`ASSERT ${error instanceof Error ? error.message : error}`);
-      this.#core = testMm({ frames: 4096 });
+      this.#core = newCore();
       this.#calls = new Syscalls(this.#core, 'modern');
     }
     return outcomes;
   }
 
   #end(): void {
-    for (const process of this.#processes) if (process !== undefined) this.#core.exit(process.mm);
+    for (const process of this.#processes) if (process !== undefined) this.#leave(process);
     this.#core.checkInvariants();
     if (this.#core.slabs.mm.used + this.#core.slabs.vma.used + this.#core.slabs.avc.used > 0)
       throw new Error('records are left over');
@@ -55,7 +65,8 @@ export class Ours {
     if (at === undefined) return '-';
     if (call === 'fork') return this.#fork(at, args[0]!);
     if (call === 'exit') return this.#exit(process);
-    const text = this.#memory(at, call, args) ?? this.#look(at, call, args);
+    at.uffd ??= new OurUffd(this.#core, at.mm);
+    const text = this.#memory(at, call, args) ?? this.#look(at, call, args) ?? at.uffd.call(call, args);
     if (text === undefined) throw new Error(`no call ${call}`);
     return text;
   }
@@ -68,9 +79,15 @@ export class Ours {
 
   #exit(process: number): string {
     if (process === 0) return '-';
-    this.#core.exit(this.#processes[process]!.mm);
+    this.#leave(this.#processes[process]!);
     this.#processes[process] = undefined;
     return '0';
+  }
+
+  /** As exit does: memory first, then the descriptors. */
+  #leave({ mm, uffd }: Process): void {
+    this.#core.exit(mm);
+    uffd?.close();
   }
 
   /** Calls that change a mapping, or what is known of it. */
@@ -113,7 +130,8 @@ export class Ours {
 
   #touch(mm: Mm, offset: number, value: number | undefined): string {
     const at = WINDOW + offset;
-    const result = this.#core.gup.fault(mm, Math.floor(at / PAGE_SIZE), value !== undefined);
+    const how = (at % PAGE_SIZE) << FAULT_OFFSET_SHIFT;
+    const result = this.#core.gup.faultWait(mm, Math.floor(at / PAGE_SIZE), value !== undefined, how);
     if (result < 0) return faultName(result);
     const pfn = result & GUP_PFN_MASK;
     const word = (frameByte(pfn) + (at % PAGE_SIZE)) / 4;

@@ -1,0 +1,120 @@
+import { ERRNO, Errno } from '../../base/errno.ts';
+import type { Ptr } from '../../sync/struct.ts';
+import type { MmCore } from '../core.ts';
+import { UffdFlag } from '../userfaultfd/state.ts';
+import { Userfaultfd } from '../userfaultfd/userfaultfd.ts';
+
+type Mm = Ptr<'mm'>;
+
+const O_NONBLOCK = 0x800;
+const O_CLOEXEC = 0x80000;
+
+/** A call's result, and what it left in the result field of its struct; undefined: it was not written. */
+export type Done = { result: number; field: number | undefined };
+
+/** userfaultfd(2) and its ioctls by their numbers: 0 or a negative errno (V-1 to V-36). */
+export class UffdCalls {
+  readonly #core: MmCore;
+
+  constructor(core: MmCore) {
+    this.#core = core;
+  }
+
+  /** A descriptor, or a negative errno. */
+  open(mm: Mm, flags: number): Userfaultfd | number {
+    if ((flags & ~(O_NONBLOCK | O_CLOEXEC | UffdFlag.UserModeOnly)) !== 0) return -ERRNO.EINVAL;
+    const userModeOnly = (flags & UffdFlag.UserModeOnly) !== 0;
+    const nonBlock = (flags & O_NONBLOCK) !== 0;
+    try {
+      return Userfaultfd.create(this.#core, mm, { userModeOnly, nonBlock });
+    } catch (error) {
+      return errnoOf(error);
+    }
+  }
+
+  api(fd: Userfaultfd, api: number, features: number): number {
+    return attempt(() => fd.api(features, { api }));
+  }
+
+  /** `field` is the bit mask of the calls that work there. */
+  register(fd: Userfaultfd, address: number, bytes: number, mode: number): Done {
+    let field: number | undefined;
+    const result = attempt(() => {
+      field = fd.register(address, bytes, mode).reduce((mask, call) => mask | (1 << call), 0);
+    });
+    return { result, field };
+  }
+
+  unregister(fd: Userfaultfd, address: number, bytes: number): number {
+    return attempt(() => fd.unregister(address, bytes));
+  }
+
+  wake(fd: Userfaultfd, address: number, bytes: number): number {
+    return attempt(() => fd.wake(address, bytes));
+  }
+
+  /** `source` is an address of the caller's. */
+  copy(fd: Userfaultfd, caller: Mm, dst: number, source: number, bytes: number, mode: number): Done {
+    const { mfill } = this.#core;
+    return this.#fill(fd, () => mfill.copyFrom(fd.ctx, dst, caller, source, bytes, mode), mfill);
+  }
+
+  zeropage(fd: Userfaultfd, address: number, bytes: number, mode: number): Done {
+    const { mfill } = this.#core;
+    return this.#fill(fd, () => mfill.zeropage(fd.ctx, address, bytes, mode), mfill);
+  }
+
+  poison(fd: Userfaultfd, address: number, bytes: number, mode: number): Done {
+    const { mfill } = this.#core;
+    return this.#fill(fd, () => mfill.poison(fd.ctx, address, bytes, mode), mfill);
+  }
+
+  continue(fd: Userfaultfd, address: number, bytes: number, mode: number): Done {
+    const { mfill } = this.#core;
+    return this.#fill(fd, () => mfill.continue(fd.ctx, address, bytes, mode), mfill);
+  }
+
+  move(fd: Userfaultfd, caller: Mm, dst: number, src: number, bytes: number, mode: number): Done {
+    const { move } = this.#core;
+    return this.#fill(fd, () => move.move(fd.ctx, caller, dst, src, bytes, mode), move);
+  }
+
+  writeprotect(fd: Userfaultfd, address: number, bytes: number, mode: number): number {
+    if (!this.#isRunning(fd)) return -ERRNO.EINVAL;
+    return this.#core.writeProtect.protect(fd.ctx, address, bytes, mode);
+  }
+
+  #fill(fd: Userfaultfd, call: () => number, resolver: { result: number | undefined }): Done {
+    if (!this.#isRunning(fd)) return { result: -ERRNO.EINVAL, field: undefined };
+    const result = call();
+    return { result, field: resolver.result };
+  }
+
+  /** V-2: nothing works before the handshake. */
+  #isRunning(fd: Userfaultfd): boolean {
+    return this.#core.layout.uffd.features.load(fd.ctx) !== 0;
+  }
+
+  /** Bytes read, or a negative errno. */
+  read(fd: Userfaultfd, into: Uint8Array): number {
+    let bytes = 0;
+    const result = attempt(() => {
+      bytes = fd.readBytes(into);
+    });
+    return result < 0 ? result : bytes;
+  }
+}
+
+function attempt(work: () => unknown): number {
+  try {
+    work();
+    return 0;
+  } catch (error) {
+    return errnoOf(error);
+  }
+}
+
+function errnoOf(error: unknown): number {
+  if (error instanceof Errno) return error.errno;
+  throw error;
+}
