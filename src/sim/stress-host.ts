@@ -54,6 +54,7 @@ const BREAKS: Record<string, Named> = {
     mm: { faultWithoutRecheck: true },
     why: 'M-33: the pte is not compared again under its lock',
   },
+  'ksm-without-notify': { mm: { ksmWithoutNotify: true }, why: 'C-5: merging tells nobody' },
   'fork-keeps-writable': { mm: { forkKeepsWritable: true }, why: 'T-FRK-03: fork leaves ptes writable' },
 };
 

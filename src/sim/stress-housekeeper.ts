@@ -32,8 +32,11 @@ const BOUNCED_WITH = 12;
 const FORK_EVERY = 64;
 const CHILD_LIVES = 24;
 const SAMPLES = 32;
+/** Pages that have twins in an address space of their own, so that there is something to merge; rounds between. */
+const TWINS = 48;
+const TWIN_EVERY = 16;
 
-/** What takes the vCPUs' memory away: reclaim, ageing, DONTNEED, fork. And it counts itself, as a VMM does. */
+/** What takes the vCPUs' memory away: reclaim, ageing, DONTNEED, fork, merging. And it counts itself, as a VMM does. */
 export class Housekeeper {
   readonly #o: HousekeeperOptions;
   readonly #random: Random;
@@ -42,12 +45,52 @@ export class Housekeeper {
   #child: Ptr<'mm'> | 0 = 0;
   #samples: Sample[] = [];
   #round = 0;
+  readonly #twins: Ptr<'mm'>;
+  readonly #twinsAt: number;
+  readonly #bytes = new Uint8Array(PAGE_SIZE);
+  /** What the twins held when they were made; nobody writes them. */
+  readonly #made = new Uint8Array(TWINS * PAGE_SIZE);
 
   constructor(options: HousekeeperOptions) {
     this.#o = options;
     this.#random = new Random(options.shape.seed);
     this.#expected = new Int32Array(options.shape.pages);
     this.#epochsAt = options.layout.control.epochs.load(options.control);
+    const { mm } = options.host;
+    this.#twins = mm.createMm();
+    this.#twinsAt = mm.mmap.map(this.#twins, TWINS * PAGE_SIZE);
+    mm.madvise.advise(this.#twins, this.#twinsAt, TWINS * PAGE_SIZE, 'mergeable');
+    mm.madvise.advise(options.mm, options.hva, TWINS * PAGE_SIZE, 'mergeable');
+  }
+
+  /** Copies what the guest's first pages hold now, and merges those that no vCPU has written since. */
+  #merge(): void {
+    const { access, ksm } = this.#o.host.mm;
+    for (let page = 0; page < TWINS; page++) {
+      this.#checkTwin(page);
+      access.copyFromUser(this.#o.mm, this.#address(page), this.#bytes);
+      this.#made.set(this.#bytes, page * PAGE_SIZE);
+      access.copyToUser(this.#twins, this.#twinsAt + page * PAGE_SIZE, this.#bytes);
+    }
+    ksm.fullScans(2);
+  }
+
+  /** A twin has not changed, whatever the vCPUs wrote to the page that it was merged with (C-5, C-6). */
+  #checkTwin(page: number): void {
+    const { host, layout, report } = this.#o;
+    host.mm.access.copyFromUser(this.#twins, this.#twinsAt + page * PAGE_SIZE, this.#bytes);
+    const [now, made] = [new Int32Array(this.#bytes.buffer), new Int32Array(this.#made.buffer)];
+    for (let i = 0; i < now.length; i++) {
+      if (now[i] === made[(page * PAGE_SIZE) / 4 + i]) continue;
+      layout.report.stale.add(report, 1);
+      return;
+    }
+  }
+
+  /** Nothing of the test's own is left in the arena. */
+  end(): void {
+    this.endChild();
+    this.#o.host.mm.exit(this.#twins);
   }
 
   round(): void {
@@ -64,6 +107,7 @@ export class Housekeeper {
       this.#discard();
       this.#count();
     }
+    if (this.#round % TWIN_EVERY === 0) this.#merge();
     if (this.#round % FORK_EVERY === 0) this.#fork();
     if (this.#round % FORK_EVERY === CHILD_LIVES) this.endChild();
     // Mostly the vCPUs shall run; at times everything happens at once.

@@ -63,6 +63,7 @@ const COLUMNS: readonly [keyof StressResult, string][] = [
   ['unmaps', 'unmaps (DONTNEED)'],
   ['cowBreaks', 'COW breaks'],
   ['forks', 'forks'],
+  ['mergesBroken', 'writes to merged pages'],
   ['faultRetries', 'faults retried'],
   ['scratchChecked', 'checks after an unmap'],
   ['vmmChecked', 'checks by the VMM'],

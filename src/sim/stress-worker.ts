@@ -53,7 +53,7 @@ function housekeeper(here: Here): void {
   });
   awaitGo(here);
   while (stop.load(control) === 0) keeper.round();
-  keeper.endChild();
+  keeper.end();
   while (finished.load(control) < shape.vcpus) host.sync.waiter.wait(control + finished.at, -1, 5);
   parentPort?.postMessage(takeDown(here));
   host.mm.lru.close();

@@ -35,6 +35,8 @@ export type StressResult = {
   unmaps: number;
   cowBreaks: number;
   forks: number;
+  /** Writes to pages that KSM had merged. */
+  mergesBroken: number;
   faultRetries: number;
   lost: number;
   stale: number;
@@ -190,6 +192,7 @@ class StressRun {
       unmaps: report.unmaps.load(keeper),
       cowBreaks: mm.vmstat.read('cow_copy'),
       forks: report.forks.load(keeper),
+      mergesBroken: mm.vmstat.read('cow_ksm'),
       faultRetries: kvm.layout.vm.pfRetried.load(this.#vm),
       lost: this.#sum('lost'),
       stale: this.#sum('stale'),
