@@ -76,6 +76,32 @@ export type MmBreaks = {
   unmapWithoutWake: boolean;
   /** T-LIFE-02, B-34: who sleeps in a range that is unregistered is left asleep. */
   unregisterWithoutWake: boolean;
+  /** T-UF-14: who does not want to wait is queued all the same. */
+  queueNoWait: boolean;
+  /** T-UF-17, U-16: a hole is a user fault, whatever the rights to it. */
+  holeBeforeRights: boolean;
+  /** T-ZERO-01: a fault fills an armed hole as any other. */
+  fillArmed: boolean;
+  /** T-UF-20: messages tell the exact address unasked. */
+  alwaysExact: boolean;
+  /** T-UF-19, F-35: a manager that sleeps in its own fault is not found out. */
+  managerMaySleep: boolean;
+  /** T-UF-23, B-25: a message is taken, and a state left, before the copy that may fail. */
+  takeBeforeCopy: boolean;
+  /** T-UF-24, F-21: the wake of 2014 takes what was not read, too. */
+  wakeUnread14: boolean;
+  /** T-UF-25, B-26: register changes VMAs as it tests them. */
+  registerOnePass: boolean;
+  /** T-LIFE-05, B-36: register does not ask whether the address space lives. */
+  registerDead: boolean;
+  /** T-LIFE-10, V-29: holes are ordinary memory after the last close, whatever was asked. */
+  closeForgetsPolicy: boolean;
+  /** T-LIFE-11, V-51: a mapping that moves unseen stays registered. */
+  remapKeepsContext: boolean;
+  /** T-FRK-01, T-FRK-08, B-20: the copy of a VMA keeps its context. */
+  forkKeepsContext: boolean;
+  /** T-FRK-07, OR-5: a fork that fails leaves the gate shut. */
+  forkLeavesGate: boolean;
   /** T-DN-01: resolvers do not hold the gate while they install (V-54). */
   skipGate: boolean;
   /** who moves entries tells the secondaries of the old place afterwards, with no start before. */
@@ -158,6 +184,19 @@ export const NO_MM_BREAKS: MmBreaks = {
   callWithoutReference: false,
   unmapWithoutWake: false,
   unregisterWithoutWake: false,
+  queueNoWait: false,
+  holeBeforeRights: false,
+  fillArmed: false,
+  alwaysExact: false,
+  managerMaySleep: false,
+  takeBeforeCopy: false,
+  wakeUnread14: false,
+  registerOnePass: false,
+  registerDead: false,
+  closeForgetsPolicy: false,
+  remapKeepsContext: false,
+  forkKeepsContext: false,
+  forkLeavesGate: false,
   skipGate: false,
   moveWithoutBracket: false,
   moveByMapcountAlone: false,

@@ -209,7 +209,7 @@ export class MmCore {
       ...{ sync, layout, pageTable: this.pageTable, uffds: this.uffds, breaks, y: sync.y },
       thread: config.thread ?? 0,
     });
-    this.uffdWaits = new UffdWaits({ sync, layout, queues: this.uffds.queues });
+    this.uffdWaits = new UffdWaits({ sync, layout, breaks, queues: this.uffds.queues });
     this.huge = new HugeMemory({
       ...{ sync, layout, breaks, pageOps, vmas: this.vmas, thp: this.thp, hugePmd: this.hugePmd },
       ...{ pages: this.pages, pageAlloc: this.pageAlloc, pageTable: this.pageTable, lru: this.lru },
@@ -222,7 +222,7 @@ export class MmCore {
       ...{ sync, layout, breaks, vmas: this.vmas, uffds: this.uffds, waits: this.uffdWaits },
     });
     const { uffdEvents } = this;
-    this.uffdRead = new UffdRead({ sync, layout, uffds: this.uffds });
+    this.uffdRead = new UffdRead({ sync, layout, breaks, uffds: this.uffds });
     this.zap = new Zap({ ...this, y: sync.y });
     this.pageCache = new PageCache(this);
     this.shmem = new Shmem({
