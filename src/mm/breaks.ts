@@ -110,6 +110,8 @@ export type MmBreaks = {
   moveByMapcountAlone: boolean;
   /** T-RAP-10: a move does not look at both entries again under their locks. */
   moveWithoutRecheck: boolean;
+  /** T-RAP-16: a huge page moves whole whoever else maps it or holds it (R-13). */
+  moveHugeUnjudged: boolean;
   /** T-RAP-12: a move takes the tables' locks in the order source, destination. */
   moveLocksUnordered: boolean;
   /** T-RAP-13: a page changes its anon_vma without its lock, which walks of the reverse map hold (R-15). */
@@ -204,6 +206,7 @@ export const NO_MM_BREAKS: MmBreaks = {
   moveWithoutPageLock: false,
   moveSwapWithoutRekey: false,
   moveSwapStale: false,
+  moveHugeUnjudged: false,
   moveLocksUnordered: false,
   swapDropsUffdWp: false,
   protectWithoutNotify: false,

@@ -248,7 +248,9 @@ export class MmCore {
     this.mmap = new Mmap({ ...memoryDeps, sync, edit, uffdEvents, zap: this.zap, populate });
     this.mremap = new Mremap({ ...memoryDeps, sync, edit, uffdEvents, mmap: this.mmap });
     this.mms = new Mms(this);
-    this.move = new Move({ ...memoryDeps, sync, uffds: this.uffds, killed: config.killed });
+    this.move = new Move({
+      ...{ ...memoryDeps, sync, hugeMove: this.hugeMove, uffds: this.uffds, killed: config.killed },
+    });
     this.khugepaged = new Khugepaged(this);
     this.numa = new Numa(this);
     this.ksm = new Ksm({
