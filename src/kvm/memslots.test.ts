@@ -83,6 +83,7 @@ test.each(ERRORS)('%s is %s, and nothing has changed', (_why, code, region) => {
   rig.check();
 });
 
+// L-10
 test('CREATE shows memory where nothing was, hva 0 and the last id included', () => {
   const rig = new KvmRig();
   expect(rig.read(GFN + 100)).toBe(Miss.Mmio);
@@ -107,6 +108,7 @@ test('each address space has slots of its own, with the same ids and guest frame
   rig.check();
 });
 
+// L-10
 test('DELETE takes every leaf with it and gives its words back; the pages of the mm stay', () => {
   const rig = new KvmRig({ pages: 0 });
   let pfn = 0;
@@ -139,6 +141,7 @@ test('DELETE of one alias leaves the leaves of the other', () => {
   rig.check();
 });
 
+// L-10
 test('MOVE shows the same pages at the new place and nothing at the old', () => {
   const rig = new KvmRig();
   const pfn = rig.write(GFN + 2);
@@ -151,6 +154,7 @@ test('MOVE shows the same pages at the new place and nothing at the old', () => 
   rig.check();
 });
 
+// L-10
 test('FLAGS_ONLY keeps the leaves and moves the generation on; the same flags again change nothing', () => {
   const rig = new KvmRig();
   rig.write(GFN);

@@ -328,6 +328,7 @@ const upgrade: WorldCase = {
 };
 
 /** Two slots over the same page; the guest knows both. */
+// K-12: every slot of the address.
 const alias: WorldCase = {
   ...base,
   name: 'T-FIP-11',
