@@ -78,6 +78,8 @@ export type MmBreaks = {
   unregisterWithoutWake: boolean;
   /** T-UF-14: who does not want to wait is queued all the same. */
   queueNoWait: boolean;
+  /** T-UF-16: a system call does not wait for a page that somebody brings. */
+  copyGivesUp: boolean;
   /** T-UF-17, U-16: a hole is a user fault, whatever the rights to it. */
   holeBeforeRights: boolean;
   /** T-ZERO-01: a fault fills an armed hole as any other. */
@@ -187,6 +189,7 @@ export const NO_MM_BREAKS: MmBreaks = {
   unmapWithoutWake: false,
   unregisterWithoutWake: false,
   queueNoWait: false,
+  copyGivesUp: false,
   holeBeforeRights: false,
   fillArmed: false,
   alwaysExact: false,

@@ -340,3 +340,19 @@ test('decision 5: events are iterated without a thread that sleeps, until the de
   await manager;
   expect(pages).toEqual([3, 0]);
 });
+
+test('T-UF-16, U-23: a copy over holes with a manager sleeps for each and completes; without the rule it fails', () => {
+  proven({ copyGivesUp: true }, breaks => {
+    const m = new Managed({ core: { breaks } });
+    m.serve(page => page + 1);
+    const bytes = new Uint8Array(3 * PAGE).fill(9);
+    m.core.access.copyToUser(m.mm, AT + 100, bytes);
+    expect(m.core.access.read8(m.mm, AT)).toBe(1);
+    const back = new Uint8Array(3 * PAGE);
+    m.core.access.copyFromUser(m.mm, AT + 100, back);
+    expect(back).toEqual(bytes);
+    m.core.access.copyFromUser(m.mm, AT + 8 * PAGE, back.subarray(0, 4));
+    expect(back[0]).toBe(9);
+    m.core.checkInvariants();
+  });
+});
