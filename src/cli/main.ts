@@ -24,6 +24,9 @@ program
   .option('--memory-limit <size>', 'most of it that may be in frames at once; the rest swaps')
   .option('--swap <spec>', 'none, zram[:SIZE] or file:PATH (default: zram when there is a limit)')
   .addOption(
+    new Option('--ksm <whose>', 'merge equal pages (default: off)').choices(['off', 'self', 'same-owner']),
+  )
+  .addOption(
     new Option('--balloon <kind>', 'what the guest gives back of what it frees').choices([
       'off',
       'free-page-reporting',

@@ -14,6 +14,7 @@ export type RunFlags = {
   memory?: string;
   memoryLimit?: string;
   swap?: string;
+  ksm?: 'off' | 'self' | 'same-owner';
   balloon?: 'off' | 'free-page-reporting';
   cpus?: number;
   runners?: number;

@@ -24,6 +24,8 @@ export type MachineConfig = {
   memoryLimitBytes?: number;
   /** Guests of one owner may share pages by content; the Host's own unless told. */
   owner?: number;
+  /** Its pages are merged with equal ones: of its owner's guests, or its own alone. */
+  ksm?: 'self' | 'same-owner';
   commandLine: string;
   clock: 'real' | 'instret';
   /** The guest has a balloon, by which it gives back what it does not use. */
@@ -80,6 +82,7 @@ export class Machine {
       memoryBytes: config.memoryBytes,
       limitBytes: config.memoryLimitBytes,
       owner: config.owner,
+      ksm: config.ksm,
     });
     this.#guest = guest;
     this.vm = guest.vm;
