@@ -80,7 +80,7 @@ program.addCommand(imageCommand());
 program
   .command('mem')
   .description(
-    'the memory of running guests, live: resident, young, old, swapped, zero; faults and swaps a second',
+    'the memory of running guests, live: resident, young, old, swapped, zero, huge, merged (KSM), balloon; pressure; faults, pages asked of programs and swaps a second',
   )
   .argument('[pid]', 'which, by its process (default: the only one)')
   .option('--json', 'one line of JSON a second')
