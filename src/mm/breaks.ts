@@ -148,6 +148,8 @@ export type MmBreaks = {
   hintWithoutNotify: boolean;
   /** An item that goes takes with it the way to mappings that fork made. */
   ksmNoOrphans: boolean;
+  /** Nothing is lost by it: reclaim takes pages by their order alone, so that those in use go too (stress). */
+  evictUsed: boolean;
 };
 export const NO_MM_BREAKS: MmBreaks = {
   swapInByPteAlone: false,
@@ -224,4 +226,5 @@ export const NO_MM_BREAKS: MmBreaks = {
   ksmMergesProtected: false,
   hintWithoutNotify: false,
   ksmNoOrphans: false,
+  evictUsed: false,
 };
