@@ -141,7 +141,9 @@ export class Memory {
   #fault(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, flags: number, write: boolean, how: number): number {
     const entry = this.#pageTable.load(pte);
     if (entry === 0) {
-      if (this.#layout.vma.ops.get(vma) !== 0) return this.#shared(mm, vma, vpn, pte, 0, flags, write, how);
+      // The flag is at hand; it says that there may be an inode.
+      if ((flags & VmFlag.MayShare) !== 0 && this.#layout.vma.ops.get(vma) !== 0)
+        return this.#shared(mm, vma, vpn, pte, 0, flags, write, how);
       const armed = this.#deps.uffdHandle.isArmed(flags, this.#deps.vmas.flagsHigh(vma));
       if (armed && !this.#deps.breaks.fillArmed) return this.#hole(mm, vma, vpn, pte, 0, write, how);
       return write ? this.#anonymous(mm, vma, vpn, pte, 0) : this.#zero(vma, pte, 0);
