@@ -1,4 +1,5 @@
 import { PAGE_SIZE } from '../../../src/base/units.ts';
+import type { MmBreaks } from '../../../src/mm/breaks.ts';
 import type { MmCore } from '../../../src/mm/core.ts';
 import {
   FAULT_OFFSET_SHIFT,
@@ -22,9 +23,9 @@ type Process = { mm: Mm; uffd?: OurUffd };
 const DUMPED = [0, 8, 0x800];
 
 /** The seed's order of a user fault is Linux's: it shows in which mappings have an anon_vma (U-14). */
-const newCore = (swaps: boolean): MmCore =>
+const newCore = (swaps: boolean, breaks: Partial<MmBreaks>): MmCore =>
   testMm({
-    ...{ frames: 4096, strictSeedOrder: true },
+    ...{ frames: 4096, strictSeedOrder: true, breaks },
     ...(swaps ? { swap: { kind: 'zram', bytes: 4 << 20 } as const } : {}),
   });
 const isRace = (script: Script): boolean => script.some(({ call }) => call === 'race');
@@ -38,13 +39,17 @@ export class Ours {
   /** Instead of the second thread: how many steps have been run beside it. */
   #raced = 0;
 
-  constructor() {
-    this.#core = newCore(false);
+  readonly #breaks: Partial<MmBreaks>;
+
+  /** `breaks`: rules of ours to switch off, to see that scripts would notice. */
+  constructor(breaks: Partial<MmBreaks> = {}) {
+    this.#breaks = breaks;
+    this.#core = newCore(false, breaks);
     this.#calls = new Syscalls(this.#core, 'modern');
   }
 
   #renew(swaps: boolean): void {
-    this.#core = newCore(swaps);
+    this.#core = newCore(swaps, this.#breaks);
     this.#calls = new Syscalls(this.#core, 'modern');
   }
 
