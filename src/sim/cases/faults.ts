@@ -97,6 +97,7 @@ export function fourPages(world: World): Setup {
 }
 
 /** MADV_DONTNEED: the guest's write is there or it is zero. */
+// K-11, K-20, K-22, K-24, K-27, K-35; with the profile nonrange K-26 and T-FIR-23.
 const discard: WorldCase = {
   ...base,
   name: 'T-FIP-discard',
@@ -137,6 +138,7 @@ export function cleanPage(world: World): Setup {
 }
 
 /** Swap-out and back: nothing may be lost. */
+// K-10, M-32
 const swapOut: WorldCase = {
   ...base,
   name: 'T-FIP-swap',
