@@ -73,6 +73,8 @@ export type KvmBreaks = {
   noAgeingBump: boolean;
   /** T-LIFE-09: a VM is freed without waiting for its vCPUs. */
   destroyWithoutWait: boolean;
+  /** K-28: a read fault in a read-only slot maps the page as writable as the primary has it. */
+  ignoreReadOnlySlot: boolean;
 };
 
 export const NO_BREAKS: KvmBreaks = {
@@ -108,4 +110,5 @@ export const NO_BREAKS: KvmBreaks = {
   dropDirty: false,
   noAgeingBump: false,
   destroyWithoutWait: false,
+  ignoreReadOnlySlot: false,
 };

@@ -1,6 +1,8 @@
 import { expect, test } from 'vitest';
+import { mutant } from '../base/mutant-testing.ts';
 import { PAGE_SIZE } from '../base/units.ts';
 import { Miss } from '../cpu/interface.ts';
+import type { KvmBreaks } from './breaks.ts';
 import { MAX_SLOTS, SlotFlag, Spte } from './layout.ts';
 import type { MemoryRegion } from './memslots.ts';
 import { GFN, KvmRig } from './testing.ts';
@@ -179,6 +181,18 @@ test('a read-only slot answers reads, and takes a write for MMIO', () => {
   expect(rig.read(GFN + 32)).toBeGreaterThan(0);
   expect(rig.leaf(GFN + 32) & (Spte.Present | Spte.Write)).toBe(Spte.Present);
   rig.check();
+});
+
+test('K-28 a read of a read-only slot maps no writable leaf, though the page is: a write stays MMIO', () => {
+  mutant<KvmBreaks>('ignoreReadOnlySlot', breaks => {
+    const rig = new KvmRig({ breaks });
+    rig.core.access.copyToUser(rig.mm, (rig.vpn + 32) * PAGE_SIZE, new Uint8Array(1));
+    rig.set({ slot: 1, gfn: GFN + 32, page: 32, pages: 2, flags: SlotFlag.ReadOnly });
+    expect(rig.read(GFN + 32)).toBeGreaterThan(0);
+    expect(rig.leaf(GFN + 32) & (Spte.Present | Spte.Write)).toBe(Spte.Present);
+    expect(rig.write(GFN + 32)).toBe(Miss.Mmio);
+    rig.check();
+  });
 });
 
 test('one slot too many is ENOMEM, and nothing is lost by it', () => {
