@@ -10,21 +10,25 @@ import { type MmLayout, PageFlag } from './layout.ts';
 const zoneLayout = (words: Int32Array) =>
   struct(words, 'zone', {
     lock: i32, //   class 'zone'
-    head: i32, //   pfn of the frame freed last; linked by page.next and prev; under the lock
+    lowest: i32, // no run below this one has a frame on its free list; under the lock
     bump: i32, //   frames from here on were never handed out; under the lock
     free: i32, //   under the lock; read without it as a hint
     min: i32, //    user frames are refused below this
     low: i32, //    background reclaim works below this
     allocs: i32, // under the lock
     frees: i32, //  under the lock
-    blocks: i32, // word index: per aligned run of 512 frames, how many are on the free list; under the lock
-    whole: i32, //  runs that are wholly on it; under the lock
+    runs: i32, //   word index: two words per aligned run of 512 frames, see Run; under the lock
+    whole: i32, //  runs that are wholly on their lists; under the lock
   });
 
 /** Frames of a huge page, J-1. The first one's number is a multiple of it. */
 export const HUGE_FRAMES = 512;
 const HUGE_SHIFT = 9;
 const HUGE_MASK = HUGE_FRAMES - 1;
+
+/** Words of a run: its frames on its free list, and the one freed last (a pfn), linked by page.next. */
+const Run = { Free: 0, Head: 1 } as const;
+const RUN_SHIFT = 1;
 
 /** What a freed frame is filled with in debug builds (J-9). */
 export const FRAME_POISON = 0xa5;
@@ -35,8 +39,9 @@ export type PageAllocOptions = {
 };
 
 /**
- * Hands out frames: the ones freed last first, as they are warm, else the lowest never used, so that the
- * host's own memory is touched only as far as needed (design 8). Linux: page_alloc.c, one zone.
+ * Hands out frames: of the lowest run that has one the frame freed last, which is warm, else the lowest never
+ * used, so that the host's own memory is touched only as far as needed (design 8). As low runs fill up first,
+ * and huge pages come from high ones, runs become whole again as their frames die. Linux: page_alloc.c, one zone.
  */
 export class PageAlloc {
   readonly #sync: Sync;
@@ -48,7 +53,7 @@ export class PageAlloc {
   readonly #poison: PageOps | undefined;
   readonly #words: Int32Array;
   /** Word index of the run that frame 0 would be in. */
-  readonly #blocks: number;
+  readonly #runs: number;
   #failIn = 0;
   #failures = 0;
   #hugeFailures = 0;
@@ -60,7 +65,7 @@ export class PageAlloc {
     assert(this.#z !== 0, 'PageAlloc: the arena has no zone root');
     this.#page = layout.page;
     this.#words = sync.words;
-    this.#blocks = this.#zone.blocks.get(this.#z) - (sync.arena.firstFrame >>> HUGE_SHIFT);
+    this.#runs = this.#zone.runs.get(this.#z) - ((sync.arena.firstFrame >>> HUGE_SHIFT) << RUN_SHIFT);
     this.#pageBase = sync.arena.pageArray - sync.arena.firstFrame * PAGE_STRUCT_WORDS;
     this.#end = sync.arena.firstFrame + sync.arena.frames;
     this.#poison = options.poison;
@@ -75,7 +80,8 @@ export class PageAlloc {
     zone.free.set(z, arena.frames);
     const runs =
       ((arena.firstFrame + arena.frames - 1) >>> HUGE_SHIFT) - (arena.firstFrame >>> HUGE_SHIFT) + 1;
-    zone.blocks.set(z, heap.alloc(runs));
+    zone.runs.set(z, heap.alloc(runs << RUN_SHIFT));
+    zone.lowest.set(z, (arena.firstFrame + arena.frames) >>> HUGE_SHIFT);
     zone.min.set(z, Math.min(64, arena.frames >>> 5));
     zone.low.set(z, Math.min(256, arena.frames >>> 4));
     arena.setRoot(Root.zone, z);
@@ -86,21 +92,19 @@ export class PageAlloc {
    * is published by whatever lets others find the frame.
    */
   alloc(refs = 1, flags = 0): Pfn | -1 {
-    const { lock, head, bump, free, allocs } = this.#zone;
+    const { lock, bump, free, allocs } = this.#zone;
     const z = this.#z;
     if (this.#failures !== 0 && this.#fails()) return -1;
     this.#sync.lock('zone', z + lock.at);
-    let pfn = head.get(z);
-    if (pfn !== 0) this.#pop(pfn);
-    else {
-      pfn = bump.get(z);
-      if (pfn === this.#end) {
-        this.#sync.unlock('zone', z + lock.at);
-        return -1;
-      }
-      bump.set(z, pfn + 1);
+    const left = free.get(z);
+    if (left === 0) {
+      this.#sync.unlock('zone', z + lock.at);
+      return -1;
     }
-    free.set(z, free.get(z) - 1);
+    let pfn = bump.get(z);
+    if (left > this.#end - pfn) pfn = this.#pop();
+    else bump.set(z, pfn + 1);
+    free.set(z, left - 1);
     allocs.set(z, allocs.get(z) + 1);
     this.#sync.unlock('zone', z + lock.at);
     const p = this.#at(pfn);
@@ -111,26 +115,35 @@ export class PageAlloc {
     return pfn;
   }
 
-  /** Takes the first frame off the free list. Requires: 'zone'. */
-  #pop(pfn: Pfn): void {
-    const { head, whole } = this.#zone;
-    const next = this.#page.next.get(this.#at(pfn));
-    head.set(this.#z, next);
-    if (next !== 0) this.#page.prev.set(this.#at(next), 0);
-    const block = this.#blocks + (pfn >>> HUGE_SHIFT);
-    if (this.#words[block]!-- === HUGE_FRAMES) whole.set(this.#z, whole.get(this.#z) - 1);
+  /** Takes a frame off the lowest list that has one. Requires: 'zone', that there is one. */
+  #pop(): Pfn {
+    const { lowest, whole } = this.#zone;
+    const words = this.#words;
+    let run = lowest.get(this.#z);
+    let at = this.#runs + (run << RUN_SHIFT);
+    if (words[at + Run.Free] === 0) {
+      do {
+        run++;
+        at += 1 << RUN_SHIFT;
+      } while (words[at + Run.Free] === 0);
+      lowest.set(this.#z, run);
+    }
+    const pfn = words[at + Run.Head] as Pfn;
+    words[at + Run.Head] = this.#page.next.get(this.#at(pfn));
+    if (words[at + Run.Free]!-- === HUGE_FRAMES) whole.set(this.#z, whole.get(this.#z) - 1);
+    return pfn;
   }
 
-  /** Puts a frame first on the free list. Requires: 'zone'. */
+  /** Puts a frame first on the list of its run. Requires: 'zone'. */
   #push(pfn: Pfn, p: Ptr<'page'>): void {
-    const { head, whole } = this.#zone;
-    const first = head.get(this.#z);
-    this.#page.next.set(p, first);
-    this.#page.prev.set(p, 0);
-    if (first !== 0) this.#page.prev.set(this.#at(first), pfn);
-    head.set(this.#z, pfn);
-    const block = this.#blocks + (pfn >>> HUGE_SHIFT);
-    if (++this.#words[block]! === HUGE_FRAMES) whole.set(this.#z, whole.get(this.#z) + 1);
+    const { lowest, whole } = this.#zone;
+    const words = this.#words;
+    const run = pfn >>> HUGE_SHIFT;
+    const at = this.#runs + (run << RUN_SHIFT);
+    this.#page.next.set(p, words[at + Run.Head] as Pfn);
+    words[at + Run.Head] = pfn;
+    if (++words[at + Run.Free]! === HUGE_FRAMES) whole.set(this.#z, whole.get(this.#z) + 1);
+    if (run < lowest.get(this.#z)) lowest.set(this.#z, run);
   }
 
   /**
@@ -184,22 +197,17 @@ export class PageAlloc {
     return first;
   }
 
-  /** Takes the lowest run that is wholly on the free list off it. Requires: 'zone', that there is one. */
+  /** Takes the highest run that is wholly on its list. Requires: 'zone', that there is one. */
   #takeWhole(): Pfn {
-    const { whole, head } = this.#zone;
-    const { next, prev } = this.#page;
-    let first = (this.#sync.arena.firstFrame + HUGE_MASK) & ~HUGE_MASK;
-    while (this.#words[this.#blocks + (first >>> HUGE_SHIFT)] !== HUGE_FRAMES) first += HUGE_FRAMES;
-    for (let pfn = first; pfn < first + HUGE_FRAMES; pfn++) {
-      const p = this.#at(pfn);
-      const [after, before] = [next.get(p), prev.get(p)];
-      if (before === 0) head.set(this.#z, after);
-      else next.set(this.#at(before), after);
-      if (after !== 0) prev.set(this.#at(after), before);
-    }
-    this.#words[this.#blocks + (first >>> HUGE_SHIFT)] = 0;
+    const { whole, bump } = this.#zone;
+    const words = this.#words;
+    let run = (bump.get(this.#z) - 1) >>> HUGE_SHIFT;
+    while (words[this.#runs + (run << RUN_SHIFT) + Run.Free] !== HUGE_FRAMES) run--;
+    const at = this.#runs + (run << RUN_SHIFT);
+    words[at + Run.Free] = 0;
+    words[at + Run.Head] = 0;
     whole.set(this.#z, whole.get(this.#z) - 1);
-    return first;
+    return run << HUGE_SHIFT;
   }
 
   /** A frame for a user's page: leaves the last ones to those whom reclaim needs. */
@@ -250,11 +258,13 @@ export class PageAlloc {
     return this.#zone.bump.get(this.#z);
   }
 
-  /** The frames on the free list, the next one first; for checks. */
+  /** The frames on the free lists, the next one first; for checks. */
   freeList(): Pfn[] {
     const list: Pfn[] = [];
-    for (let pfn = this.#zone.head.get(this.#z); pfn !== 0; pfn = this.#page.next.get(this.#at(pfn))) {
-      list.push(pfn);
+    for (const { first } of this.runs()) {
+      const at = this.#runs + ((first >>> HUGE_SHIFT) << RUN_SHIFT);
+      let pfn = this.#words[at + Run.Head] as Pfn;
+      for (; pfn !== 0; pfn = this.#page.next.get(this.#at(pfn))) list.push(pfn);
     }
     return list;
   }
@@ -275,7 +285,10 @@ export class PageAlloc {
     const { firstFrame, frames } = this.#sync.arena;
     const list: { first: Pfn; free: number }[] = [];
     for (let run = firstFrame >>> HUGE_SHIFT; run << HUGE_SHIFT < firstFrame + frames; run++) {
-      list.push({ first: run << HUGE_SHIFT, free: this.#words[this.#blocks + run] as number });
+      list.push({
+        first: run << HUGE_SHIFT,
+        free: this.#words[this.#runs + (run << RUN_SHIFT) + Run.Free] as number,
+      });
     }
     return list;
   }
