@@ -14,6 +14,8 @@ export type MmPorts = {
     finish(ticket: Ptr<'uffdWait'>): void;
     /** Sleeps until the ticket is over; managers of this thread work first. */
     wait(ticket: Ptr<'uffdWait'>): void;
+    /** As `wait`, for at most so long; true if the ticket is over. */
+    waitFor(ticket: Ptr<'uffdWait'>, timeoutMs: number): boolean;
   };
   readonly madvise: {
     /** Throws Errno; see mm/madvise.ts. */

@@ -54,6 +54,51 @@ const BREAKS: Record<string, Named> = {
     mm: { faultWithoutRecheck: true },
     why: 'M-33: the pte is not compared again under its lock',
   },
+  // With --everything.
+  'protect-without-notify': {
+    mm: { protectWithoutNotify: true },
+    why: 'V-36: write protection is set without telling the secondaries',
+  },
+  'swap-drops-uffd-wp': { mm: { swapDropsUffdWp: true }, why: 'V-62: swap forgets write protection' },
+  'queue-without-recheck': {
+    mm: { queueWithoutRecheck: true },
+    why: 'V-24: who has queued a user fault does not look at the pte again',
+  },
+  'move-without-bracket': {
+    mm: { moveWithoutBracket: true },
+    why: 'R-11: who moves a page tells the secondaries afterwards',
+  },
+  'move-without-recheck': {
+    mm: { moveWithoutRecheck: true },
+    why: 'T-RAP-10: entries are not looked at again',
+  },
+  'move-without-page-lock': { mm: { moveWithoutPageLock: true }, why: 'R-15: a page changes hands unlocked' },
+  'move-swap-without-rekey': {
+    mm: { moveSwapWithoutRekey: true },
+    why: 'B-24: a swap entry moves without the page that has its content',
+  },
+  'fill-without-recheck': { mm: { fillWithoutRecheck: true }, why: 'R-6: COPY replaces what is there' },
+  'release-without-wake': { mm: { releaseWithoutWake: true }, why: 'T-LIFE-03: the last close wakes nobody' },
+  'wake-only-read': { mm: { wakeOnlyRead: true }, why: 'T-UF-06: a wake finds only what has been read' },
+  'finish-without-unlink': {
+    mm: { finishWithoutUnlink: true },
+    why: 'T-UF-12: a sleeper that gives up frees its entry where it is',
+  },
+  'split-without-notify': { mm: { splitWithoutNotify: true }, why: 'H-10: a huge entry is split silently' },
+  'collapse-without-notify': { mm: { collapseWithoutNotify: true }, why: 'H-23: a collapse tells nobody' },
+  'collapse-pinned': {
+    mm: { collapsePinned: true },
+    why: 'H-22: a collapse takes pages that somebody holds',
+  },
+  'collapse-unchecked': {
+    mm: { collapseUnchecked: true },
+    why: 'H-23: a collapse does not look again under its locks',
+  },
+  'small-leaves-only': { kvm: { smallLeavesOnly: true }, why: 'B-3: invalidation knows 4 KiB leaves alone' },
+  'level-from-shape': {
+    kvm: { levelFromShape: true },
+    why: 'B-31: the level of a leaf is not the primary’s',
+  },
   'ksm-without-notify': { mm: { ksmWithoutNotify: true }, why: 'C-5: merging tells nobody' },
   'fork-keeps-writable': { mm: { forkKeepsWritable: true }, why: 'T-FRK-03: fork leaves ptes writable' },
 };

@@ -3,7 +3,9 @@ import { PAGE_SIZE } from '../base/units.ts';
 import { pteIsPresent, ptePfn } from '../mm/layout.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { StressHost } from './stress-host.ts';
+import { StressHuge } from './stress-huge.ts';
 import { counterWord, type StressLayout, type StressShape } from './stress-layout.ts';
+import type { SigbusResolver } from './stress-sigbus.ts';
 
 export type HousekeeperOptions = {
   host: StressHost;
@@ -14,6 +16,8 @@ export type HousekeeperOptions = {
   mm: Ptr<'mm'>;
   /** Host virtual address of the memslot's first page. */
   hva: number;
+  /** With `--everything`: who fills the holes that it meets. */
+  sigbus?: SigbusResolver | undefined;
 };
 
 /** A word that a child saw; it may never see another there. */
@@ -45,6 +49,7 @@ export class Housekeeper {
   #child: Ptr<'mm'> | 0 = 0;
   #samples: Sample[] = [];
   #round = 0;
+  readonly #huge: StressHuge | undefined;
   readonly #twins: Ptr<'mm'>;
   readonly #twinsAt: number;
   readonly #bytes = new Uint8Array(PAGE_SIZE);
@@ -57,6 +62,13 @@ export class Housekeeper {
     this.#expected = new Int32Array(options.shape.pages);
     this.#epochsAt = options.layout.control.epochs.load(options.control);
     const { mm } = options.host;
+    const { regions } = options.shape;
+    this.#huge = regions && new StressHuge({ ...options, region: regions.huge });
+    const { sigbus } = options;
+    if (sigbus !== undefined)
+      mm.access.onSigbus((space, address) => {
+        return space === options.mm && sigbus.resolve(Math.floor((address - options.hva) / PAGE_SIZE));
+      });
     this.#twins = mm.createMm();
     this.#twinsAt = mm.mmap.map(this.#twins, TWINS * PAGE_SIZE);
     mm.madvise.advise(this.#twins, this.#twinsAt, TWINS * PAGE_SIZE, 'mergeable');
@@ -107,6 +119,7 @@ export class Housekeeper {
       this.#discard();
       this.#count();
     }
+    this.#huge?.round();
     if (this.#round % TWIN_EVERY === 0) this.#merge();
     if (this.#round % FORK_EVERY === 0) this.#fork();
     if (this.#round % FORK_EVERY === CHILD_LIVES) this.endChild();

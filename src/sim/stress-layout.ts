@@ -8,10 +8,24 @@ export type StressShape = {
   scratch: number;
   vcpus: number;
   seed: number;
+  /** Parts of the counter pages that are more than plain memory; none without `--everything`. */
+  regions?: StressRegions;
 };
 
-/** First guest frame of the memslot: counters first, scratch behind them. */
-export const FIRST_GFN = 0x100;
+/** Pages from the memslot's first on: [first, first + count). */
+export type Region = { first: number; count: number };
+/** The plain pages come first. Each region is a mapping of its own. */
+export type StressRegions = {
+  /** Armed with a userfaultfd, MISSING and WP, whose manager is a thread. */
+  asked: Region;
+  /** Armed with one of the SIGBUS feature: whoever faults fills the hole. */
+  sigbus: Region;
+  /** Whole 2 MiB areas that want huge pages; the scratch pages are the end of the last. */
+  huge: Region;
+};
+
+/** First guest frame of the memslot: counters first, scratch behind them. 2 MiB areas of both sides coincide. */
+export const FIRST_GFN = 0x200;
 /** Counters that each writer has in each page. */
 export const COUNTERS = 4;
 /** Words between two counters of a page, so that they lie apart. */
@@ -21,6 +35,21 @@ export const MAX_WRITERS = 4;
 /** Where a counter lies in its page. The last writer is the VMM, through the primary page tables. */
 export const counterWord = (writer: number, counter: number): number =>
   (writer * COUNTERS + counter) * STRIDE + 5;
+/** A word of each page that nobody counts in. */
+export const IDLE_WORD = 1;
+
+export const isIn = (region: Region, page: number): boolean =>
+  page >= region.first && page < region.first + region.count;
+
+/** 8 MiB: a quarter plain, a quarter armed in two ways, half huge with the scratch pages at its end. */
+export function everythingShape(vcpus: number, seed: number): StressShape {
+  const regions = {
+    asked: { first: 512, count: 256 },
+    sigbus: { first: 768, count: 256 },
+    huge: { first: 1024, count: 1024 },
+  };
+  return { pages: 1984, scratch: 64, vcpus, seed, regions };
+}
 
 export function stressLayout(words: Int32Array) {
   return {
@@ -30,6 +59,7 @@ export function stressLayout(words: Int32Array) {
       go: i32,
       stop: i32,
       finished: i32, // workers that have swept all pages
+      keeperDone: i32, // the housekeeper makes no user fault any more
       contended: i32, // the page that every vCPU visits now, and the housekeeper takes away
       epochs: i32, //  word index of one word per scratch page: odd while it is being unmapped
     }),
@@ -46,6 +76,13 @@ export function stressLayout(words: Int32Array) {
       got: i32,
       unmaps: i32,
       forks: i32,
+      code: i32, //     of the first fault that failed: GUP_
+      asked: i32, //    user faults answered
+      protections: i32, // of them, writes to protected pages
+      blocked: i32, //  times that a vCPU waited for one
+      sigbus: i32, //   holes that who faulted has filled
+      moves: i32, //    pages moved, one way or the other
+      collapses: i32,
     }),
   };
 }

@@ -3,8 +3,10 @@ import { PAGE_WORDS } from '../base/units.ts';
 import { FLUSH_NAMES } from '../cpu/flush-list.ts';
 import { Access, Miss, Mode, Request } from '../cpu/interface.ts';
 import type { Kvm } from '../kvm/kvm.ts';
+import { GUP_SIGBUS } from '../mm/index.ts';
 import type { Ptr } from '../sync/struct.ts';
 import { COUNTERS, counterWord, FIRST_GFN, type StressLayout, type StressShape } from './stress-layout.ts';
+import type { SigbusResolver } from './stress-sigbus.ts';
 
 const TLB_ENTRIES = 128;
 /** Accesses between two stop-points. */
@@ -12,6 +14,9 @@ const SLICE = 128;
 /** Pages in use at a time; one is exchanged every `BURST` accesses. */
 const RECENT = 24;
 const BURST = 512;
+/** How long it waits for a page before it looks for requests, and one in so many that it gives up then. */
+const WAIT_MS = 5;
+const GIVE_UP_ONE_IN = 8;
 
 export type StressVcpuOptions = {
   kvm: Kvm;
@@ -24,6 +29,8 @@ export type StressVcpuOptions = {
   report: Ptr<'stressReport'>;
   /** A broken variant: the address found by a miss is used though a flush was asked for meanwhile. */
   noRetranslate: boolean;
+  /** With `--everything`. */
+  sigbus?: SigbusResolver | undefined;
 };
 
 /**
@@ -192,7 +199,8 @@ export class StressVcpu {
     for (;;) {
       this.#leave();
       const pfn = kvm.fault.resolve(vm, 0, gfn, access);
-      if (pfn < 0 && pfn !== Miss.Again) {
+      if (pfn < 0 && !this.#mayTryAgain(pfn, gfn)) {
+        layout.report.code.store(report, kvm.fault.lastGup);
         layout.report.failed.add(report, 1);
         this.#stopped = true;
         return 0;
@@ -208,6 +216,33 @@ export class StressVcpu {
         Atomics.store(this.#words, this.#mode, Mode.InGuest);
         return pfn * PAGE_WORDS;
       }
+    }
+  }
+
+  /** After a fault that found no frame: is there a reason to make it again? Outside guest mode. */
+  #mayTryAgain(miss: number, gfn: number): boolean {
+    if (miss === Miss.Again) return true;
+    if (miss === Miss.Blocked) {
+      this.#wait();
+      return true;
+    }
+    if (miss !== Miss.Fault || this.#o.kvm.fault.lastGup !== GUP_SIGBUS) return false;
+    return this.#o.sigbus?.resolve(gfn - FIRST_GFN) ?? false;
+  }
+
+  /** For the answer to a user fault; the ticket is ours, and finished on every way out (K-31). */
+  #wait(): void {
+    const { kvm, layout, report } = this.#o;
+    const { uffdWaits } = kvm.mm;
+    const { ticket } = kvm.fault;
+    layout.report.blocked.add(report, 1);
+    try {
+      while (!this.#stopped && !uffdWaits.waitFor(ticket, WAIT_MS)) {
+        this.#serve();
+        if (this.#random.oneIn(GIVE_UP_ONE_IN)) return;
+      }
+    } finally {
+      uffdWaits.finish(ticket);
     }
   }
 

@@ -4,11 +4,14 @@ import type { Ptr } from '../sync/struct.ts';
 import { type StressBreaks, type StressHost, stressHost } from './stress-host.ts';
 import { Housekeeper } from './stress-housekeeper.ts';
 import { type StressLayout, type StressShape, stressLayout } from './stress-layout.ts';
+import { StressManager } from './stress-manager.ts';
+import { SigbusResolver } from './stress-sigbus.ts';
+import type { StressUffd } from './stress-uffd.ts';
 import { StressVcpu } from './stress-vcpu.ts';
 
 /** What a thread of the test is started with. */
 export type StressWorkerData = {
-  role: 'vcpu' | 'housekeeper';
+  role: 'vcpu' | 'housekeeper' | 'manager';
   memory: WebAssembly.Memory;
   vm: number;
   vcpu: number;
@@ -19,24 +22,36 @@ export type StressWorkerData = {
   breaks: StressBreaks;
   control: number;
   report: number;
+  /** With `--everything`. */
+  uffd?: StressUffd;
 };
 
 type Here = StressWorkerData & { host: StressHost; layout: StressLayout };
+
+/** Who fills holes of the SIGBUS region on this thread, if there is one. */
+function resolver({ host, shape, uffd, hva, mm }: Here): SigbusResolver | undefined {
+  const { regions } = shape;
+  if (regions === undefined || uffd === undefined) return undefined;
+  return new SigbusResolver({ mm: host.mm, space: mm as Ptr<'mm'>, hva, regions, uffd });
+}
 
 /** Counts until told to stop, then looks at every counter again. */
 function vcpu(here: Here): void {
   const { host, layout } = here;
   const control = here.control as Ptr<'stressControl'>;
+  const sigbus = resolver(here);
   const vcpu = new StressVcpu({
     ...{ kvm: host.kvm, layout, control, index: here.index, shape: here.shape },
     vm: here.vm as Ptr<'vm'>,
     vcpu: here.vcpu as Ptr<'vcpu'>,
     report: here.report as Ptr<'stressReport'>,
     noRetranslate: here.breaks.noRetranslate,
+    sigbus,
   });
   awaitGo(here);
   while (layout.control.stop.load(control) === 0 && !vcpu.stopped) vcpu.round();
   vcpu.sweep();
+  if (sigbus !== undefined) layout.report.sigbus.store(here.report as Ptr<'stressReport'>, sigbus.moved);
   host.mm.lru.close();
   layout.control.finished.add(control, 1);
 }
@@ -45,17 +60,38 @@ function vcpu(here: Here): void {
 function housekeeper(here: Here): void {
   const { host, layout, shape } = here;
   const control = here.control as Ptr<'stressControl'>;
-  const { stop, finished } = layout.control;
+  const { stop, finished, keeperDone } = layout.control;
   const keeper = new Housekeeper({
-    ...{ host, layout, control, shape, hva: here.hva },
+    ...{ host, layout, control, shape, hva: here.hva, sigbus: resolver(here) },
     report: here.report as Ptr<'stressReport'>,
     mm: here.mm as Ptr<'mm'>,
   });
   awaitGo(here);
   while (stop.load(control) === 0) keeper.round();
   keeper.end();
-  while (finished.load(control) < shape.vcpus) host.sync.waiter.wait(control + finished.at, -1, 5);
+  keeperDone.store(control, 1);
+  const others = shape.vcpus + (here.uffd === undefined ? 0 : 1);
+  while (finished.load(control) < others) host.sync.waiter.wait(control + finished.at, -1, 5);
   parentPort?.postMessage(takeDown(here));
+  host.mm.lru.close();
+  finished.add(control, 1);
+}
+
+/** Answers user faults, and makes them until told to stop; it goes when nobody can meet one any more. */
+function manager(here: Here): void {
+  const { host, layout, shape, uffd } = here;
+  const control = here.control as Ptr<'stressControl'>;
+  const { stop, finished, keeperDone } = layout.control;
+  if (shape.regions === undefined || uffd === undefined) throw new Error('a manager of nothing');
+  const manager = new StressManager({
+    ...{ host, layout, shape, uffd, regions: shape.regions, hva: here.hva },
+    report: here.report as Ptr<'stressReport'>,
+    mm: here.mm as Ptr<'mm'>,
+  });
+  awaitGo(here);
+  while (finished.load(control) < shape.vcpus || keeperDone.load(control) === 0)
+    manager.round(stop.load(control) === 0);
+  manager.end();
   host.mm.lru.close();
   finished.add(control, 1);
 }
@@ -78,7 +114,10 @@ function takeDown(here: Here): string[] {
   mm.vmscan.reclaim(0 as Ptr<'memcg'>, here.shape.pages);
   mm.checkInvariants();
   const { slots } = mm.swap;
+  const { uffd, uffdWait } = mm.slabs;
   const problems: string[] = [];
+  if (uffd.used !== 0) problems.push(`${uffd.used} contexts are left over`);
+  if (uffdWait.used !== 0) problems.push(`${uffdWait.used} tickets are left over`);
   if (slots.used !== 0) problems.push(`${slots.used} swap slots are left over`);
   if (slots.cached !== 0) problems.push(`${slots.cached} pages of the swap cache are left over`);
   return problems;
@@ -88,4 +127,5 @@ const data = workerData as StressWorkerData;
 const host = stressHost(Arena.attach(data.memory), data.breaks, 'attach', data.shape.seed * 7 + data.index);
 const here: Here = { ...data, host, layout: stressLayout(host.sync.words) };
 if (data.role === 'vcpu') vcpu(here);
+else if (data.role === 'manager') manager(here);
 else housekeeper(here);

@@ -6,7 +6,14 @@ import { Protocol } from '../kvm/index.ts';
 import { Arena } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
 import { type StressBreaks, type StressHost, stressHost } from './stress-host.ts';
-import { FIRST_GFN, type StressLayout, type StressShape, stressLayout } from './stress-layout.ts';
+import {
+  everythingShape,
+  FIRST_GFN,
+  type StressLayout,
+  type StressShape,
+  stressLayout,
+} from './stress-layout.ts';
+import { armRegions, type StressUffd } from './stress-uffd.ts';
 import type { StressWorkerData } from './stress-worker.ts';
 
 export type StressOptions = {
@@ -18,8 +25,10 @@ export type StressOptions = {
   /** End at the first loss. */
   untilLost: boolean;
   progress?: (line: string) => void;
-  /** Pages of counters; four times as many as may be resident. */
+  /** Pages of counters; four times as many as may be resident. Not with `everything`. */
   pages?: number;
+  /** User faults and huge pages, too: issue 3's bar. */
+  everything?: boolean;
 };
 
 export type StressResult = {
@@ -38,11 +47,36 @@ export type StressResult = {
   /** Writes to pages that KSM had merged. */
   mergesBroken: number;
   faultRetries: number;
+  /** User faults that the manager has answered, and those of them that were writes to protected pages. */
+  userFaults: number;
+  wpFaults: number;
+  /** Times that a vCPU waited for a user fault. */
+  blocked: number;
+  /** Holes that the thread which met them has filled. */
+  sigbusFilled: number;
+  moves: number;
+  splits: number;
+  collapses: number;
   lost: number;
   stale: number;
   failed: number;
   problems: string[];
 };
+
+/** Counted by several threads. */
+type Summed =
+  | 'checked'
+  | 'misses'
+  | 'scratchChecked'
+  | 'asked'
+  | 'protections'
+  | 'blocked'
+  | 'sigbus'
+  | 'moves'
+  | 'collapses'
+  | 'lost'
+  | 'stale'
+  | 'failed';
 
 const POLL_MS = 100;
 const PROGRESS_MS = 5000;
@@ -60,6 +94,7 @@ class StressRun {
   readonly #mm: Ptr<'mm'>;
   readonly #vm: Ptr<'vm'>;
   readonly #hva: number;
+  readonly #uffd: StressUffd | undefined;
   readonly #workers: Worker[] = [];
   readonly #problems: string[] = [];
   #lastSeen: Partial<StressResult> = {};
@@ -67,22 +102,26 @@ class StressRun {
 
   constructor(options: StressOptions) {
     this.#options = options;
-    const pages = options.pages ?? 2048;
-    this.#shape = { pages, scratch: 64, vcpus: options.vcpus, seed: options.seed };
-    const arena = Arena.create({ frames: pages * 4 + 2048, heapBytes: 32 * MIB, shared: true });
+    const { vcpus, seed } = options;
+    const plain = { pages: options.pages ?? 2048, scratch: 64, vcpus, seed };
+    this.#shape = options.everything ? everythingShape(vcpus, seed) : plain;
+    const { pages, scratch, regions } = this.#shape;
+    const arena = Arena.create({ frames: pages * 4 + 4096, heapBytes: 32 * MIB, shared: true });
     this.#host = stressHost(arena, options.breaks, 'init');
     this.#layout = stressLayout(arena.words);
     const { mm, kvm, vms } = this.#host;
     this.#control = mm.heap.alloc(this.#layout.control.words) as Ptr<'stressControl'>;
     this.#layout.control.epochs.store(this.#control, mm.heap.alloc(this.#shape.scratch));
-    this.#mm = mm.createMm({ limitPages: pages / 4 });
-    this.#hva = mm.mmap.map(this.#mm, (pages + this.#shape.scratch) * PAGE_SIZE);
+    // A huge page is charged at once, and finds room for it where half the limit is reclaimed.
+    this.#mm = mm.createMm({ limitPages: regions === undefined ? pages / 4 : pages });
+    this.#hva = mm.mmap.map(this.#mm, (pages + scratch) * PAGE_SIZE);
+    this.#uffd = regions && armRegions(mm, this.#mm, this.#hva, regions);
     const protocol = options.protocol === 'seqlock' ? Protocol.SeqlockPin : Protocol.Modern;
     this.#vm = vms.create({ mm: this.#mm, protocol });
     kvm.memslots.set(this.#vm, {
       slot: 0,
       guestAddress: FIRST_GFN * PAGE_SIZE,
-      lengthBytes: (pages + this.#shape.scratch) * PAGE_SIZE,
+      lengthBytes: (pages + scratch) * PAGE_SIZE,
       hostAddress: this.#hva,
     });
   }
@@ -91,26 +130,28 @@ class StressRun {
     const { vcpus } = this.#options;
     for (let i = 0; i < vcpus; i++) this.#spawn('vcpu', i);
     this.#spawn('housekeeper', vcpus);
+    if (this.#uffd !== undefined) this.#spawn('manager', vcpus + 1);
+    const threads = this.#workers.length;
     this.#host.mm.lru.close();
     try {
-      await this.#until(() => this.#field('ready') === vcpus + 1, FINISH_MS, 'the threads did not start');
+      await this.#until(() => this.#field('ready') === threads, FINISH_MS, 'the threads did not start');
       this.#started = performance.now();
       this.#signal('go');
       await this.#watch();
       const result = this.#result();
       this.#signal('stop');
       if (this.#problems.length === 0) {
-        await this.#until(() => this.#field('finished') > vcpus, FINISH_MS, 'the threads did not finish');
+        await this.#until(() => this.#field('finished') === threads, FINISH_MS, 'the threads did not finish');
         await sleep(POLL_MS);
       }
-      const { checked, lost, stale, failed } = this.#result();
-      return { ...result, checked, lost, stale, failed };
+      const { checked, sigbusFilled, lost, stale, failed } = this.#result();
+      return { ...result, checked, sigbusFilled, lost, stale, failed };
     } finally {
       await Promise.all(this.#workers.map(worker => worker.terminate()));
     }
   }
 
-  #spawn(role: 'vcpu' | 'housekeeper', index: number): void {
+  #spawn(role: StressWorkerData['role'], index: number): void {
     const { mm, vms, sync } = this.#host;
     const report = mm.heap.alloc(this.#layout.report.words) as Ptr<'stressReport'>;
     this.#reports.push(report);
@@ -122,6 +163,7 @@ class StressRun {
     const data: StressWorkerData = {
       ...{ role, index, report, vcpu, vm: this.#vm, mm: this.#mm, hva: this.#hva, control: this.#control },
       ...{ memory: sync.arena.memory, shape: this.#shape, breaks: this.#options.breaks },
+      ...(this.#uffd && { uffd: this.#uffd }),
     };
     const worker = spawnWorker(new URL('./stress-worker.ts', import.meta.url), data);
     worker.on('error', error => this.#problems.push(`${role} ${index}: ${error.message}`));
@@ -170,7 +212,7 @@ class StressRun {
     }
   }
 
-  #sum(name: 'checked' | 'misses' | 'scratchChecked' | 'lost' | 'stale' | 'failed'): number {
+  #sum(name: Summed): number {
     return this.#reports.reduce((sum, report) => sum + (this.#layout.report[name].load(report) >>> 0), 0);
   }
 
@@ -194,6 +236,13 @@ class StressRun {
       forks: report.forks.load(keeper),
       mergesBroken: mm.vmstat.read('cow_ksm'),
       faultRetries: kvm.layout.vm.pfRetried.load(this.#vm),
+      userFaults: this.#sum('asked'),
+      wpFaults: this.#sum('protections'),
+      blocked: this.#sum('blocked'),
+      sigbusFilled: this.#sum('sigbus'),
+      moves: this.#sum('moves'),
+      splits: mm.vmstat.read('thp_split_pmd'),
+      collapses: this.#sum('collapses'),
       lost: this.#sum('lost'),
       stale: this.#sum('stale'),
       failed: this.#sum('failed'),

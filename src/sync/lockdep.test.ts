@@ -3,7 +3,6 @@ import { LOCK_ORDER, Lockdep } from './lockdep.ts';
 
 const FIRST_LEAF = LOCK_ORDER.indexOf('mmu');
 
-// M-10, M-13
 test('every pair of classes is allowed in one order alone, and no two leaves at all', () => {
   for (const [i, outer] of LOCK_ORDER.entries()) {
     for (const [j, inner] of LOCK_ORDER.entries()) {
@@ -39,7 +38,6 @@ test('a lock that was only tried may go against the order, as it cannot deadlock
   expect(lockdep.holds('page')).toBe(true);
 });
 
-// M-13
 test('releasing what is not held fails, and so does sleeping with a lock', () => {
   const lockdep = new Lockdep();
   lockdep.acquire('page', 5);

@@ -84,13 +84,12 @@ export class Vmscan<B extends UnmapBatchPort> {
   }
 
   #round(lruvec: Lruvec, priority: number, pages: number): number {
-    const { lru, breaks } = this.#deps;
+    const { lru } = this.#deps;
     const active = lru.count(lruvec, true);
     const inactive = lru.count(lruvec, false);
-    if (inactive < active || breaks.evictUsed) {
+    if (inactive < active) {
       // Second chances are for when there is a choice.
-      const keepUsed = priority > FIRST_PRIORITY / 2 && !breaks.evictUsed;
-      this.#shrinkActive(lruvec, share(active, priority), keepUsed);
+      this.#shrinkActive(lruvec, share(active, priority), priority > FIRST_PRIORITY / 2);
     }
     let freed = 0;
     for (let left = share(Math.max(inactive, 1), priority); left > 0 && freed < pages; ) {
@@ -105,7 +104,7 @@ export class Vmscan<B extends UnmapBatchPort> {
 
   #shrinkInactive(lruvec: Lruvec, taken: number): number {
     this.#scanned(lruvec, taken);
-    const freed = this.#list.shrink(this.#pfns, taken, this.#deps.breaks.evictUsed);
+    const freed = this.#list.shrink(this.#pfns, taken, false);
     const { pgscan, pgsteal } = this.#deps.layout.lruvec;
     pgscan.add(lruvec, taken);
     pgsteal.add(lruvec, freed);

@@ -42,7 +42,6 @@ function cleanInSwapCache(world: World) {
   return setup;
 }
 
-// K-13
 const dirtyBit: WorldCase = {
   ...base,
   name: 'T-AGE-04',
@@ -162,7 +161,6 @@ const twoVms: WorldCase = {
 };
 
 /** A page that only the guest uses survives a pass; left alone, it goes. */
-// C-4
 const pass: WorldCase = {
   ...base,
   name: 'T-AGE-01',

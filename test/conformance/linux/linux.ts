@@ -55,15 +55,14 @@ type Difference = { step: number; theirs: string; ours: string };
 
 export class Comparison {
   readonly #program: string;
-  readonly #ours: Ours;
+  #ours = new Ours();
   /** How often each known difference was met. */
   readonly explained = new Map<KnownDifference, number>();
 
   /** Differences that two more runs of the script didn't show. */
   unrepeatable = 0;
 
-  constructor(program: string, ours = new Ours()) {
-    this.#ours = ours;
+  constructor(program: string) {
     this.#program = program;
   }
 
@@ -120,9 +119,6 @@ const show = async (comparison: Comparison, script: Script, o: LinuxOptions): Pr
   }
 };
 
-export const randomScripts = (r: Random, count: number): Script[] =>
-  Array.from({ length: count }, () => new Generator(r).script(LENGTH_MIN + r.below(LENGTH_SPREAD)));
-
 /** Returns how many scripts differ without a reason. */
 export async function runLinux(program: string, o: LinuxOptions): Promise<number> {
   const comparison = new Comparison(program);
@@ -130,7 +126,9 @@ export async function runLinux(program: string, o: LinuxOptions): Promise<number
   let differences = 0;
   for (let done = 0; done < o.scripts && differences < SHOWN; done += BATCH) {
     const count = Math.min(BATCH, o.scripts - done);
-    const scripts = randomScripts(r, count);
+    const scripts = Array.from({ length: count }, () =>
+      new Generator(r).script(LENGTH_MIN + r.below(LENGTH_SPREAD)),
+    );
     for (const [i, difference] of (await comparison.run(scripts)).entries()) {
       if (difference === undefined || !(await isRepeatable(comparison, scripts[i]!, difference, o))) continue;
       if (++differences <= SHOWN) await show(comparison, scripts[i]!, o);
