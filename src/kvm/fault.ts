@@ -8,6 +8,7 @@ import {
   GUP_PFN_MASK,
   GUP_WRITABLE,
 } from '../mm/fault-codes.ts';
+import type { AtomicWords } from '../sync/atomics.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Kvm } from './kvm.ts';
 import { HUGE_GFNS, Protocol, SlotFlag, Spte, spteFrame, sptePfn } from './layout.ts';
@@ -21,7 +22,7 @@ const RETRY = -100;
 /** Resolves guest frames: from the sptes if it can, else through the mm under a fault protocol. */
 export class KvmFault {
   readonly #kvm: Kvm;
-  readonly #words: Int32Array;
+  readonly #atomics: AtomicWords;
   /** The GUP_ code behind this thread's last Miss.Fault, for the exit's message. */
   lastGup = 0;
   /** After Miss.Blocked: what the caller waits for, and owns (K-31); 0 for nothing in particular. */
@@ -31,7 +32,7 @@ export class KvmFault {
 
   constructor(kvm: Kvm) {
     this.#kvm = kvm;
-    this.#words = kvm.words;
+    this.#atomics = kvm.sync.arena.atomics;
   }
 
   /**
@@ -52,17 +53,17 @@ export class KvmFault {
     const leaf = this.#kvm.mmu.walk(vm, space, gfn);
     if (leaf === 0) return Miss.Again;
     for (;;) {
-      const entry = Atomics.load(this.#words, leaf);
+      const entry = this.#atomics.load(leaf);
       if ((entry & Spte.Present) === 0) return Miss.Again;
       if (access === Access.Write && (entry & Spte.Write) === 0) return Miss.Again;
       const used = entry | useBits(access);
       if (used === entry) return spteFrame(entry, gfn);
       if (this.#kvm.breaks.accessedBitOr) {
         this.#kvm.sync.y('F.or');
-        Atomics.or(this.#words, leaf, useBits(access));
+        this.#atomics.or(leaf, useBits(access));
         return spteFrame(entry, gfn);
       }
-      if (Atomics.compareExchange(this.#words, leaf, entry, used) === entry) return spteFrame(entry, gfn);
+      if (this.#atomics.cas(leaf, entry, used) === entry) return spteFrame(entry, gfn);
     }
   }
 

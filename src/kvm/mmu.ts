@@ -1,5 +1,6 @@
 import { assert } from '../base/assert.ts';
 import type { Gfn, Pfn } from '../base/units.ts';
+import type { AtomicWords } from '../sync/atomics.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Kvm } from './kvm.ts';
 import { ADDRESS_SPACES, HUGE_GFNS, ROOT_LEVEL, Spte, SpteTable, sptePfn } from './layout.ts';
@@ -22,14 +23,16 @@ const indexAt = (gfn: Gfn, level: number): number => (gfn >>> (9 * level)) & 511
 export class KvmMmu {
   readonly #kvm: Kvm;
   readonly #words: Int32Array;
+  readonly #atomics: AtomicWords;
 
   constructor(kvm: Kvm) {
     this.#kvm = kvm;
     this.#words = kvm.words;
+    this.#atomics = kvm.sync.arena.atomics;
   }
 
   root(vm: Vm, space: number): Pfn {
-    return Atomics.load(this.#words, vm + this.#kvm.layout.vm.roots.at + space);
+    return this.#atomics.load(vm + this.#kvm.layout.vm.roots.at + space);
   }
 
   /** Makes the root tables. Throws nothing; false when no frame is to be had. */
@@ -38,7 +41,7 @@ export class KvmMmu {
       const pfn = this.#kvm.mm.pageAlloc.alloc();
       if (pfn < 0) return false;
       this.#initTable(pfn, 0, ROOT_LEVEL, space);
-      Atomics.store(this.#words, vm + this.#kvm.layout.vm.roots.at + space, pfn);
+      this.#atomics.store(vm + this.#kvm.layout.vm.roots.at + space, pfn);
       this.#kvm.layout.vm.tables.set(vm, this.#kvm.layout.vm.tables.get(vm) + 1);
     }
     return true;
@@ -48,7 +51,7 @@ export class KvmMmu {
   walk(vm: Vm, space: number, gfn: Gfn): number {
     let table = this.root(vm, space) * FRAME_WORDS;
     for (let level = ROOT_LEVEL; level > 0; level--) {
-      const entry = Atomics.load(this.#words, table + indexAt(gfn, level));
+      const entry = this.#atomics.load(table + indexAt(gfn, level));
       if ((entry & Spte.Table) === 0) return (entry & Spte.Huge) === 0 ? 0 : table + indexAt(gfn, level);
       table = sptePfn(entry) * FRAME_WORDS;
     }
@@ -84,7 +87,7 @@ export class KvmMmu {
     const huge = (value & Spte.Huge) !== 0;
     const leaf = this.#reach(vm, slot, space, gfn, huge ? 1 : 0);
     if (huge) this.#park(vm, slot, gfn, leaf);
-    const before = Atomics.load(this.#words, leaf);
+    const before = this.#atomics.load(leaf);
     if ((before & Spte.Present) !== 0 && sptePfn(before) === sptePfn(value)) {
       this.#widen(leaf, value);
       return before;
@@ -92,7 +95,7 @@ export class KvmMmu {
     const replaced = (before & Spte.Present) === 0 ? 0 : this.removeLeaf(vm, slot, gfn, leaf);
     this.#kvm.rmap.add(vm, this.#kvm.rmap.head(slot, gfn, huge ? 1 : 0), leaf);
     if (huge) this.#kvm.layout.vm.pages2m.set(vm, this.#kvm.layout.vm.pages2m.get(vm) + 1);
-    Atomics.store(this.#words, leaf, value);
+    this.#atomics.store(leaf, value);
     this.#kvm.layout.vm.pfFixed.add(vm, 1);
     return replaced;
   }
@@ -102,13 +105,13 @@ export class KvmMmu {
    * it goes itself. Tables live as long as the VM: lockless walkers may be in them. Requires: 'mmu'.
    */
   #park(vm: Vm, slot: Slot, gfn: Gfn, at: number): void {
-    const entry = Atomics.load(this.#words, at);
+    const entry = this.#atomics.load(at);
     if ((entry & Spte.Table) === 0) return;
     const table = sptePfn(entry) * FRAME_WORDS;
     const first = gfn - indexAt(gfn, 0);
     let zapped = 0;
     for (let i = 0; i < HUGE_GFNS; i++) {
-      if ((Atomics.load(this.#words, table + i) & Spte.Present) === 0) continue;
+      if ((this.#atomics.load(table + i) & Spte.Present) === 0) continue;
       this.removeLeaf(vm, slot, first + i, table + i);
       zapped++;
     }
@@ -119,8 +122,8 @@ export class KvmMmu {
   /** Adds rights and A/D bits to a leaf of the same frame; never takes any away. */
   #widen(leaf: number, value: number): void {
     for (;;) {
-      const now = Atomics.load(this.#words, leaf);
-      if (Atomics.compareExchange(this.#words, leaf, now, now | value) === now) return;
+      const now = this.#atomics.load(leaf);
+      if (this.#atomics.cas(leaf, now, now | value) === now) return;
     }
   }
 
@@ -131,7 +134,7 @@ export class KvmMmu {
   removeLeaf(vm: Vm, slot: Slot, gfn: Gfn, leaf: number): number {
     const { layout, rmap } = this.#kvm;
     const huge = ((this.#words[leaf] as number) & Spte.Huge) !== 0;
-    const before = Atomics.exchange(this.#words, leaf, huge ? this.#unpark(slot, gfn) : 0);
+    const before = this.#atomics.exchange(leaf, huge ? this.#unpark(slot, gfn) : 0);
     assert((before & Spte.Present) !== 0, 'K-7: every leaf in a reverse map is present');
     rmap.remove(vm, rmap.head(slot, gfn, huge ? 1 : 0), leaf);
     const first = sptePfn(before);
@@ -218,12 +221,12 @@ export class KvmMmu {
   /** Test-and-clear the accessed bit of one leaf, keeping a dirty bit set meanwhile (K-13, B-7). */
   clearYoung(leaf: number): boolean {
     if (this.#kvm.breaks.agePlainStore) return this.#clearYoungPlain(leaf);
-    const before = Atomics.and(this.#words, leaf, ~Spte.Accessed);
+    const before = this.#atomics.and(leaf, ~Spte.Accessed);
     return (before & Spte.Accessed) !== 0;
   }
 
   isYoung(leaf: number): boolean {
-    return (Atomics.load(this.#words, leaf) & Spte.Accessed) !== 0;
+    return (this.#atomics.load(leaf) & Spte.Accessed) !== 0;
   }
 
   #clearYoungPlain(leaf: number): boolean {
@@ -239,7 +242,7 @@ export class KvmMmu {
     for (let space = 0; space < ADDRESS_SPACES; space++) {
       const root = this.root(vm, space);
       if (root !== 0) this.#freeTable(root, ROOT_LEVEL);
-      Atomics.store(this.#words, vm + v.roots.at + space, 0);
+      this.#atomics.store(vm + v.roots.at + space, 0);
     }
     for (let pfn = v.tableFree.get(vm); pfn !== 0; ) {
       const next = this.#words[pfn * FRAME_WORDS] as number;
@@ -271,7 +274,7 @@ export class KvmMmu {
     let table = this.root(vm, space) * FRAME_WORDS;
     for (let level = ROOT_LEVEL; level > to; level--) {
       const at = table + indexAt(gfn, level);
-      let entry = Atomics.load(this.#words, at);
+      let entry = this.#atomics.load(at);
       if ((entry & Spte.Table) === 0) entry = this.#makeTable(vm, slot, space, gfn, level, at);
       table = sptePfn(entry) * FRAME_WORDS;
     }
@@ -289,7 +292,7 @@ export class KvmMmu {
     const shift = 9 * level;
     this.#initTable(pfn, (gfn >>> shift) << shift, level - 1, space);
     const entry = (pfn << 12) | Spte.Table;
-    Atomics.store(this.#words, at, entry);
+    this.#atomics.store(at, entry);
     return entry;
   }
 

@@ -99,14 +99,14 @@ export class Access {
   /** The word at an aligned address, read atomically. Throws as read8. */
   read32(mm: Mm, address: Hva): number {
     const pfn = this.#page(mm, address, false);
-    const value = Atomics.load(this.#deps.arena.words, (frameByte(pfn) + (address % PAGE_SIZE)) / 4);
+    const value = this.#deps.arena.atomics.load((frameByte(pfn) + (address % PAGE_SIZE)) / 4);
     this.#deps.pages.put(pfn);
     return value;
   }
 
   write32(mm: Mm, address: Hva, value: number): void {
     const pfn = this.#page(mm, address, true);
-    Atomics.store(this.#deps.arena.words, (frameByte(pfn) + (address % PAGE_SIZE)) / 4, value);
+    this.#deps.arena.atomics.store((frameByte(pfn) + (address % PAGE_SIZE)) / 4, value);
     this.#deps.pages.put(pfn);
   }
 

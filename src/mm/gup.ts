@@ -1,5 +1,6 @@
 import type { Vpn } from '../base/units.ts';
 import { frameWord } from '../sync/arena.ts';
+import type { AtomicWords } from '../sync/atomics.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
 import { FAULT_RETRY, FaultFlag, GUP_BLOCKED, GUP_FAULT, GUP_HUGE, GUP_WRITABLE } from './fault-codes.ts';
@@ -34,13 +35,13 @@ const WRITE_NEEDS = READ_NEEDS | Pte.Write | Pte.Dirty;
 /** Gets a page of an mm for an access, with a reference. Linux: mm/gup.c. */
 export class Gup {
   readonly #deps: GupDeps;
-  readonly #words: Int32Array;
+  readonly #atomics: AtomicWords;
   readonly #mm: MmLayout['mm'];
   readonly #pages: Pages;
 
   constructor(deps: GupDeps) {
     this.#deps = deps;
-    this.#words = deps.sync.words;
+    this.#atomics = deps.sync.arena.atomics;
     this.#mm = deps.layout.mm;
     this.#pages = deps.pages;
   }
@@ -91,17 +92,16 @@ export class Gup {
    */
   fast(mm: Mm, vpn: Vpn, write: boolean): number {
     if (vpn >>> 0 >= VPN_MAX) return MISS;
-    const words = this.#words;
     const seq = this.#mm.wpSeq.load(mm);
     if ((seq & 1) !== 0) return MISS;
-    const top = Atomics.load(words, frameWord(this.#mm.pgd.get(mm)) + (vpn >>> 18));
+    const top = this.#atomics.load(frameWord(this.#mm.pgd.get(mm)) + (vpn >>> 18));
     if (!this.#deps.sync.arena.isFrame(ptePfn(top))) return MISS;
     const pmd = frameWord(ptePfn(top)) + ((vpn >>> 9) & 511);
-    const middle = Atomics.load(words, pmd);
+    const middle = this.#atomics.load(pmd);
     if (pmdIsHuge(middle)) return this.#fastHuge(mm, vpn, write, seq, pmd, middle);
     if (!this.#deps.sync.arena.isFrame(ptePfn(middle))) return MISS;
     const pte = frameWord(ptePfn(middle)) + (vpn & 511);
-    const entry = Atomics.load(words, pte);
+    const entry = this.#atomics.load(pte);
     const need = write ? WRITE_NEEDS : READ_NEEDS;
     if ((entry & (need | Pte.ProtNone)) !== need) return MISS;
     return this.#grab(mm, seq, pte, entry);
@@ -113,7 +113,7 @@ export class Gup {
     if ((middle & (need | Pte.ProtNone)) !== need) return MISS;
     const pfn = ptePfn(hugePte(middle, vpn));
     if (!this.#deps.sync.arena.isFrame(pfn) || !this.#pages.tryGet(pfn)) return MISS;
-    if (Atomics.load(this.#words, pmd) !== middle || this.#mm.wpSeq.load(mm) !== seq) {
+    if (this.#atomics.load(pmd) !== middle || this.#mm.wpSeq.load(mm) !== seq) {
       this.#pages.put(pfn);
       return MISS;
     }
@@ -125,7 +125,7 @@ export class Gup {
   #grab(mm: Mm, seq: number, pte: number, entry: number): number {
     const pfn = ptePfn(entry);
     if (!this.#deps.sync.arena.isFrame(pfn) || !this.#pages.tryGet(pfn)) return MISS;
-    if (Atomics.load(this.#words, pte) !== entry || this.#mm.wpSeq.load(mm) !== seq) {
+    if (this.#atomics.load(pte) !== entry || this.#mm.wpSeq.load(mm) !== seq) {
       this.#pages.put(pfn);
       return MISS;
     }

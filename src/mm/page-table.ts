@@ -1,6 +1,7 @@
 import { assert } from '../base/assert.ts';
 import { PAGE_WORDS, type Pfn, type Vpn } from '../base/units.ts';
 import { frameByte, frameWord } from '../sync/arena.ts';
+import type { AtomicWords } from '../sync/atomics.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
 import type { PageOps } from '../wasm/page-ops.ts';
@@ -42,10 +43,12 @@ export type PageTableDeps = {
 export class PageTable {
   readonly #deps: PageTableDeps;
   readonly #words: Int32Array;
+  readonly #atomics: AtomicWords;
 
   constructor(deps: PageTableDeps) {
     this.#deps = deps;
     this.#words = deps.sync.words;
+    this.#atomics = deps.sync.arena.atomics;
   }
 
   /** Makes the top table; false when there is no frame. */
@@ -58,10 +61,9 @@ export class PageTable {
 
   /** The entry of a page, 0 when there is no table for it, or HUGE. Takes no lock. */
   walk(mm: Ptr<'mm'>, vpn: Vpn): PteAt {
-    const words = this.#words;
-    const top = Atomics.load(words, frameWord(this.#deps.layout.mm.pgd.get(mm)) + (vpn >>> 18));
+    const top = this.#atomics.load(frameWord(this.#deps.layout.mm.pgd.get(mm)) + (vpn >>> 18));
     if (top === 0) return 0;
-    const middle = Atomics.load(words, frameWord(ptePfn(top)) + ((vpn >>> 9) & INDEX));
+    const middle = this.#atomics.load(frameWord(ptePfn(top)) + ((vpn >>> 9) & INDEX));
     if ((middle & Pte.Huge) !== 0) return HUGE;
     return middle === 0 ? 0 : frameWord(ptePfn(middle)) + (vpn & INDEX);
   }
@@ -78,7 +80,7 @@ export class PageTable {
 
   /** Where the middle entry of a page lies, or 0 when there is no middle table. Takes no lock. */
   pmd(mm: Ptr<'mm'>, vpn: Vpn): PteAt {
-    const top = Atomics.load(this.#words, frameWord(this.#deps.layout.mm.pgd.get(mm)) + (vpn >>> 18));
+    const top = this.#atomics.load(frameWord(this.#deps.layout.mm.pgd.get(mm)) + (vpn >>> 18));
     return top === 0 ? 0 : frameWord(ptePfn(top)) + ((vpn >>> 9) & INDEX);
   }
 
@@ -94,15 +96,15 @@ export class PageTable {
    */
   entryOf(mm: Ptr<'mm'>, vpn: Vpn): number {
     const pmd = this.pmd(mm, vpn);
-    const middle = pmd === 0 ? 0 : Atomics.load(this.#words, pmd);
+    const middle = pmd === 0 ? 0 : this.#atomics.load(pmd);
     if ((middle & Pte.Huge) !== 0) return hugePte(middle, vpn);
-    return middle === 0 ? 0 : Atomics.load(this.#words, frameWord(ptePfn(middle)) + (vpn & INDEX));
+    return middle === 0 ? 0 : this.#atomics.load(frameWord(ptePfn(middle)) + (vpn & INDEX));
   }
 
   /** Does a huge entry map a page to this frame, or to any when -1? Takes no lock. */
   mapsHuge(mm: Ptr<'mm'>, vpn: Vpn, pfn: Pfn): boolean {
     const pmd = this.pmd(mm, vpn);
-    const middle = pmd === 0 ? 0 : Atomics.load(this.#words, pmd);
+    const middle = pmd === 0 ? 0 : this.#atomics.load(pmd);
     if ((middle & (Pte.Huge | Pte.Zero)) !== Pte.Huge) return false;
     return pfn < 0 || ptePfn(middle) + (vpn & INDEX) === pfn;
   }
@@ -171,7 +173,7 @@ export class PageTable {
   }
 
   load(pte: PteAt): number {
-    return Atomics.load(this.#words, pte);
+    return this.#atomics.load(pte);
   }
 
   /** As `load`. Requires: its lock. */
@@ -182,30 +184,30 @@ export class PageTable {
   /** Fills an entry that is none. Requires: its lock. */
   fill(pte: PteAt, entry: number): void {
     this.#words[(pte & TABLE_MASK) + Table.used]! += 1;
-    Atomics.store(this.#words, pte, entry);
+    this.#atomics.store(pte, entry);
   }
 
   /** Replaces an entry that is not present by another that is not none. Requires: its lock. */
   replace(pte: PteAt, entry: number): void {
-    Atomics.store(this.#words, pte, entry);
+    this.#atomics.store(pte, entry);
   }
 
   /** Empties an entry for good; what it was, bits set in the last moment included. Requires: its lock. */
   clear(pte: PteAt): number {
     this.#words[(pte & TABLE_MASK) + Table.used]! -= 1;
-    return Atomics.exchange(this.#words, pte, 0);
+    return this.#atomics.exchange(pte, 0);
   }
 
   /** Empties an entry that `replace` fills again under the same hold of the lock. Requires: its lock. */
   take(pte: PteAt): number {
-    return Atomics.exchange(this.#words, pte, 0);
+    return this.#atomics.exchange(pte, 0);
   }
 
   /** Sets and clears bits of an entry. Returns what it was. Requires: its lock. */
   change(pte: PteAt, set: number, clear: number): number {
     const before = this.#words[pte] as number;
     const after = (before & ~clear) | set;
-    if (after !== before) Atomics.store(this.#words, pte, after);
+    if (after !== before) this.#atomics.store(pte, after);
     return before;
   }
 
@@ -215,7 +217,7 @@ export class PageTable {
     for (let i = 0; i < TABLE_PAGES; i++) {
       const middle = this.#words[top + i] as number;
       for (let j = 0; middle !== 0 && j < TABLE_PAGES; j++) {
-        const entry = Atomics.load(this.#words, frameWord(ptePfn(middle)) + j);
+        const entry = this.#atomics.load(frameWord(ptePfn(middle)) + j);
         if (entry !== 0) work(entry, i * MIDDLE_PAGES + j * TABLE_PAGES);
       }
     }
@@ -291,7 +293,7 @@ export class PageTable {
   free(mm: Ptr<'mm'>, start: Vpn, end: Vpn, floor: Vpn, ceiling: Vpn): void {
     const top = frameWord(this.#deps.layout.mm.pgd.get(mm));
     for (let base = start - (start % MIDDLE_PAGES); base < end; base += MIDDLE_PAGES) {
-      const entry = Atomics.load(this.#words, top + (base >>> 18));
+      const entry = this.#atomics.load(top + (base >>> 18));
       if (entry === 0) continue;
       const middle = frameWord(ptePfn(entry));
       const from = Math.max(base, start - (start % TABLE_PAGES));
@@ -303,13 +305,13 @@ export class PageTable {
   }
 
   #drop(mm: Ptr<'mm'>, entryAt: number): void {
-    const entry = Atomics.load(this.#words, entryAt);
+    const entry = this.#atomics.load(entryAt);
     if (entry === 0) return;
     assert((entry & Pte.Huge) === 0, 'page table: freed with a huge entry');
     const table = ptePfn(entry);
     assert(this.#words[frameWord(table) + Table.used] === 0, 'page table: freed with entries');
     this.#words[(entryAt & TABLE_MASK) + Table.used]! -= 1;
-    Atomics.store(this.#words, entryAt, 0);
+    this.#atomics.store(entryAt, 0);
     this.#deps.layout.mm.nrPtes.add(mm, -1);
     this.#deps.pageAlloc.free(table);
   }

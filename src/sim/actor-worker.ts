@@ -53,7 +53,7 @@ function play(part: Part): void {
 }
 
 async function take(load: Load): Promise<Part> {
-  const arena = Arena.attach(load.memory);
+  const arena = Arena.attach(load.memory, 'built-in');
   const parts = { load, test: await findCase(load.name), arena };
   const idle = { ...parts, turnstile: new Turnstile(control, self, arena.words) };
   return { ...idle, core: idle.test.reset === undefined ? undefined : makeCore(idle) };

@@ -1,6 +1,7 @@
 import { assert } from '../base/assert.ts';
 import { Errno } from '../base/errno.ts';
 import { alignUp, PAGE_SHIFT, PAGE_SIZE, PAGE_WORDS, type Pfn } from '../base/units.ts';
+import { type AtomicsKind, type AtomicWords, bindAtomics } from './atomics.ts';
 
 // The arena is the one memory that every thread of a Host shares. From its first byte:
 //
@@ -55,6 +56,8 @@ export class Arena {
   readonly words: Int32Array;
   readonly bytes: Uint8Array;
   readonly shared: boolean;
+  /** How its words are reached atomically. */
+  readonly atomics: AtomicWords;
   readonly firstFrame: Pfn;
   readonly frames: number;
   /** Word index of the struct page array. */
@@ -62,11 +65,12 @@ export class Arena {
   readonly heap: number;
   readonly heapWords: number;
 
-  private constructor(memory: WebAssembly.Memory) {
+  private constructor(memory: WebAssembly.Memory, atomics: AtomicsKind) {
     this.memory = memory;
     this.words = new Int32Array(memory.buffer);
     this.bytes = new Uint8Array(memory.buffer);
     this.shared = typeof SharedArrayBuffer !== 'undefined' && memory.buffer instanceof SharedArrayBuffer;
+    this.atomics = bindAtomics(memory, this.shared, atomics);
     this.firstFrame = this.words[HEADER.firstFrame] as number;
     this.frames = this.words[HEADER.frames] as number;
     this.pageArray = this.words[HEADER.pageArray] as number;
@@ -88,13 +92,13 @@ export class Arena {
     words[HEADER.heap] = (1 + arrayPages) * PAGE_WORDS;
     words[HEADER.heapWords] = heapPages * PAGE_WORDS;
     words[HEADER.magic] = MAGIC;
-    return new Arena(memory);
+    return new Arena(memory, 'generated');
   }
 
   /** The arena that another thread made. */
-  static attach(memory: WebAssembly.Memory): Arena {
+  static attach(memory: WebAssembly.Memory, atomics: AtomicsKind = 'generated'): Arena {
     assert(new Int32Array(memory.buffer)[HEADER.magic] === MAGIC, 'attach: not an arena');
-    return new Arena(memory);
+    return new Arena(memory, atomics);
   }
 
   root(name: number): number {

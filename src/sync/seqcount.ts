@@ -1,3 +1,4 @@
+import type { AtomicWords } from './atomics.ts';
 import type { Sync } from './sync.ts';
 
 /**
@@ -8,17 +9,17 @@ import type { Sync } from './sync.ts';
  */
 export class SeqCount {
   readonly #sync: Sync;
-  readonly #words: Int32Array;
+  readonly #atomics: AtomicWords;
 
   constructor(sync: Sync) {
     this.#sync = sync;
-    this.#words = sync.words;
+    this.#atomics = sync.arena.atomics;
   }
 
   /** An even sequence. Sleeps while a writer is inside; hold nothing that the writer may wait for. */
   readBegin(at: number): number {
     for (;;) {
-      const seq = Atomics.load(this.#words, at);
+      const seq = this.#atomics.load(at);
       if ((seq & 1) === 0) return seq;
       this.#sync.waiter.wait(at, seq);
     }
@@ -26,16 +27,16 @@ export class SeqCount {
 
   /** True if a writer has been inside since `seen` was sampled. Pairs with both steps of the writer. */
   readRetry(at: number, seen: number): boolean {
-    return Atomics.load(this.#words, at) !== seen;
+    return this.#atomics.load(at) !== seen;
   }
 
   writeBegin(at: number): void {
     this.#sync.lock('invalidate', at + 1);
-    Atomics.add(this.#words, at, 1);
+    this.#atomics.add(at, 1);
   }
 
   writeEnd(at: number): void {
-    Atomics.add(this.#words, at, 1);
+    this.#atomics.add(at, 1);
     this.#sync.waiter.notify(at, Number.POSITIVE_INFINITY);
     this.#sync.unlock('invalidate', at + 1);
   }

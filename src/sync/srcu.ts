@@ -1,3 +1,4 @@
+import type { AtomicWords } from './atomics.ts';
 import type { Sync } from './sync.ts';
 
 const WAITS = 2;
@@ -8,39 +9,39 @@ const WAITS = 2;
  */
 export class Srcu {
   readonly #sync: Sync;
-  readonly #words: Int32Array;
+  readonly #atomics: AtomicWords;
 
   constructor(sync: Sync) {
     this.#sync = sync;
-    this.#words = sync.words;
+    this.#atomics = sync.arena.atomics;
   }
 
   /** Returns the token for `readUnlock`. */
   readLock(at: number): number {
     for (;;) {
-      const index = Atomics.load(this.#words, at) & 1;
-      Atomics.add(this.#words, at + 1 + index, 1);
+      const index = this.#atomics.load(at) & 1;
+      this.#atomics.add(at + 1 + index, 1);
       // A synchronize that flipped in between may have read this count as zero: begin again there.
-      if ((Atomics.load(this.#words, at) & 1) === index) return index;
+      if ((this.#atomics.load(at) & 1) === index) return index;
       this.readUnlock(at, index);
     }
   }
 
   readUnlock(at: number, index: number): void {
-    if (Atomics.sub(this.#words, at + 1 + index, 1) !== 1) return;
+    if (this.#atomics.sub(at + 1 + index, 1) !== 1) return;
     // A wake-up costs more than the section. Pairs with synchronize, which says so before it counts.
-    if ((Atomics.load(this.#words, at) & WAITS) !== 0) this.#sync.waiter.notify(at + 1 + index, 1);
+    if ((this.#atomics.load(at) & WAITS) !== 0) this.#sync.waiter.notify(at + 1 + index, 1);
   }
 
   /** Returns when every reader that was inside has left. The caller serialises synchronizes. */
   synchronize(at: number): void {
-    const old = Atomics.load(this.#words, at) & 1;
-    Atomics.store(this.#words, at, (old ^ 1) | WAITS);
+    const old = this.#atomics.load(at) & 1;
+    this.#atomics.store(at, (old ^ 1) | WAITS);
     for (;;) {
-      const readers = Atomics.load(this.#words, at + 1 + old);
+      const readers = this.#atomics.load(at + 1 + old);
       if (readers === 0) break;
       this.#sync.waiter.wait(at + 1 + old, readers);
     }
-    Atomics.store(this.#words, at, old ^ 1);
+    this.#atomics.store(at, old ^ 1);
   }
 }

@@ -1,3 +1,5 @@
+import { atomicsOf } from './atomics.ts';
+
 /** A word index that is known to point at an `N` record. Costs nothing at run time. */
 declare const tag: unique symbol;
 export type Ptr<N extends string> = number & { readonly [tag]: N };
@@ -63,20 +65,21 @@ export function struct<N extends string, D extends Record<string, Field>>(
 }
 
 function accessor(words: Int32Array, at: number) {
+  const { load, store, add, or, and, exchange, cas } = atomicsOf(words);
   return {
     at,
     get: (p: number) => words[p + at] as number,
     set: (p: number, v: number) => {
       words[p + at] = v;
     },
-    load: (p: number) => Atomics.load(words, p + at),
+    load: (p: number) => load(p + at),
     store: (p: number, v: number) => {
-      Atomics.store(words, p + at, v);
+      store(p + at, v);
     },
-    add: (p: number, v: number) => Atomics.add(words, p + at, v),
-    or: (p: number, v: number) => Atomics.or(words, p + at, v),
-    and: (p: number, v: number) => Atomics.and(words, p + at, v),
-    exchange: (p: number, v: number) => Atomics.exchange(words, p + at, v),
-    cas: (p: number, from: number, to: number) => Atomics.compareExchange(words, p + at, from, to),
+    add: (p: number, v: number) => add(p + at, v),
+    or: (p: number, v: number) => or(p + at, v),
+    and: (p: number, v: number) => and(p + at, v),
+    exchange: (p: number, v: number) => exchange(p + at, v),
+    cas: (p: number, from: number, to: number) => cas(p + at, from, to),
   };
 }

@@ -1,5 +1,6 @@
 import { assert } from '../base/assert.ts';
 import type { Arena } from './arena.ts';
+import type { AtomicWords } from './atomics.ts';
 import { type LockClass, Lockdep } from './lockdep.ts';
 import { productionWaiter, type Waiter } from './waiter.ts';
 
@@ -25,6 +26,7 @@ export type SyncOptions = {
 export class Sync {
   readonly arena: Arena;
   readonly words: Int32Array;
+  readonly #atomics: AtomicWords;
   readonly waiter: Waiter;
   readonly lockdep: Lockdep | undefined;
   /** A named yield point (J-6); nothing in production, a scheduler's turnstile in the explorer. */
@@ -33,6 +35,7 @@ export class Sync {
   constructor(arena: Arena, options: SyncOptions = {}) {
     this.arena = arena;
     this.words = arena.words;
+    this.#atomics = arena.atomics;
     this.waiter = options.waiter ?? productionWaiter(arena);
     this.lockdep = options.lockdep ? new Lockdep() : undefined;
     this.y = this.waiter.point;
@@ -40,48 +43,48 @@ export class Sync {
 
   lock(cls: LockClass, at: number): void {
     this.lockdep?.acquire(cls, at);
-    if (Atomics.compareExchange(this.words, at, FREE, HELD) === FREE) return;
+    if (this.#atomics.cas(at, FREE, HELD) === FREE) return;
     this.#lockSlow(at);
   }
 
   #lockSlow(at: number): void {
     for (let i = 0; i < this.waiter.spins(SPINS); i++) {
-      if (Atomics.compareExchange(this.words, at, FREE, HELD) === FREE) return;
+      if (this.#atomics.cas(at, FREE, HELD) === FREE) return;
     }
-    while (Atomics.exchange(this.words, at, CONTENDED) !== FREE) this.waiter.wait(at, CONTENDED);
+    while (this.#atomics.exchange(at, CONTENDED) !== FREE) this.waiter.wait(at, CONTENDED);
   }
 
   tryLock(cls: LockClass, at: number): boolean {
-    if (Atomics.compareExchange(this.words, at, FREE, HELD) !== FREE) return false;
+    if (this.#atomics.cas(at, FREE, HELD) !== FREE) return false;
     this.lockdep?.acquire(cls, at, true);
     return true;
   }
 
   unlock(cls: LockClass, at: number): void {
     this.lockdep?.release(cls, at);
-    const before = Atomics.exchange(this.words, at, FREE);
+    const before = this.#atomics.exchange(at, FREE);
     assert(before !== FREE, 'unlock: the lock was not held');
     if (before === CONTENDED) this.waiter.notify(at, 1);
   }
 
   isLocked(at: number): boolean {
-    return Atomics.load(this.words, at) !== FREE;
+    return this.#atomics.load(at) !== FREE;
   }
 
   /** Takes a reader/writer lock for reading. Waiting writers go first, so writers don't starve. */
   readLock(cls: LockClass, at: number): void {
     this.lockdep?.acquire(cls, at);
     // Most often nobody has it and no writer waits.
-    if (Atomics.load(this.words, at + 1) === 0 && Atomics.compareExchange(this.words, at, 0, 1) === 0) return;
+    if (this.#atomics.load(at + 1) === 0 && this.#atomics.cas(at, 0, 1) === 0) return;
     this.#readLockSlow(at);
   }
 
   #readLockSlow(at: number): void {
     for (;;) {
-      const state = Atomics.load(this.words, at);
-      const writers = Atomics.load(this.words, at + 1);
+      const state = this.#atomics.load(at);
+      const writers = this.#atomics.load(at + 1);
       if (state >= 0 && writers === 0) {
-        if (Atomics.compareExchange(this.words, at, state, state + 1) === state) return;
+        if (this.#atomics.cas(at, state, state + 1) === state) return;
       } else if (state !== 0 || writers !== 0) {
         this.#waitRw(at, state, writers);
       }
@@ -89,37 +92,37 @@ export class Sync {
   }
 
   tryReadLock(cls: LockClass, at: number): boolean {
-    const state = Atomics.load(this.words, at);
-    if (state < 0 || Atomics.load(this.words, at + 1) !== 0) return false;
-    if (Atomics.compareExchange(this.words, at, state, state + 1) !== state) return false;
+    const state = this.#atomics.load(at);
+    if (state < 0 || this.#atomics.load(at + 1) !== 0) return false;
+    if (this.#atomics.cas(at, state, state + 1) !== state) return false;
     this.lockdep?.acquire(cls, at, true);
     return true;
   }
 
   readUnlock(cls: LockClass, at: number): void {
     this.lockdep?.release(cls, at);
-    const before = Atomics.sub(this.words, at, 1);
+    const before = this.#atomics.sub(at, 1);
     assert(before > 0, 'readUnlock: the lock was not held for reading');
     // Only writers wait for a reader to leave, and each has counted itself before it looks at the state.
-    if (before === 1 && Atomics.load(this.words, at + 1) !== 0) this.#wakeRw(at);
+    if (before === 1 && this.#atomics.load(at + 1) !== 0) this.#wakeRw(at);
   }
 
   writeLock(cls: LockClass, at: number): void {
     this.lockdep?.acquire(cls, at);
-    if (Atomics.compareExchange(this.words, at, 0, -1) === 0) return;
-    Atomics.add(this.words, at + 1, 1);
+    if (this.#atomics.cas(at, 0, -1) === 0) return;
+    this.#atomics.add(at + 1, 1);
     for (;;) {
-      const state = Atomics.compareExchange(this.words, at, 0, -1);
+      const state = this.#atomics.cas(at, 0, -1);
       if (state === 0) break;
       this.waiter.wait(at, state);
     }
     // A reader that slept for this writer re-tests when the writer unlocks.
-    Atomics.sub(this.words, at + 1, 1);
+    this.#atomics.sub(at + 1, 1);
   }
 
   writeUnlock(cls: LockClass, at: number): void {
     this.lockdep?.release(cls, at);
-    const before = Atomics.exchange(this.words, at, 0);
+    const before = this.#atomics.exchange(at, 0);
     assert(before === -1, 'writeUnlock: the lock was not held for writing');
     this.#wakeRw(at);
   }

@@ -1,6 +1,7 @@
 import { assert } from '../../base/assert.ts';
 import type { Pfn } from '../../base/units.ts';
 import { Root } from '../../sync/arena.ts';
+import type { AtomicWords } from '../../sync/atomics.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import type { Sync } from '../../sync/sync.ts';
 import { type MmLayout, PageFlag } from '../layout.ts';
@@ -34,7 +35,7 @@ const ON_LRU = PageFlag.Lru | PageFlag.LruPending;
  */
 export class Lru {
   readonly #deps: LruDeps;
-  readonly #words: Int32Array;
+  readonly #atomics: AtomicWords;
   readonly #root: Lruvec;
   readonly #pagevecs: number;
   /** This thread's, or 0: then pages are added one by one. */
@@ -43,7 +44,7 @@ export class Lru {
 
   constructor(deps: LruDeps) {
     this.#deps = deps;
-    this.#words = deps.sync.words;
+    this.#atomics = deps.sync.arena.atomics;
     const lru = deps.sync.arena.root(Root.lru) as Ptr<'lru'>;
     assert(lru !== 0, 'Lru: the arena has no lru root');
     this.#root = deps.reclaim.lru.root.get(lru);
@@ -111,7 +112,7 @@ export class Lru {
     }
     // Only this thread fills the vector, front to back; others at most empty it.
     const at = this.#pagevec + this.#deps.reclaim.pagevec.pages.at + this.#pending;
-    Atomics.store(this.#words, at, pfn);
+    this.#atomics.store(at, pfn);
     if (++this.#pending === PAGEVEC_SIZE) this.drain();
   }
 
@@ -151,8 +152,8 @@ export class Lru {
     let locked = 0 as Lruvec;
     for (let i = 0; i < PAGEVEC_SIZE; i++) {
       const at = vec + this.#deps.reclaim.pagevec.pages.at + i;
-      if (vec !== this.#pagevec && Atomics.load(this.#words, at) === 0) continue;
-      const pfn = Atomics.exchange(this.#words, at, 0);
+      if (vec !== this.#pagevec && this.#atomics.load(at) === 0) continue;
+      const pfn = this.#atomics.exchange(at, 0);
       if (pfn !== 0) locked = this.#settleLocked(pfn, locked);
     }
     if (locked !== 0) this.unlock(locked);

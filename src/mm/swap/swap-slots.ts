@@ -1,6 +1,7 @@
 import { assert } from '../../base/assert.ts';
 import { Errno } from '../../base/errno.ts';
 import { Root } from '../../sync/arena.ts';
+import type { AtomicWords } from '../../sync/atomics.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import type { Sync } from '../../sync/sync.ts';
 import { MAX_SWAP_SLOTS, type MmLayout } from '../layout.ts';
@@ -24,14 +25,14 @@ export type SwapSlotsDeps = {
  */
 export class SwapSlots {
   readonly #deps: SwapSlotsDeps;
-  readonly #words: Int32Array;
+  readonly #atomics: AtomicWords;
   readonly #info: Ptr<'swap'>;
   /** By area: this thread's instance of the device. */
   readonly #backends: (SwapBackend | undefined)[] = [];
 
   constructor(deps: SwapSlotsDeps) {
     this.#deps = deps;
-    this.#words = deps.sync.words;
+    this.#atomics = deps.sync.arena.atomics;
     this.#info = deps.sync.arena.root(Root.swap) as Ptr<'swap'>;
     assert(this.#info !== 0, 'SwapSlots: the arena has no swap root');
   }
@@ -52,7 +53,7 @@ export class SwapSlots {
     area.base.set(a, base);
     area.slots.set(a, backend.slots);
     area.table.set(a, this.#deps.heap.alloc(backend.slots * slot.words));
-    Atomics.store(this.#words, this.#info + swap.area.at + index, a);
+    this.#atomics.store(this.#info + swap.area.at + index, a);
     this.#backends[index] = backend;
     swap.slots.add(this.#info, backend.slots);
     swap.areas.add(this.#info, 1);
@@ -75,7 +76,7 @@ export class SwapSlots {
   }
 
   #area(index: number): Ptr<'swapArea'> {
-    return Atomics.load(this.#words, this.#info + this.#deps.reclaim.swap.area.at + index) as Ptr<'swapArea'>;
+    return this.#atomics.load(this.#info + this.#deps.reclaim.swap.area.at + index) as Ptr<'swapArea'>;
   }
 
   #indexOf(slot: Slot): number {
