@@ -63,6 +63,26 @@ export type KvmBreaks = {
   dropDirty: boolean;
   /** design 11: an ageing pass ends without a TLB generation bump. */
   noAgeingBump: boolean;
+  /** T-AGE-03, T-AGE-11: ageing counts as an invalidation (K-54). */
+  ageMovesSequence: boolean;
+  /** T-FIR-14: a range that no slot shows is counted all the same (K-20). */
+  countUnseen: boolean;
+  /** T-FIR-17: a retry goes by the sequence of the first attempt. */
+  sampleOnce: boolean;
+  /** T-AGE-12: a fault brings in the next page while it holds mmu_lock (M-11). */
+  gupUnderLock: boolean;
+  /** T-SLOT-12: a slot may lie over another (L-11). */
+  overlapUnchecked: boolean;
+  /** T-SLOT-03: a slot that moves is changed where it is, rather than in a copy (L-1). */
+  editInPlace: boolean;
+  /** T-SLOT-07: a vCPU that waits for a page stays in its read section of the slots (L-15). */
+  sleepInReadSection: boolean;
+  /** T-THP-08: a slot that is logged is mapped by 2 MiB (K-4). */
+  hugeWhileLogged: boolean;
+  /** T-THP-09: leaves that hold references are of 2 MiB, and hold one. */
+  hugePins: boolean;
+  /** T-RMAP-03: the last leaf of a block does not move into the gap. */
+  rmapLosesLast: boolean;
   /** T-LIFE-09: a VM is freed without waiting for its vCPUs. */
   destroyWithoutWait: boolean;
 };
@@ -98,5 +118,15 @@ export const NO_BREAKS: KvmBreaks = {
   deleteKeepsLeaves: false,
   dropDirty: false,
   noAgeingBump: false,
+  ageMovesSequence: false,
+  countUnseen: false,
+  sampleOnce: false,
+  gupUnderLock: false,
+  overlapUnchecked: false,
+  editInPlace: false,
+  sleepInReadSection: false,
+  hugeWhileLogged: false,
+  hugePins: false,
+  rmapLosesLast: false,
   destroyWithoutWait: false,
 };

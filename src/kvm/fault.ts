@@ -27,8 +27,9 @@ export class KvmFault {
   lastGup = 0;
   /** After Miss.Blocked: what the caller waits for, and owns (K-31); 0 for nothing in particular. */
   ticket = 0 as Ptr<'uffdWait'>;
-  /** For the mutant of T-THP-10 alone. */
+  /** For the mutants of T-THP-10 and T-FIR-17 alone. */
   #early = false;
+  #first = -1;
 
   constructor(kvm: Kvm) {
     this.#kvm = kvm;
@@ -44,6 +45,7 @@ export class KvmFault {
     const token = this.#kvm.srcu.readLock(vm + v.srcuIndex.at);
     const hit = this.#fast(vm, space, gfn, access);
     const result = hit >= 0 ? hit : this.#slow(vm, space, gfn, access);
+    if (this.#kvm.breaks.sleepInReadSection && result === Miss.Blocked) return result;
     this.#kvm.srcu.readUnlock(vm + v.srcuIndex.at, token);
     return result;
   }
@@ -106,17 +108,23 @@ export class KvmFault {
       sync.y('F.level');
     }
     let seen = breaks.sampleAfterGup ? 0 : this.#sample(vm);
+    if (breaks.sampleOnce) {
+      if (this.#first < 0) this.#first = seen;
+      seen = this.#first;
+    }
     sync.y('F.s');
-    const found = this.#kvm.mm.gup.fault(
-      layout.vm.mm.get(vm),
-      this.#kvm.memslots.vpnOf(slot, gfn),
-      access === Access.Write,
-      FaultFlag.Kernel,
-    );
+    const found = this.#lookUp(vm, slot, gfn, access);
     sync.y('F.p');
     if (found < 0) return this.#missed(found);
     if (breaks.sampleAfterGup) seen = this.#sample(vm);
     return this.#commit(vm, slot, space, gfn, access, found, seen);
+  }
+
+  /** The primary's answer, with a reference held (K-24 (4)). */
+  #lookUp(vm: Vm, slot: Slot, gfn: Gfn, access: Access): number {
+    const mm = this.#kvm.layout.vm.mm.get(vm);
+    const vpn = this.#kvm.memslots.vpnOf(slot, gfn);
+    return this.#kvm.mm.gup.fault(mm, vpn, access === Access.Write, FaultFlag.Kernel);
   }
 
   #missed(code: number): number {
@@ -148,6 +156,7 @@ export class KvmFault {
       return this.#missed(GUP_NOMEM);
     }
     sync.y('F.L');
+    if (breaks.gupUnderLock) mm.pages.put(this.#lookUp(vm, slot, gfn + 1, access) & GUP_PFN_MASK);
     const late = !breaks.installThenCheck && !breaks.checkUnlocked;
     const stale = late ? this.#changed(vm, gfn, seen) : early;
     sync.y('F.c');
@@ -179,7 +188,8 @@ export class KvmFault {
     const pfn = found & GUP_PFN_MASK;
     if (breaks.levelFromShape) return memslots.allowsHuge(slot, gfn) && (pfn ^ gfn) % HUGE_GFNS === 0;
     if (breaks.levelBeforeSample) return this.#early && memslots.allowsHuge(slot, gfn);
-    if ((found & GUP_HUGE) === 0 || layout.vm.protocol.get(vm) === Protocol.SeqlockPin) return false;
+    if ((found & GUP_HUGE) === 0) return false;
+    if (layout.vm.protocol.get(vm) === Protocol.SeqlockPin && !breaks.hugePins) return false;
     if (!memslots.allowsHuge(slot, gfn) || this.#isInvalidating(vm, gfn)) return false;
     return mm.pageTable.mapsHuge(layout.vm.mm.get(vm), memslots.vpnOf(slot, gfn), pfn);
   }

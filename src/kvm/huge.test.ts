@@ -107,6 +107,7 @@ for (const [name, page, pages] of [
   ['T-FIR-16: half of a 2 MiB leaf in range', 256, 256],
   ['T-THP-05: one page of a 2 MiB leaf discarded', 9, 1],
 ] as const) {
+  // T-FIR-16, T-THP-05
   test(`${name}: the whole leaf goes, the rest is intact and comes back small; else a leaf is left`, () => {
     const run = (breaks: Partial<KvmBreaks>) => {
       const rig = hugeRig({ breaks });
@@ -237,14 +238,20 @@ test('T-THP-04: a collapse zaps the small leaves at its start; the next fault ma
   rig.check();
 });
 
-test('T-THP-08: split while the slot is logged: leaves are small before and after', () => {
-  const rig = hugeRig({ slot: { gfn: G, pages: 1024, flags: SlotFlag.LogDirty } });
-  rig.write(G + 3);
-  rig.core.hugePmd.split(rig.mm, rig.vpn);
-  rig.write(G + 3);
-  rig.write(G + 4);
-  expect(leaves(rig)).toEqual([`4K ${G + 3}`, `4K ${G + 4}`]);
-  rig.check();
+test('T-THP-08: split while the slot is logged: leaves are small before and after; else one would be of 2 MiB', () => {
+  const run = (breaks: Partial<KvmBreaks>) => {
+    const rig = hugeRig({ slot: { gfn: G, pages: 1024, flags: SlotFlag.LogDirty }, breaks });
+    rig.write(G + 3);
+    const before = leaves(rig);
+    rig.core.hugePmd.split(rig.mm, rig.vpn);
+    rig.write(G + 3);
+    rig.write(G + 4);
+    rig.check();
+    return [before, leaves(rig)];
+  };
+  const after = [`4K ${G + 3}`, `4K ${G + 4}`];
+  expect(run({})).toEqual([[`4K ${G + 3}`], after]);
+  expect(run({ hugeWhileLogged: true })).toEqual([[`2M ${G}`], after]);
 });
 
 test('a slot that comes to be logged takes a 2 MiB leaf apart at the next fault', () => {
@@ -257,13 +264,33 @@ test('a slot that comes to be logged takes a 2 MiB leaf apart at the next fault'
   rig.check();
 });
 
-test('T-THP-09 K-8: leaves that hold references are small; a split need not wait for them, and they are dropped', () => {
-  const rig = hugeRig({ protocol: Protocol.SeqlockPin });
-  const pfn = rig.write(G + 3) as number;
-  expect(leaves(rig)).toEqual([`4K ${G + 3}`]);
-  expect(rig.core.pages.refcount(pfn)).toBe(2);
-  rig.core.hugePmd.split(rig.mm, rig.vpn);
-  expect([leaves(rig), rig.core.pages.refcount(pfn)]).toEqual([[], 1]);
+test('T-THP-09 K-8: leaves that hold references are small; a split drops them; of 2 MiB they would drop others', () => {
+  const run = (breaks: Partial<KvmBreaks>) => {
+    const rig = hugeRig({ protocol: Protocol.SeqlockPin, breaks });
+    const pfn = rig.write(G + 3) as number;
+    const before = [leaves(rig), rig.core.pages.refcount(pfn), rig.core.pages.refcount(pfn + 1)];
+    rig.core.hugePmd.split(rig.mm, rig.vpn);
+    return { before, after: [leaves(rig), rig.core.pages.refcount(pfn)], rig };
+  };
+  const { before, after, rig } = run({});
+  expect([before, after]).toEqual([
+    [[`4K ${G + 3}`], 2, 1],
+    [[], 1],
+  ]);
+  rig.check();
+  expect(() => run({ hugePins: true })).toThrow('M3: a mapped page has references');
+});
+
+// B-1
+test('B-1: a fault inside a huge page puts what it took: the counts of its first page and of the page are as before', () => {
+  const rig = hugeRig();
+  rig.core.pages.put(rig.core.gup.fault(rig.mm, rig.vpn + 7, true) & 0xffffff);
+  const counts = () => [0, 6, 7, 8].map(page => rig.core.pages.refcount(frameOf(rig, page)));
+  const before = counts();
+  rig.write(G + 7);
+  rig.read(G + 8);
+  expect(counts()).toEqual(before);
+  rig.advise('dontneed', 0, 512);
   rig.check();
 });
 

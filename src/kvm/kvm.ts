@@ -97,12 +97,19 @@ export class Kvm {
     }
     this.sync.y('A.z');
     if (clear && young) v.aged.add(vm, 1);
+    if (this.breaks.ageMovesSequence) this.#moveSequence(vm);
     this.sync.unlock('mmu', vm + v.mmuLock.at);
     this.sync.y('A.u');
     if (flush && young) this.requests.flushRemoteTlbs(vm);
     this.sync.y('A.f');
     this.srcu.readUnlock(vm + v.srcuIndex.at, token);
     return young;
+  }
+
+  /** Whoever samples before and checks after begins again. Requires: 'mmu'. */
+  #moveSequence(vm: Vm): void {
+    this.layout.vm.seq.add(vm, 1);
+    this.layout.vm.invSeq.add(vm, 2);
   }
 
   #ageRange(vm: Vm, clear: boolean, flush: boolean): boolean {
@@ -153,8 +160,7 @@ export class Kvm {
   releaseMm(vm: Vm): void {
     const { vm: v } = this.layout;
     this.sync.lock('mmu', vm + v.mmuLock.at);
-    v.seq.add(vm, 1);
-    v.invSeq.add(vm, 2);
+    this.#moveSequence(vm);
     this.sync.unlock('mmu', vm + v.mmuLock.at);
     const token = this.srcu.readLock(vm + v.srcuIndex.at);
     const set = this.memslots.active(vm);

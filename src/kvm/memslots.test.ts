@@ -75,6 +75,7 @@ const ERRORS: [string, string, (rig: KvmRig, good: MemoryRegion) => MemoryRegion
   ['MOVE onto a slot', 'EEXIST', rig => ({ ...slot0(rig), guestAddress: (GFN + 20) * PAGE_SIZE })],
 ];
 
+// L-11
 test.each(ERRORS)('%s is %s, and nothing has changed', (_why, code, region) => {
   const { rig, good } = twoSlots();
   const before = { slots: rig.slots(), usage: rig.usage(), present: rig.present() };

@@ -74,7 +74,8 @@ export class Memslots {
     const first = gfn - (gfn % HUGE_GFNS);
     const inside = first >= start && first + HUGE_GFNS <= start + slot.npages.get(s);
     const aligned = (start ^ slot.vpn.get(s)) % HUGE_GFNS === 0;
-    return inside && aligned && (slot.flags.get(s) & SlotFlag.LogDirty) === 0;
+    const logged = (slot.flags.get(s) & SlotFlag.LogDirty) !== 0;
+    return inside && aligned && (!logged || this.#kvm.breaks.hugeWhileLogged);
   }
 
   vpnOf(s: Slot, gfn: Gfn): Vpn {
@@ -135,7 +136,8 @@ export class Memslots {
         throw new Errno('EINVAL', 'setUserMemoryRegion', 'size, host address and READONLY are fixed');
       if (slot.gfn.get(old) === gfn && slot.flags.get(old) === (r.flags ?? 0)) return;
     }
-    if (this.#overlaps(this.active(vm), r.space ?? 0, gfn, npages, old)) {
+    const unchecked = this.#kvm.breaks.overlapUnchecked;
+    if (!unchecked && this.#overlaps(this.active(vm), r.space ?? 0, gfn, npages, old)) {
       throw new Errno('EEXIST', 'setUserMemoryRegion', 'guest range overlaps another slot');
     }
     if (old === 0) this.#create(vm, r);

@@ -40,7 +40,7 @@ export function modernNotifier(kvm: Kvm): MmuNotifierOps {
     let zapped = 0;
     let begun = false;
     for (let i = 0; kvm.hvaRange(set, i, start, end, range) !== 0; i++) {
-      if (range.first === range.last) continue;
+      if (range.first === range.last && !kvm.breaks.countUnseen) continue;
       if (!begun) {
         sync.lock('mmu', vm + v.mmuLock.at);
         sync.y('S.l');

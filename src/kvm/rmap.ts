@@ -97,7 +97,8 @@ export class KvmRmap {
     const first = (word >>> 1) as Desc;
     const at = this.#find(first, leaf);
     const last = desc.used.get(first) - 1;
-    this.#words[at] = this.#words[first + desc.leaves.at + last] as number;
+    if (!this.#kvm.breaks.rmapLosesLast)
+      this.#words[at] = this.#words[first + desc.leaves.at + last] as number;
     desc.used.set(first, last);
     if (last > 0) return;
     const next = desc.next.get(first);

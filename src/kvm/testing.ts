@@ -8,6 +8,7 @@ import type { Advice } from '../mm/madvise.ts';
 import { Arena } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
 import { Sync } from '../sync/sync.ts';
+import { productionWaiter } from '../sync/waiter.ts';
 import { createPageOps } from '../wasm/page-ops.ts';
 import type { KvmBreaks } from './breaks.ts';
 import { checkVm, Kvm, Protocol, Vms } from './index.ts';
@@ -31,6 +32,8 @@ export class KvmRig {
   readonly vms: Vms;
   /** Frames whose decoded instructions were dropped, in order. */
   readonly dropped: number[] = [];
+  /** Called at each yield point, in the middle of what happens there. */
+  at: (label: string) => void = () => {};
   /** After so many allocations from the heap there is no more. */
   allocations = Number.POSITIVE_INFINITY;
   readonly mm: Mm;
@@ -48,7 +51,8 @@ export class KvmRig {
     } = {},
   ) {
     const arena = Arena.create({ frames: options.frames ?? 512, heapBytes: 1 << 20, shared: false });
-    this.sync = new Sync(arena, { lockdep: true });
+    const waiter = { ...productionWaiter(arena), point: (label: string) => this.at(label) };
+    this.sync = new Sync(arena, { lockdep: true, waiter });
     const pageOps = createPageOps(arena.memory, false);
     this.core = initMm(this.sync, { pageOps, poison: true, swap: { kind: 'zram', bytes: 256 * PAGE_SIZE } });
     this.kvm = new Kvm(

@@ -31,7 +31,7 @@ const inFlight: WorldCase = {
     if (last?.label === 'F.i') assert(young, 'T-AGE-03: the leaf is not young');
     assert((leafOf(world, guest, GFN) & Spte.Dirty) !== 0, 'K-52: ageing took the dirty bit');
   },
-  mutants: [],
+  mutants: [{ name: 'ageing counts as an invalidation', breaks: { kvm: { ageMovesSequence: true } } }],
 };
 
 /** Clean, in the swap cache, mapped writable and young: only the leaf's dirty bit will tell of the write. */

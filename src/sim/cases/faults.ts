@@ -97,6 +97,7 @@ export function fourPages(world: World): Setup {
 }
 
 /** MADV_DONTNEED: the guest's write is there or it is zero. */
+// T-FIR-23, K-26: the same rows under `nonrange`.
 const discard: WorldCase = {
   ...base,
   name: 'T-FIP-discard',

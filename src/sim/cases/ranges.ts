@@ -98,7 +98,7 @@ const unseen: WorldCase = {
     assert(!trace.some(e => e.label === 'S.l' || e.label === 'E.l'), 'T-FIR-14: mmu_lock was taken');
     assert(world.kvm.layout.vm.seq.load(guest.vm) === 0, 'T-FIR-14: the sequence moved');
   },
-  mutants: [],
+  mutants: [{ name: 'counted all the same', breaks: { kvm: { countUnseen: true } } }],
 };
 
 /** A present leaf that lacks its use bits: set without a lock, against a zap. */

@@ -94,7 +94,7 @@ const model: WorldCase = {
   },
   reach: {},
   oracle() {},
-  mutants: [],
+  mutants: [{ name: 'the last leaf does not fill the gap', breaks: { kvm: { rmapLosesLast: true } } }],
 };
 
 function same(world: World, head: number, model: ReadonlySet<number>): void {

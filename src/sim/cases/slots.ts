@@ -20,7 +20,7 @@ const waits: WorldCase = {
   ...base,
   name: 'T-SLOT-04',
   heavy: true,
-  title: 'a slot is created while pages are discarded and swapped out (also T-SLOT-05)',
+  title: 'a slot is created while pages are discarded and swapped out (also T-SLOT-05, L-13)',
   profiles: COUNTED,
   setup: fourPages,
   actors: {
@@ -172,7 +172,7 @@ const errors: WorldCase = {
   },
   reach: {},
   oracle: (world, { guest }, trace) => checkFaults(world, guest, trace),
-  mutants: [],
+  mutants: [{ name: 'slots may overlap', breaks: { kvm: { overlapUnchecked: true } } }],
 };
 
 export const cases: readonly AnyCase[] = [waits, remove, move, recreate, errors];
