@@ -39,6 +39,10 @@ const BENCHES: Record<string, Bench> = {
     question: 'does the Host get back what a guest has freed?',
     load: () => import('./free-page-reporting.ts'),
   },
+  'ksm-guests': {
+    question: 'how many frames do four guests need whose equal pages are merged?',
+    load: () => import('./ksm-guests.ts'),
+  },
   idle: { question: 'what does an idle guest at its prompt cost?', load: () => import('./idle.ts') },
   ksm: { question: 'how fast are equal pages merged, against ksmd?', load: () => import('./ksm.ts') },
   zram: {

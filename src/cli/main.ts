@@ -24,6 +24,9 @@ program
   .option('--memory-limit <size>', 'most of it that may be in frames at once; the rest swaps')
   .option('--swap <spec>', 'none, zram[:SIZE] or file:PATH (default: zram when there is a limit)')
   .addOption(
+    new Option('--ksm <whose>', 'merge equal pages (default: off)').choices(['off', 'self', 'same-owner']),
+  )
+  .addOption(
     new Option('--balloon <kind>', 'what the guest gives back of what it frees').choices([
       'off',
       'free-page-reporting',
@@ -77,7 +80,7 @@ program.addCommand(imageCommand());
 program
   .command('mem')
   .description(
-    'the memory of running guests, live: resident, young, old, swapped, zero; faults and swaps a second',
+    'the memory of running guests, live: resident, young, old, swapped, zero, huge, merged (KSM), balloon; pressure; faults, pages asked of programs and swaps a second',
   )
   .argument('[pid]', 'which, by its process (default: the only one)')
   .option('--json', 'one line of JSON a second')

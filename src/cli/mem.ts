@@ -1,7 +1,7 @@
 import { FaultlineError } from '../base/error.ts';
 import { formatSize } from '../base/size.ts';
 import { publishedGuests, readStats } from '../host/node/stats-socket.ts';
-import type { MemoryStat } from '../sdk/memory.ts';
+import type { GuestMemoryStat } from '../sdk/memory.ts';
 
 const EVERY_MS = 1000;
 
@@ -15,7 +15,7 @@ export async function mem(
   if (!flags.json) process.stdout.write(`${HEADER}\n`);
   for (let first = true; ; first = false) {
     if (!first) await new Promise(resolve => setTimeout(resolve, EVERY_MS));
-    const now = first ? before : ((await readStats(guest)) as MemoryStat | undefined);
+    const now = first ? before : ((await readStats(guest)) as GuestMemoryStat | undefined);
     if (now === undefined) return 0;
     process.stdout.write(`${flags.json ? JSON.stringify(now) : line(now, before)}\n`);
     before = now;
@@ -38,8 +38,8 @@ async function onlyGuest(): Promise<number> {
   );
 }
 
-async function look(pid: number): Promise<MemoryStat> {
-  const stat = (await readStats(pid)) as MemoryStat | undefined;
+async function look(pid: number): Promise<GuestMemoryStat> {
+  const stat = (await readStats(pid)) as GuestMemoryStat | undefined;
   if (stat === undefined)
     throw new FaultlineError('E_USAGE', `no guest runs as process ${pid}`, {
       hint: 'faultline mem, without a number',
@@ -54,16 +54,21 @@ const COLUMNS = [
   'old',
   'swapped',
   'zero',
+  'huge',
+  'merged',
+  'balloon',
+  'psi %',
   'faults/s',
+  'asked/s',
   'major/s',
   'in/s',
   'out/s',
 ] as const;
-const HEADER = COLUMNS.map(name => name.padStart(10)).join('');
+const HEADER = COLUMNS.map(name => name.padStart(9)).join('');
 
-function line(now: MemoryStat, before: MemoryStat): string {
+function line(now: GuestMemoryStat, before: GuestMemoryStat): string {
   const seconds = Math.max(0.001, (now.atMs - before.atMs) / 1000);
-  const rate = (key: 'pgfault' | 'pgmajfault' | 'pswpin' | 'pswpout') =>
+  const rate = (key: 'pgfault' | 'userfaults' | 'pgmajfault' | 'pswpin' | 'pswpout') =>
     now.atMs === before.atMs ? '-' : String(Math.round((now[key] - before[key]) / seconds));
   const limit = now.limitBytes === undefined ? 'none' : formatSize(now.limitBytes);
   return [
@@ -73,11 +78,16 @@ function line(now: MemoryStat, before: MemoryStat): string {
     formatSize(now.oldBytes),
     formatSize(now.swappedBytes),
     formatSize(now.zeroBytes),
+    formatSize(now.anonHugeBytes),
+    formatSize(now.mergedBytes),
+    formatSize(now.balloonBytes),
+    now.pressureSome.toFixed(1),
     rate('pgfault'),
+    rate('userfaults'),
     rate('pgmajfault'),
     rate('pswpin'),
     rate('pswpout'),
   ]
-    .map(text => text.padStart(10))
+    .map(text => text.padStart(9))
     .join('');
 }

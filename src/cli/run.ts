@@ -14,6 +14,7 @@ export type RunFlags = {
   memory?: string;
   memoryLimit?: string;
   swap?: string;
+  ksm?: 'off' | 'self' | 'same-owner';
   balloon?: 'off' | 'free-page-reporting';
   cpus?: number;
   runners?: number;
@@ -155,9 +156,8 @@ function notStarted({ what, errno }: { what: string; errno: number }): string {
 
 function connectInput(guest: AgentProcess, flags: RunFlags): () => void {
   if (flags.tty) {
-    const terminal = attachTerminal(bytes => {
-      void guest.write(bytes);
-    });
+    const onBytes = (bytes: Uint8Array) => void guest.write(bytes);
+    const terminal = attachTerminal(onBytes, { endOfInput: true });
     const resize = () => guest.resize(process.stdout.rows ?? 24, process.stdout.columns ?? 80);
     process.stdout.on('resize', resize);
     return () => {

@@ -1,6 +1,6 @@
 import { PAGE_SIZE } from '../base/units.ts';
 import type { MmCore } from '../mm/index.ts';
-import { isSwap, PageFlag, Pte, pteIsPresent, ptePfn } from '../mm/layout.ts';
+import { isSwap, PageFlag, Pte, pmdIsHuge, pteIsPresent, ptePfn } from '../mm/layout.ts';
 import type { Ptr } from '../sync/struct.ts';
 
 /** What a guest's memory is made of now, in bytes, and what has happened to it since it started. */
@@ -15,6 +15,12 @@ export type MemoryStat = {
   swappedBytes: number;
   /** Reads as zero and costs nothing: the shared zero page. */
   zeroBytes: number;
+  /** Of the resident: in pages of 2 MiB. */
+  anonHugeBytes: number;
+  /** Saved by merging equal pages, of all guests of the Host: pages_sharing. */
+  mergedBytes: number;
+  /** Share of the last ten seconds in which work waited for memory, in percent. */
+  pressureSome: number;
   peakBytes: number;
   pgfault: number;
   pgmajfault: number;
@@ -42,6 +48,9 @@ export function memoryStat(core: MmCore, mm: Ptr<'mm'> | undefined, atMs: number
     oldBytes: (pages.resident - pages.young) * PAGE_SIZE,
     swappedBytes: pages.swapped * PAGE_SIZE,
     zeroBytes: pages.zero * PAGE_SIZE,
+    anonHugeBytes: pages.huge * PAGE_SIZE,
+    mergedBytes: core.ksm.stats().pages_sharing * PAGE_SIZE,
+    pressureSome: core.memcgFiles.pressure(memcg as Ptr<'memcg'>).some.avg10,
     peakBytes: (memcg === 0 ? 0 : layout.memcg.peak.load(memcg)) * PAGE_SIZE,
     pgfault: vmstat.read('pgfault'),
     pgmajfault: vmstat.read('pgmajfault'),
@@ -67,8 +76,9 @@ export function overcommit(core: MmCore): { residentBytes: number; swappedBytes:
   return { residentBytes: sum.resident * PAGE_SIZE, swappedBytes: sum.swapped * PAGE_SIZE, ratio };
 }
 
-type Counts = { resident: number; young: number; swapped: number; zero: number };
-const NOTHING: Readonly<Counts> = { resident: 0, young: 0, swapped: 0, zero: 0 };
+type Counts = { resident: number; young: number; swapped: number; zero: number; huge: number };
+const HUGE_FRAMES = 512;
+const NOTHING: Readonly<Counts> = { resident: 0, young: 0, swapped: 0, zero: 0, huge: 0 };
 
 function countPages(core: MmCore, mm: Ptr<'mm'>): Counts {
   const counts = { ...NOTHING };
@@ -79,10 +89,21 @@ function countPages(core: MmCore, mm: Ptr<'mm'>): Counts {
     if (middle === 0) continue;
     for (let j = 0; j < 512; j++) {
       const table = words[ptePfn(middle) * 1024 + j] as number;
-      if (table !== 0) scanTable(core, words, ptePfn(table) * 1024, counts);
+      if (pmdIsHuge(table)) countHuge(table, counts);
+      else if (table !== 0) scanTable(core, words, ptePfn(table) * 1024, counts);
     }
   }
   return counts;
+}
+
+function countHuge(entry: number, counts: Counts): void {
+  if ((entry & Pte.Zero) !== 0) {
+    counts.zero += HUGE_FRAMES;
+    return;
+  }
+  counts.resident += HUGE_FRAMES;
+  counts.huge += HUGE_FRAMES;
+  if ((entry & Pte.Young) !== 0) counts.young += HUGE_FRAMES;
 }
 
 function scanTable(core: MmCore, words: Int32Array, table: number, counts: Counts): void {

@@ -1,3 +1,6 @@
+/** First word of a page that a test program gives up to be lost. */
+export const MARK = 0x4c4f5354;
+
 /**
  * Rules that a test may switch off, to prove that it would notice (T.1: "each protocol test has a mutant").
  * All false in production; read once, when the core is built.
@@ -27,6 +30,11 @@ export type KvmBreaks = {
   firstSlotOnly: boolean;
   /** J-7: ask vCPUs to flush, but don't wait for them. */
   flushWithoutAck: boolean;
+  /**
+   * `flushWithoutAck` and `dropDirty` hold for frames that begin with MARK alone: a guest's test program marks
+   * its own pages, so that the kernel below it lives to tell what was lost.
+   */
+  onlyMarked: boolean;
   /** J-7: zaps name no frames, so vCPUs that are asked to flush drop nothing. */
   forgetNames: boolean;
   /** J-7: vCPUs are asked to flush before the frames are named. */
@@ -85,6 +93,8 @@ export type KvmBreaks = {
   rmapLosesLast: boolean;
   /** T-LIFE-09: a VM is freed without waiting for its vCPUs. */
   destroyWithoutWait: boolean;
+  /** K-28: a read fault in a read-only slot maps the page as writable as the primary has it. */
+  ignoreReadOnlySlot: boolean;
 };
 
 export const NO_BREAKS: KvmBreaks = {
@@ -100,6 +110,7 @@ export const NO_BREAKS: KvmBreaks = {
   installThenCheck: false,
   firstSlotOnly: false,
   flushWithoutAck: false,
+  onlyMarked: false,
   forgetNames: false,
   namesAfterRequest: false,
   forgetOverflow: false,
@@ -129,4 +140,5 @@ export const NO_BREAKS: KvmBreaks = {
   hugePins: false,
   rmapLosesLast: false,
   destroyWithoutWait: false,
+  ignoreReadOnlySlot: false,
 };

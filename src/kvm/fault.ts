@@ -165,7 +165,7 @@ export class KvmFault {
       if (!breaks.leakOnRetry) mm.pages.put(pfn);
       return RETRY;
     }
-    const value = leafValue(pfn, found, access, this.#isHuge(vm, slot, gfn, found));
+    const value = leafValue(pfn, this.#rightsIn(slot, found), access, this.#isHuge(vm, slot, gfn, found));
     const replaced = mmu.commitLeaf(vm, slot, space, gfn, value);
     sync.y('F.i');
     if (replaced !== 0 && sptePfn(replaced) !== sptePfn(value)) this.#kvm.requests.flushRemoteTlbs(vm);
@@ -175,6 +175,12 @@ export class KvmFault {
     sync.y('F.r');
     if (breaks.installThenCheck && this.#changed(vm, gfn, seen)) return RETRY;
     return pfn;
+  }
+
+  /** A slot that is read-only maps nothing writable, whatever the primary allows: a hit asks no slot (K-28). */
+  #rightsIn(slot: Slot, found: number): number {
+    const readOnly = (this.#kvm.layout.slot.flags.get(slot) & SlotFlag.ReadOnly) !== 0;
+    return readOnly && !this.#kvm.breaks.ignoreReadOnlySlot ? found & ~GUP_WRITABLE : found;
   }
 
   /**

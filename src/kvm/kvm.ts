@@ -6,7 +6,7 @@ import type { MmuNotifierOps } from '../mm/mmu-notifier-ops.ts';
 import { Srcu } from '../sync/srcu.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
-import { type KvmBreaks, NO_BREAKS } from './breaks.ts';
+import { type KvmBreaks, MARK, NO_BREAKS } from './breaks.ts';
 import { KvmFault } from './fault.ts';
 import { type GfnRange, hvaRange } from './hva-range.ts';
 import { type KvmLayout, kvmLayout, Spte, sptePfn } from './layout.ts';
@@ -66,6 +66,11 @@ export class Kvm {
     this.pins = new Pins(this);
     this.modern = modernNotifier(this);
     this.seqlock = seqlockNotifier(this);
+  }
+
+  /** Is a rule that is switched off so for this frame? For tests only. */
+  isBroken(pfn: number): boolean {
+    return !this.breaks.onlyMarked || Atomics.load(this.words, pfn * 1024) === MARK;
   }
 
   hvaRange(set: Ptr<'slots'>, n: number, start: Vpn, end: Vpn, into: GfnRange): Ptr<'slot'> {

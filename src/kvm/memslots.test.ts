@@ -1,6 +1,8 @@
 import { expect, test } from 'vitest';
+import { mutant } from '../base/mutant-testing.ts';
 import { PAGE_SIZE } from '../base/units.ts';
 import { Miss } from '../cpu/interface.ts';
+import type { KvmBreaks } from './breaks.ts';
 import { MAX_SLOTS, SlotFlag, Spte } from './layout.ts';
 import type { MemoryRegion } from './memslots.ts';
 import { GFN, KvmRig } from './testing.ts';
@@ -84,6 +86,7 @@ test.each(ERRORS)('%s is %s, and nothing has changed', (_why, code, region) => {
   rig.check();
 });
 
+// L-10
 test('CREATE shows memory where nothing was, hva 0 and the last id included', () => {
   const rig = new KvmRig();
   expect(rig.read(GFN + 100)).toBe(Miss.Mmio);
@@ -108,6 +111,7 @@ test('each address space has slots of its own, with the same ids and guest frame
   rig.check();
 });
 
+// L-10
 test('DELETE takes every leaf with it and gives its words back; the pages of the mm stay', () => {
   const rig = new KvmRig({ pages: 0 });
   let pfn = 0;
@@ -140,6 +144,7 @@ test('DELETE of one alias leaves the leaves of the other', () => {
   rig.check();
 });
 
+// L-10
 test('MOVE shows the same pages at the new place and nothing at the old', () => {
   const rig = new KvmRig();
   const pfn = rig.write(GFN + 2);
@@ -152,6 +157,7 @@ test('MOVE shows the same pages at the new place and nothing at the old', () => 
   rig.check();
 });
 
+// L-10
 test('FLAGS_ONLY keeps the leaves and moves the generation on; the same flags again change nothing', () => {
   const rig = new KvmRig();
   rig.write(GFN);
@@ -176,6 +182,18 @@ test('a read-only slot answers reads, and takes a write for MMIO', () => {
   expect(rig.read(GFN + 32)).toBeGreaterThan(0);
   expect(rig.leaf(GFN + 32) & (Spte.Present | Spte.Write)).toBe(Spte.Present);
   rig.check();
+});
+
+test('K-28 a read of a read-only slot maps no writable leaf, though the page is: a write stays MMIO', () => {
+  mutant<KvmBreaks>('ignoreReadOnlySlot', breaks => {
+    const rig = new KvmRig({ breaks });
+    rig.core.access.copyToUser(rig.mm, (rig.vpn + 32) * PAGE_SIZE, new Uint8Array(1));
+    rig.set({ slot: 1, gfn: GFN + 32, page: 32, pages: 2, flags: SlotFlag.ReadOnly });
+    expect(rig.read(GFN + 32)).toBeGreaterThan(0);
+    expect(rig.leaf(GFN + 32) & (Spte.Present | Spte.Write)).toBe(Spte.Present);
+    expect(rig.write(GFN + 32)).toBe(Miss.Mmio);
+    rig.check();
+  });
 });
 
 test('one slot too many is ENOMEM, and nothing is lost by it', () => {

@@ -159,7 +159,8 @@ export class KvmMmu {
   #transfer(vm: Vm, before: number, pfn: Pfn): void {
     const { mm, breaks, cpu, layout } = this.#kvm;
     if ((before & Spte.Accessed) !== 0) mm.pages.setReferenced(pfn);
-    if ((before & Spte.Dirty) !== 0 && !breaks.dropDirty) mm.pages.setDirty(pfn);
+    const keeps = !breaks.dropDirty || !this.#kvm.isBroken(pfn);
+    if ((before & Spte.Dirty) !== 0 && keeps) mm.pages.setDirty(pfn);
     if ((before & Spte.Exec) !== 0) cpu.dropCode(layout.vm.code.get(vm), pfn);
   }
 

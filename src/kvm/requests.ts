@@ -11,7 +11,9 @@ type Vcpu = Ptr<'vcpu'>;
 export class Requests {
   readonly #kvm: Kvm;
   readonly #list: FlushList;
+  /** For mutants only: names to publish late; whether a frame that is not to be lost was named. */
   readonly #late: Pfn[] = [];
+  #mustWait = false;
 
   constructor(kvm: Kvm, names: number) {
     this.#kvm = kvm;
@@ -48,12 +50,14 @@ export class Requests {
   /** A leaf that maps the frame is gone, or has fewer rights: the next flush is about it. Requires: 'mmu'. */
   name(vm: Vm, pfn: Pfn): void {
     const { layout, breaks } = this.#kvm;
+    if (breaks.flushWithoutAck && !this.#kvm.isBroken(pfn)) this.#mustWait = true;
     if (breaks.namesAfterRequest) this.#late.push(pfn);
     else if (!breaks.forgetNames) this.#list.add(layout.vm.flushList.get(vm), pfn);
   }
 
   /** As `name`, for the 512 frames of a 2 MiB leaf. */
   nameAll(vm: Vm): void {
+    this.#mustWait = true;
     this.#list.addAll(this.#kvm.layout.vm.flushList.get(vm));
   }
 
@@ -66,7 +70,8 @@ export class Requests {
     const count = this.#kvm.layout.vm.vcpuCount.load(vm);
     for (let i = 0; i < count; i++) this.#askToFlush(this.vcpu(vm, i));
     if (this.#kvm.breaks.namesAfterRequest) this.#publishLate(vm);
-    if (this.#kvm.breaks.flushWithoutAck) return;
+    if (this.#kvm.breaks.flushWithoutAck && !this.#mustWait) return;
+    this.#mustWait = false;
     for (let i = 0; i < count; i++) this.#awaitFlush(this.vcpu(vm, i));
   }
 

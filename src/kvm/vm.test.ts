@@ -66,6 +66,7 @@ test('VMs are in the list from creation to destruction, whichever of them goes',
   expect(list()).toEqual([]);
 });
 
+// K-2
 test('a creation that runs out of words or frames is ENOMEM and leaves nothing behind', () => {
   const rig = new KvmRig();
   rig.vms.destroy(rig.vms.create({ mm: rig.mm }));
@@ -84,6 +85,7 @@ test('a creation that runs out of words or frames is ENOMEM and leaves nothing b
   expect({ usage: rig.usage(), list: rig.sync.arena.root(Root.vmList) }).toEqual(before);
 });
 
+// K-2
 test('destroying a VM stops its vCPUs and ends its subscription', () => {
   const rig = new KvmRig();
   const vm = rig.vms.create({ mm: rig.mm });
@@ -113,6 +115,7 @@ test.each(PROTOCOLS)('an mm that exits under a living VM takes its leaves along 
   rig.core.checkInvariants();
 });
 
+// K-5, K-28
 test('a leaf is writable only if the primary is, and a write after a read makes it so', () => {
   const rig = new KvmRig();
   expect(rig.read(GFN)).toBe(rig.core.pages.zeroPage);

@@ -62,15 +62,19 @@ export type GuestOptions = {
   limitBytes?: number | undefined;
   /** Guests of one owner may share pages by content (KSM); `OWNER` unless told. */
   owner?: number | undefined;
+  /** Its RAM may be merged with equal pages: of its owner's guests, or its own alone. */
+  ksm?: 'self' | 'same-owner' | undefined;
 };
 
 /** Whose guests these are, where nobody says otherwise: one owner per Host. */
 const OWNER = 1;
 
 const REST_MAX = 1023;
-/** khugepaged looks at so many pages in one of so many quiet turns. */
+const BUSY_MS = 1;
+const QUIET_MS = 50;
+/** khugepaged looks at so many pages every so many milliseconds. */
 const KHUGEPAGED_PAGES = 512;
-const KHUGEPAGED_TURNS = 16;
+const KHUGEPAGED_MS = 800;
 
 /** Heap beside the frames: decode caches, vCPU records, reverse maps, swap tables. Untouched parts are free. */
 export const HEAP_BYTES = 192 * MIB;
@@ -97,10 +101,9 @@ export class Host {
   /** Steps of background reclaim to leave out, as the last ones found nothing to take. */
   #rest = 0;
   #fruitless = 0;
-  /** On this thread KSM rests until then. */
+  /** When this thread next merges, and next makes huge pages. */
   #mergeAt = 0;
-  /** Turns without background reclaim. */
-  #quiet = 0;
+  #collapseAt = 0;
 
   private constructor(share: HostShare, mm: MmCore, sync: Sync) {
     this.sync = sync;
@@ -192,6 +195,7 @@ export class Host {
     const undo: (() => void)[] = [() => this.mm.exit(mm)];
     try {
       const hva = this.mm.mmap.map(mm, memoryBytes);
+      if (options.ksm !== undefined) this.#mergeable(mm, hva, options);
       const code = this.cpu.createCode();
       undo.push(() => this.cpu.destroyCode(code));
       const vm = this.vms.create({ mm, code });
@@ -206,6 +210,13 @@ export class Host {
       for (const step of undo.reverse()) step();
       throw error;
     }
+  }
+
+  /** Nobody else has an mm's own number for an owner. */
+  #mergeable(mm: Ptr<'mm'>, hva: number, { memoryBytes, ksm }: GuestOptions): void {
+    if (ksm === 'self') this.mm.layout.mm.owner.set(mm, mm);
+    this.mm.madvise.advise(mm, hva, memoryBytes, 'mergeable');
+    this.mm.ksm.set('run', 1);
   }
 
   /** Stops the guest's vCPU, waits until it is out, and gives back all that the guest had. From any thread. */
@@ -224,24 +235,38 @@ export class Host {
     return this.mm.heap.alloc(ringWords(bytes));
   }
 
-  /**
-   * One bounded step of background reclaim, and one of merging; true if there may be more to reclaim. When it
-   * is quiet, khugepaged looks at a few pages now and then.
-   */
-  housekeep(): boolean {
-    const { vmscan } = this.mm;
-    this.#mergeStep();
+  /** A bounded step of what goes on behind the guests; how many milliseconds may pass until the next. */
+  housekeep(): number {
+    const reclaimed = this.#reclaim();
+    const now = monotonicMs();
+    return Math.min(reclaimed ? BUSY_MS : QUIET_MS, this.#merge(now), this.#collapse(now));
+  }
+
+  /** kswapd: true if it did something and there may be more. */
+  #reclaim(): boolean {
     if (this.#rest > 0) this.#rest--;
-    else if (vmscan.needsBackground()) return this.#reclaimStep();
-    else if (++this.#quiet % KHUGEPAGED_TURNS === 0) this.mm.khugepaged.step(KHUGEPAGED_PAGES);
+    else if (this.mm.vmscan.needsBackground()) return this.#reclaimStep();
     return false;
   }
 
-  /** KSM, if it is to run and its pause is over. Linux: ksmd. */
-  #mergeStep(): void {
-    const now = monotonicMs();
-    if (now < this.#mergeAt || this.mm.ksm.background() === 0) return;
-    this.#mergeAt = now + this.mm.ksm.stats().sleep_millisecs;
+  /** ksmd: its pages_to_scan every sleep_millisecs. */
+  #merge(now: number): number {
+    const { ksm } = this.mm;
+    if (now < this.#mergeAt) return this.#mergeAt - now;
+    const { run, sleep_millisecs: pause } = ksm.settings();
+    if (run !== 1) return QUIET_MS;
+    ksm.background();
+    this.#mergeAt = now + pause;
+    return pause;
+  }
+
+  /** khugepaged, where memory wants to be huge. */
+  #collapse(now: number): number {
+    if (now >= this.#collapseAt) {
+      this.mm.khugepaged.step(KHUGEPAGED_PAGES);
+      this.#collapseAt = now + KHUGEPAGED_MS;
+    }
+    return QUIET_MS;
   }
 
   /** Without swap there may be nothing to take, and to look for it over and over would starve the guest. */
@@ -302,7 +327,11 @@ export class Host {
       sums.instret += this.#instret(vm);
     });
     const { swapDevice } = this.mm;
-    return { ...sums, ...(swapDevice instanceof Zram ? { zram_mm_stat: swapDevice.stats() } : {}) };
+    return {
+      ...sums,
+      ksm: this.mm.ksm.stats(),
+      ...(swapDevice instanceof Zram ? { zram_mm_stat: swapDevice.stats() } : {}),
+    };
   }
 }
 

@@ -24,6 +24,8 @@ export type MachineConfig = {
   memoryLimitBytes?: number;
   /** Guests of one owner may share pages by content; the Host's own unless told. */
   owner?: number;
+  /** Its pages are merged with equal ones: of its owner's guests, or its own alone. */
+  ksm?: 'self' | 'same-owner';
   commandLine: string;
   clock: 'real' | 'instret';
   /** The guest has a balloon, by which it gives back what it does not use. */
@@ -68,6 +70,7 @@ export class Machine {
   readonly #random: (into: Uint8Array) => void;
   readonly #guest: Guest;
   #irqchip = 0;
+  #running = false;
   #bare: BareProgram | undefined;
 
   constructor(host: Host, config: MachineConfig, ports: MachinePorts) {
@@ -79,6 +82,7 @@ export class Machine {
       memoryBytes: config.memoryBytes,
       limitBytes: config.memoryLimitBytes,
       owner: config.owner,
+      ksm: config.ksm,
     });
     this.#guest = guest;
     this.vm = guest.vm;
@@ -132,6 +136,14 @@ export class Machine {
   bootBare(file: Uint8Array): void {
     this.#bare = loadElf(file, this.memory, { base: RAM_BASE, end: RAM_BASE + this.#config.memoryBytes });
     this.host.cpu.reset(this.vcpu, { hartId: 0, pc: this.#bare.entry, a1: 0 });
+  }
+
+  /** For memory pressure: a guest that has nothing to do loses no time to anything (psi.ts). */
+  setRunning(running: boolean): void {
+    if (running === this.#running) return;
+    this.#running = running;
+    const { psi, layout } = this.host.mm;
+    psi.running(layout.mm.memcg.get(this.mm), running ? 1 : -1);
   }
 
   step(): Step {
@@ -263,6 +275,7 @@ export class Machine {
 
   /** Gives the guest's memory back to the Host. The machine is dead. */
   destroy(): void {
+    this.setRunning(false);
     this.#loop.leaveFault();
     this.memory.close();
     this.host.destroyGuest(this.#guest);

@@ -49,6 +49,13 @@ export class RunLoop {
   }
 
   round(): Round {
+    this.#o.machine.setRunning(true);
+    const round = this.#round();
+    if (round.kind !== 'on') this.#o.machine.setRunning(false);
+    return round;
+  }
+
+  #round(): Round {
     const { machine } = this.#o;
     this.#feed();
     this.#o.housekeep?.();

@@ -2,6 +2,7 @@ import { Errno, type ErrnoCode } from '../base/errno.ts';
 import { type Hva, PAGE_SIZE, pageNumber } from '../base/units.ts';
 import { type Arena, frameByte } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
+import type { MmBreaks } from './breaks.ts';
 import {
   FAULT_OFFSET_SHIFT,
   FaultFlag,
@@ -15,7 +16,12 @@ import type { Pages } from './page.ts';
 
 type Mm = Ptr<'mm'>;
 
-export type AccessDeps = { readonly arena: Arena; readonly gup: Gup; readonly pages: Pages };
+export type AccessDeps = {
+  readonly arena: Arena;
+  readonly gup: Gup;
+  readonly pages: Pages;
+  readonly breaks: MmBreaks;
+};
 
 /**
  * A direct access met a hole that nobody is asked to fill, and no handler filled it (U-20, U-22): SIGBUS with
@@ -120,7 +126,8 @@ export class Access {
     for (let done = 0; done < bytes; ) {
       const offset = (address + done) % PAGE_SIZE;
       const count = Math.min(bytes - done, PAGE_SIZE - offset);
-      const how = FaultFlag.Kernel | (offset << FAULT_OFFSET_SHIFT);
+      const waits = this.#deps.breaks.copyGivesUp ? FaultFlag.NoRetry : 0;
+      const how = FaultFlag.Kernel | waits | (offset << FAULT_OFFSET_SHIFT);
       const result = this.#deps.gup.faultWait(mm, pageNumber(address + done), write, how);
       if (result < 0) throw copyError(result, done, address + done);
       const pfn = result & GUP_PFN_MASK;

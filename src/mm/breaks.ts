@@ -76,6 +76,34 @@ export type MmBreaks = {
   unmapWithoutWake: boolean;
   /** T-LIFE-02, B-34: who sleeps in a range that is unregistered is left asleep. */
   unregisterWithoutWake: boolean;
+  /** T-UF-14: who does not want to wait is queued all the same. */
+  queueNoWait: boolean;
+  /** T-UF-16: a system call does not wait for a page that somebody brings. */
+  copyGivesUp: boolean;
+  /** T-UF-17, U-16: a hole is a user fault, whatever the rights to it. */
+  holeBeforeRights: boolean;
+  /** T-ZERO-01: a fault fills an armed hole as any other. */
+  fillArmed: boolean;
+  /** T-UF-20: messages tell the exact address unasked. */
+  alwaysExact: boolean;
+  /** T-UF-19, F-35: a manager that sleeps in its own fault is not found out. */
+  managerMaySleep: boolean;
+  /** T-UF-23, B-25: a message is taken, and a state left, before the copy that may fail. */
+  takeBeforeCopy: boolean;
+  /** T-UF-24, F-21: the wake of 2014 takes what was not read, too. */
+  wakeUnread14: boolean;
+  /** T-UF-25, B-26: register changes VMAs as it tests them. */
+  registerOnePass: boolean;
+  /** T-LIFE-05, B-36: register does not ask whether the address space lives. */
+  registerDead: boolean;
+  /** T-LIFE-10, V-29: holes are ordinary memory after the last close, whatever was asked. */
+  closeForgetsPolicy: boolean;
+  /** T-LIFE-11, V-51: a mapping that moves unseen stays registered. */
+  remapKeepsContext: boolean;
+  /** T-FRK-01, T-FRK-08, B-20: the copy of a VMA keeps its context. */
+  forkKeepsContext: boolean;
+  /** T-FRK-07, OR-5: a fork that fails leaves the gate shut. */
+  forkLeavesGate: boolean;
   /** T-DN-01: resolvers do not hold the gate while they install (V-54). */
   skipGate: boolean;
   /** R-11: who moves entries tells the secondaries of the old place afterwards, with no start before. */
@@ -84,6 +112,8 @@ export type MmBreaks = {
   moveByMapcountAlone: boolean;
   /** T-RAP-10: a move does not look at both entries again under their locks. */
   moveWithoutRecheck: boolean;
+  /** T-RAP-16: a huge page moves whole whoever else maps it or holds it (R-13). */
+  moveHugeUnjudged: boolean;
   /** T-RAP-12: a move takes the tables' locks in the order source, destination. */
   moveLocksUnordered: boolean;
   /** T-RAP-13: a page changes its anon_vma without its lock, which walks of the reverse map hold (R-15). */
@@ -118,6 +148,8 @@ export type MmBreaks = {
   hintWithoutNotify: boolean;
   /** An item that goes takes with it the way to mappings that fork made. */
   ksmNoOrphans: boolean;
+  /** Nothing is lost by it: reclaim takes pages by their order alone, so that those in use go too (stress). */
+  evictUsed: boolean;
 };
 export const NO_MM_BREAKS: MmBreaks = {
   swapInByPteAlone: false,
@@ -158,6 +190,20 @@ export const NO_MM_BREAKS: MmBreaks = {
   callWithoutReference: false,
   unmapWithoutWake: false,
   unregisterWithoutWake: false,
+  queueNoWait: false,
+  copyGivesUp: false,
+  holeBeforeRights: false,
+  fillArmed: false,
+  alwaysExact: false,
+  managerMaySleep: false,
+  takeBeforeCopy: false,
+  wakeUnread14: false,
+  registerOnePass: false,
+  registerDead: false,
+  closeForgetsPolicy: false,
+  remapKeepsContext: false,
+  forkKeepsContext: false,
+  forkLeavesGate: false,
   skipGate: false,
   moveWithoutBracket: false,
   moveByMapcountAlone: false,
@@ -165,6 +211,7 @@ export const NO_MM_BREAKS: MmBreaks = {
   moveWithoutPageLock: false,
   moveSwapWithoutRekey: false,
   moveSwapStale: false,
+  moveHugeUnjudged: false,
   moveLocksUnordered: false,
   swapDropsUffdWp: false,
   protectWithoutNotify: false,
@@ -179,4 +226,5 @@ export const NO_MM_BREAKS: MmBreaks = {
   ksmMergesProtected: false,
   hintWithoutNotify: false,
   ksmNoOrphans: false,
+  evictUsed: false,
 };

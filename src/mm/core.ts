@@ -209,7 +209,7 @@ export class MmCore {
       ...{ sync, layout, pageTable: this.pageTable, uffds: this.uffds, breaks, y: sync.y },
       thread: config.thread ?? 0,
     });
-    this.uffdWaits = new UffdWaits({ sync, layout, queues: this.uffds.queues });
+    this.uffdWaits = new UffdWaits({ sync, layout, breaks, queues: this.uffds.queues });
     this.huge = new HugeMemory({
       ...{ sync, layout, breaks, pageOps, vmas: this.vmas, thp: this.thp, hugePmd: this.hugePmd },
       ...{ pages: this.pages, pageAlloc: this.pageAlloc, pageTable: this.pageTable, lru: this.lru },
@@ -222,7 +222,7 @@ export class MmCore {
       ...{ sync, layout, breaks, vmas: this.vmas, uffds: this.uffds, waits: this.uffdWaits },
     });
     const { uffdEvents } = this;
-    this.uffdRead = new UffdRead({ sync, layout, uffds: this.uffds });
+    this.uffdRead = new UffdRead({ sync, layout, breaks, uffds: this.uffds });
     this.zap = new Zap({ ...this, y: sync.y });
     this.pageCache = new PageCache(this);
     this.shmem = new Shmem({
@@ -248,7 +248,9 @@ export class MmCore {
     this.mmap = new Mmap({ ...memoryDeps, sync, edit, uffdEvents, zap: this.zap, populate });
     this.mremap = new Mremap({ ...memoryDeps, sync, edit, uffdEvents, mmap: this.mmap });
     this.mms = new Mms(this);
-    this.move = new Move({ ...memoryDeps, sync, uffds: this.uffds, killed: config.killed });
+    this.move = new Move({
+      ...{ ...memoryDeps, sync, hugeMove: this.hugeMove, uffds: this.uffds, killed: config.killed },
+    });
     this.khugepaged = new Khugepaged(this);
     this.numa = new Numa(this);
     this.ksm = new Ksm({
@@ -266,7 +268,7 @@ export class MmCore {
       ksm: this.ksm,
       ...{ khugepaged: this.khugepaged, reclaimPages },
     });
-    this.access = new Access({ arena: sync.arena, gup: this.gup, pages: this.pages });
+    this.access = new Access({ arena: sync.arena, gup: this.gup, pages: this.pages, breaks });
     this.writeProtect = new WriteProtect({ ...memoryDeps, sync, uffds: this.uffds });
     this.uffdRegister.wire((mm, vma, from, to) => this.writeProtect.clear(mm, vma, from, to));
     this.mfill = new Mfill({

@@ -363,6 +363,7 @@ function checkMemcgs(core: MmCore, census: Census): void {
   for (let m = core.memcontrol.first(); m !== 0; m = next.load(m)) {
     const charged = census.charged.get(m) ?? 0;
     must(usage.load(m) === charged, 'M8: usage is what is charged', usage.load(m), charged);
+    must(core.psi.tasks(m).stalled === 0, 'M9: nobody is stalled at rest', m);
     if (!core.memcontrol.isLive(m)) continue;
     must(usage.load(m) <= max.load(m), 'R1: usage within the limit');
     must(limit.load(m) === Math.min(max.load(m), high.load(m)), 'R1: limit is the lower of max and high');

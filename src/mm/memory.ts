@@ -112,7 +112,10 @@ export class Memory {
   fault(mm: Mm, vma: Vma, vpn: Vpn, write: boolean, how = 0): number {
     const flags = this.#layout.vma.flags.get(vma);
     // Rights come first: a write to a read-only VMA is never a user fault (U-16).
-    if ((flags & (write ? VmFlag.Write : VmFlag.Read | VmFlag.Write)) === 0) return GUP_FAULT;
+    if ((flags & (write ? VmFlag.Write : VmFlag.Read | VmFlag.Write)) === 0)
+      return this.#deps.breaks.holeBeforeRights
+        ? this.#deps.uffdHandle.fault(mm, vma, vpn, 0, how)
+        : GUP_FAULT;
     const pte = this.#pageTable.peek(mm, vpn);
     const result =
       pte > 0
@@ -138,9 +141,11 @@ export class Memory {
   #fault(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, flags: number, write: boolean, how: number): number {
     const entry = this.#pageTable.load(pte);
     if (entry === 0) {
-      if (this.#layout.vma.ops.get(vma) !== 0) return this.#shared(mm, vma, vpn, pte, 0, flags, write, how);
-      if (this.#deps.uffdHandle.isArmed(flags, this.#deps.vmas.flagsHigh(vma)))
-        return this.#hole(mm, vma, vpn, pte, 0, write, how);
+      // The flag is at hand; it says that there may be an inode.
+      if ((flags & VmFlag.MayShare) !== 0 && this.#layout.vma.ops.get(vma) !== 0)
+        return this.#shared(mm, vma, vpn, pte, 0, flags, write, how);
+      const armed = this.#deps.uffdHandle.isArmed(flags, this.#deps.vmas.flagsHigh(vma));
+      if (armed && !this.#deps.breaks.fillArmed) return this.#hole(mm, vma, vpn, pte, 0, write, how);
       return write ? this.#anonymous(mm, vma, vpn, pte, 0) : this.#zero(vma, pte, 0);
     }
     if ((entry & Pte.Present) === 0) return this.#notPresent(mm, vma, vpn, pte, entry, write, how);

@@ -25,6 +25,7 @@ const code = (work: () => unknown): string => {
   }
 };
 
+// J-2
 test('T-FLG-01: each of 64 flags is set, kept apart in split and merge, and cleared, alone', () => {
   const { core, mm } = mapped(4);
   const vma = core.mmap.find(mm, AT);
@@ -141,6 +142,7 @@ test('a fork of a page that a device holds copies it at once, so that the device
   core.checkInvariants();
 });
 
+// C-22
 test('after its exit an address space is nothing: no frame, record, table or charge is left', () => {
   const core = testMm();
   const live = (): number => {
@@ -161,6 +163,7 @@ test('after its exit an address space is nothing: no frame, record, table or cha
   expect(core.memcontrol.isLive(core.memcontrol.first())).toBe(false);
 });
 
+// J-3
 test('a mapping that asks for pages beyond 2^31 bytes is addressed exactly', () => {
   const core = testMm();
   const mm = core.createMm();

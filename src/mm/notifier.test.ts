@@ -134,6 +134,7 @@ const CALL_SITES: Record<string, { call(w: Watched): void; heard: string[] }> = 
   },
 };
 
+// N-10: event and bounds of each.
 test.each(Object.entries(CALL_SITES))('T-NOT: %s is told as it must be', (_name, { call, heard }) => {
   const w = watched();
   call(w);
@@ -216,6 +217,7 @@ function shadowed(
   run.end();
 }
 
+// N-11, N-26: after a start nothing of the range is left in the shadow, nor before its end.
 test.each([false, true])('a shadow agrees with the primary after every step; pinning: %s', pins => {
   fc.assert(
     fc.property(script, seeds, (steps, fills) => shadowed(steps, fills, pins, {})),

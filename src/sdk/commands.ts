@@ -1,10 +1,12 @@
-import type { AgentClient, AgentProcess } from './agent-client.ts';
+import { FaultlineError } from '../base/error.ts';
+import type { AgentClient, AgentExit, AgentProcess } from './agent-client.ts';
 import { DEFAULT_ENVIRONMENT } from './agent-client.ts';
 
 export type RunOptions = {
   cwd?: string;
   env?: Record<string, string>;
   stdin?: string | Uint8Array;
+  /** After this the command is killed; a guest that does not answer that either is E_TIMEOUT, soon after. */
   timeoutMs?: number;
   /** Bytes of each stream that the result keeps; the rest is only given to the callbacks. */
   maxOutputBytes?: number;
@@ -47,11 +49,7 @@ export class Commands {
     );
     if (options.stdin !== undefined) void process.write(toBytes(options.stdin));
     process.closeInput();
-    const timer =
-      options.timeoutMs === undefined
-        ? undefined
-        : setTimeout(() => process.kill(SIGKILL), options.timeoutMs);
-    const exit = await process.exit.finally(() => clearTimeout(timer));
+    const exit = await within(process, options.timeoutMs);
     return {
       exitCode: exit.code,
       signal: exit.signal,
@@ -78,6 +76,35 @@ export class Commands {
     };
     return this.#agent.exec(request, { stdout, stderr });
   }
+}
+
+/** How long a guest may take to say that it has killed a command. */
+const KILL_MS = 2000;
+
+/** The command's end, which is forced after `ms`. Throws E_TIMEOUT when the guest does not even do that. */
+async function within(process: AgentProcess, ms: number | undefined): Promise<AgentExit> {
+  if (ms === undefined) return process.exit;
+  const timers: NodeJS.Timeout[] = [];
+  const after = (delay: number, work: () => void) => timers.push(setTimeout(work, delay));
+  const hung = new Promise<never>((_, reject) => {
+    after(ms, () => {
+      process.kill(SIGKILL);
+      after(KILL_MS, () =>
+        reject(
+          new FaultlineError(
+            'E_TIMEOUT',
+            `the guest does not answer, ${KILL_MS} ms after its command's time`,
+            {
+              hint: 'a larger timeoutMs, or kill() the guest',
+            },
+          ),
+        ),
+      );
+    });
+  });
+  return Promise.race([process.exit, hung]).finally(() => {
+    for (const timer of timers) clearTimeout(timer);
+  });
 }
 
 const toBytes = (input: string | Uint8Array): Uint8Array =>

@@ -128,6 +128,28 @@ test('O-6 what a guest frees or gives to its balloon goes back to the Host', asy
   expect(devices.stdout).not.toMatch(/balloon|0x0005/);
 });
 
+test('equal pages of the guests of a Host are merged, and each still writes its own', async ({ skip }) => {
+  if (missing) skip();
+  const host = await create({ memory: '512M', swap: 'none' });
+  host.machineHost.mm.ksm.set('pages_to_scan', 2000);
+  const options = { host, memory: '128M', ksm: 'same-owner' } as const;
+  const [a, b] = await Promise.all([Sandbox.create('tiny', options), Sandbox.create('tiny', options)]);
+  const merged = () => a.memory.stat().mergedBytes;
+  for (let i = 0; i < 600 && merged() < 40 * 2 ** 20; i++)
+    await new Promise(resolve => setTimeout(resolve, 100));
+  expect(merged()).toBeGreaterThanOrEqual(40 * 2 ** 20);
+  // Each page counts in every guest that maps it, and has one frame.
+  const { memoryBytes, freeBytes, residentBytes } = host.stat();
+  expect(memoryBytes - freeBytes).toBeLessThan(residentBytes - 30 * 2 ** 20);
+  expect(a.memory.smaps().some(m => m.flags.includes('mg'))).toBe(true);
+  const own = (vm: Sandbox, text: string) =>
+    vm.commands.run(`for i in $(seq 500); do echo ${text} $i; done > /tmp/${text}; md5sum < /tmp/${text}`);
+  const sums = await Promise.all([own(a, 'same'), own(b, 'same'), own(a, 'other')]);
+  expect(sums[0].stdout).toBe(sums[1].stdout);
+  expect(sums[2].stdout).not.toBe(sums[1].stdout);
+  await host.close();
+});
+
 test('a Host refuses what makes no sense', async () => {
   await expect(Host.create({ memory: '8G' })).rejects.toMatchObject({ code: 'E_USAGE' });
   await expect(Host.create({ memory: '1M' })).rejects.toMatchObject({ code: 'E_USAGE' });

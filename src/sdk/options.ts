@@ -18,6 +18,8 @@ export type SandboxOptions = {
   host?: Host;
   /** 'none', 'zram', 'zram:SIZE' or 'file:PATH'. */
   swap?: string;
+  /** Merges equal pages, within the guest or among the guests of a Host; 'off' unless told. */
+  ksm?: 'off' | 'self' | 'same-owner';
   /** By default the guest has a balloon and reports what it frees, which goes back to the Host. */
   balloon?: 'off' | 'free-page-reporting';
   /**

@@ -178,6 +178,7 @@ const launchOf = (image: OpenImage, sizes: Sizes, options: SandboxOptions): Laun
     commandLine: [options.cmdline ?? image.commandLine, options.append].filter(Boolean).join(' '),
     clock: options.clock ?? 'real',
     balloon: options.balloon !== 'off',
+    ...(options.ksm === undefined || options.ksm === 'off' ? {} : { ksm: options.ksm }),
     ...(options.seed === undefined && options.clock !== 'instret' ? {} : { seed: options.seed ?? 1 }),
     ...(options.blockedOneIn === undefined ? {} : { blockedOneIn: options.blockedOneIn }),
   },

@@ -3,6 +3,7 @@ import { LOCK_ORDER, Lockdep } from './lockdep.ts';
 
 const FIRST_LEAF = LOCK_ORDER.indexOf('mmu');
 
+// M-10, M-13
 test('every pair of classes is allowed in one order alone, and no two leaves at all', () => {
   for (const [i, outer] of LOCK_ORDER.entries()) {
     for (const [j, inner] of LOCK_ORDER.entries()) {
@@ -38,6 +39,7 @@ test('a lock that was only tried may go against the order, as it cannot deadlock
   expect(lockdep.holds('page')).toBe(true);
 });
 
+// M-13
 test('releasing what is not held fails, and so does sleeping with a lock', () => {
   const lockdep = new Lockdep();
   lockdep.acquire('page', 5);

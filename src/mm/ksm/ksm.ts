@@ -120,6 +120,12 @@ export class Ksm {
     });
   }
 
+  /** What paces the housekeeper. */
+  settings(): { run: number; sleep_millisecs: number } {
+    const { run, sleep_millisecs } = this.#ksm.ksm;
+    return { run: run.load(this.#root), sleep_millisecs: sleep_millisecs.load(this.#root) };
+  }
+
   /** One step of the housekeeper's: as many pages as `pages_to_scan` says, if it is to run. Returns how many. */
   background(): number {
     const { ksm } = this.#ksm;

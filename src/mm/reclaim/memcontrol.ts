@@ -182,6 +182,8 @@ export class Memcontrol {
 
   #raisePeak(memcg: Memcg, used: number): void {
     const { peak } = this.#layout;
+    // A plain look: the peak only rises, so one that is out of date is too low, and the next is exact.
+    if (peak.get(memcg) >= used) return;
     for (;;) {
       const seen = peak.load(memcg);
       if (seen >= used || peak.cas(memcg, seen, used) === seen) return;

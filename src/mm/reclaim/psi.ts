@@ -105,6 +105,16 @@ export class Psi {
     assert(psi.stalled.get(group) >= 0 || stalled > 0, 'psi: more stalls ended than began');
   }
 
+  /** Tasks of a group that are not idle, as far as they were reported, and those that are stalled. */
+  tasks(memcg: Memcg): { running: number; stalled: number } {
+    const { psi } = this.#deps.reclaim;
+    const group = this.#groupOf(memcg);
+    this.#deps.sync.lock('psi', group + psi.lock.at);
+    const tasks = { running: psi.running.get(group), stalled: psi.stalled.get(group) };
+    this.#deps.sync.unlock('psi', group + psi.lock.at);
+    return tasks;
+  }
+
   /** Averages in percent, totals in microseconds, as of now. Of the Host when `memcg` is 0. */
   read(memcg: Memcg): Pressure {
     const { psi } = this.#deps.reclaim;

@@ -10,6 +10,7 @@ const fill = (rig: ReclaimRig, memcg: never, count: number): number[] => {
   return pfns;
 };
 
+// C-2
 test('a batch is unmapped, flushed once, ended once, and only then written and freed', () => {
   const rig = new ReclaimRig();
   const pfns = fill(rig, NONE, 4);

@@ -84,12 +84,13 @@ export class Vmscan<B extends UnmapBatchPort> {
   }
 
   #round(lruvec: Lruvec, priority: number, pages: number): number {
-    const { lru } = this.#deps;
+    const { lru, breaks } = this.#deps;
     const active = lru.count(lruvec, true);
     const inactive = lru.count(lruvec, false);
-    if (inactive < active) {
+    if (inactive < active || breaks.evictUsed) {
       // Second chances are for when there is a choice.
-      this.#shrinkActive(lruvec, share(active, priority), priority > FIRST_PRIORITY / 2);
+      const keepUsed = priority > FIRST_PRIORITY / 2 && !breaks.evictUsed;
+      this.#shrinkActive(lruvec, share(active, priority), keepUsed);
     }
     let freed = 0;
     for (let left = share(Math.max(inactive, 1), priority); left > 0 && freed < pages; ) {
@@ -104,7 +105,7 @@ export class Vmscan<B extends UnmapBatchPort> {
 
   #shrinkInactive(lruvec: Lruvec, taken: number): number {
     this.#scanned(lruvec, taken);
-    const freed = this.#list.shrink(this.#pfns, taken, false);
+    const freed = this.#list.shrink(this.#pfns, taken, this.#deps.breaks.evictUsed);
     const { pgscan, pgsteal } = this.#deps.layout.lruvec;
     pgscan.add(lruvec, taken);
     pgsteal.add(lruvec, freed);

@@ -82,6 +82,7 @@ const subscriber = (ops: Partial<MmuNotifierOps>): MmuNotifierOps => ({
   ...ops,
 });
 
+// C-14
 test('MADV_FREE drops a clean page, and keeps one that a secondary wrote (T-SWP-05)', () => {
   const world = new Swapping();
   const { mm, at } = world.map(2);
@@ -102,6 +103,7 @@ test('MADV_FREE drops a clean page, and keeps one that a secondary wrote (T-SWP-
   expect(world.counter('pglazyfreed')).toBe(1);
 });
 
+// C-3, M-32
 test('when the swap entry cannot be had the pte is restored, and the data with it (T-SWP-12)', () => {
   const world = new Swapping();
   const { mm, at } = world.map(1);
@@ -241,6 +243,7 @@ function meanwhile(world: Swapping, mm: Ptr<'mm'>, at: number, label: string): v
   };
 }
 
+// M-33
 test('a slot freed and handed out again during a swap-in: the pte alone does not tell (mm-figures B.3)', () => {
   const world = new Swapping({ breaks: { swapInByPteAlone: true }, lockdep: false });
   const { mm, at } = world.map(1);
@@ -250,6 +253,7 @@ test('a slot freed and handed out again during a swap-in: the pte alone does not
   expect(world.mm.access.read32(mm, at)).toBe(7); // 8 was written
 });
 
+// M-33
 test('while a slot is read the page that will hold it is locked in the swap cache, so nobody gets past', () => {
   const world = new Swapping();
   const { mm, at } = world.map(1);

@@ -1,14 +1,19 @@
 import { expect, test } from 'vitest';
+import type { MmBreaks } from '../breaks.ts';
 import { GUP_FAULT, GUP_SIGBUS } from '../fault-codes.ts';
-import { AT, codeOf, Managed, PAGE, provide, VPN } from './manager-testing.ts';
+import { AT, codeOf, Managed, PAGE, proven, provide, VPN } from './manager-testing.ts';
 import { UffdFeature } from './state.ts';
 import type { UserfaultEvent, Userfaultfd } from './userfaultfd.ts';
 
 const { EventFork, EventRemap, EventRemove, EventUnmap } = UffdFeature;
 
 /** A managed space whose manager, in the same thread, notes what it hears and what is mapped at that moment. */
-function listening(features: number, also: (event: UserfaultEvent, m: Managed) => void = () => {}) {
-  const m = new Managed({ features });
+function listening(
+  features: number,
+  also: (event: UserfaultEvent, m: Managed) => void = () => {},
+  breaks: Partial<MmBreaks> = {},
+) {
+  const m = new Managed({ features, core: { breaks } });
   const heard: unknown[] = [];
   m.userfault.serveInline(event => {
     heard.push(event.event === 'fork' ? { event: 'fork' } : event);
@@ -50,43 +55,51 @@ test('V-52: the mapping is looked up anew after REMOVE: gone is ENOMEM, shorter 
   shorter.m.core.checkInvariants();
 });
 
-test('V-53, V-57, T-LIFE-01: munmap wakes who sleeps there, and tells afterwards if asked to', () => {
-  for (const features of [0, EventUnmap]) {
-    const { m, heard } = listening(features, (_event, { core, mm }) => {
-      expect(core.gup.fault(mm, VPN + 1, true)).toBe(GUP_FAULT); // it is gone already
-    });
-    const [inside, outside] = [m.sleeper(1), m.sleeper(9)];
-    m.userfault.read();
-    m.userfault.read();
-    m.core.mmap.unmap(m.mm, AT, 4 * PAGE);
-    expect([m.isWoken(inside), m.isWoken(outside)]).toEqual([true, false]);
-    expect(heard).toEqual(features === 0 ? [] : [{ event: 'unmap', start: AT, end: AT + 4 * PAGE }]);
-    m.finish(inside, outside);
-    m.core.checkInvariants();
-  }
+test('V-53, V-57, T-LIFE-01: munmap wakes who sleeps there, and tells afterwards if asked to; without the rule it fails', () => {
+  proven({ unmapWithoutWake: true }, breaks => {
+    for (const features of [0, EventUnmap]) {
+      const gone = (_event: UserfaultEvent, { core, mm }: Managed) => {
+        expect(core.gup.fault(mm, VPN + 1, true)).toBe(GUP_FAULT); // it is gone already
+      };
+      const { m, heard } = listening(features, gone, breaks);
+      const [inside, outside] = [m.sleeper(1), m.sleeper(9)];
+      m.userfault.read();
+      m.userfault.read();
+      m.core.mmap.unmap(m.mm, AT, 4 * PAGE);
+      expect([m.isWoken(inside), m.isWoken(outside)]).toEqual([true, false]);
+      expect(heard).toEqual(features === 0 ? [] : [{ event: 'unmap', start: AT, end: AT + 4 * PAGE }]);
+      m.finish(inside, outside);
+      m.core.checkInvariants();
+    }
+  });
 });
 
-test('V-51, T-LIFE-11: a mapping that moves takes its context along and tells where it went, or loses it', () => {
-  const told = listening(EventRemap | EventUnmap);
-  const sleeper = told.m.sleeper(2);
-  told.m.userfault.read();
-  told.m.provide(3, 8);
-  const to = told.m.core.mremap.remap(told.m.mm, AT, 16 * PAGE, 16 * PAGE, { mayMove: true, to: AT * 2 });
-  expect(told.heard).toEqual([
-    { event: 'remap', from: AT, to, bytes: 16 * PAGE },
-    { event: 'unmap', start: AT, end: AT + 16 * PAGE },
-  ]);
-  expect(told.m.isWoken(sleeper)).toBe(true);
-  told.m.finish(sleeper);
-  expect(told.m.core.gup.fault(told.m.mm, VPN + 2, true)).toBe(GUP_FAULT);
-  expect(told.m.core.access.read32(told.m.mm, to + 3 * PAGE)).toBe(8);
-  expect(provide(told.m.core, told.m.ctx, to / PAGE + 2, 6)).toBe('ok');
-  told.m.core.checkInvariants();
-  const silent = listening(0);
-  const at = silent.m.core.mremap.remap(silent.m.mm, AT, 16 * PAGE, 16 * PAGE, { mayMove: true, to: AT * 2 });
-  expect(silent.m.core.access.read32(silent.m.mm, at)).toBe(0);
-  expect(silent.m.core.describe(silent.m.mm)).not.toContain('um');
-  silent.m.core.checkInvariants();
+test('V-51, T-LIFE-11: a mapping that moves takes its context along and tells where it went, or loses it; without the rule it fails', () => {
+  proven({ remapKeepsContext: true }, breaks => {
+    const told = listening(EventRemap | EventUnmap, () => {}, breaks);
+    const sleeper = told.m.sleeper(2);
+    told.m.userfault.read();
+    told.m.provide(3, 8);
+    const to = told.m.core.mremap.remap(told.m.mm, AT, 16 * PAGE, 16 * PAGE, { mayMove: true, to: AT * 2 });
+    expect(told.heard).toEqual([
+      { event: 'remap', from: AT, to, bytes: 16 * PAGE },
+      { event: 'unmap', start: AT, end: AT + 16 * PAGE },
+    ]);
+    expect(told.m.isWoken(sleeper)).toBe(true);
+    told.m.finish(sleeper);
+    expect(told.m.core.gup.fault(told.m.mm, VPN + 2, true)).toBe(GUP_FAULT);
+    expect(told.m.core.access.read32(told.m.mm, to + 3 * PAGE)).toBe(8);
+    expect(provide(told.m.core, told.m.ctx, to / PAGE + 2, 6)).toBe('ok');
+    told.m.core.checkInvariants();
+    const silent = listening(0, () => {}, breaks);
+    const at = silent.m.core.mremap.remap(silent.m.mm, AT, 16 * PAGE, 16 * PAGE, {
+      mayMove: true,
+      to: AT * 2,
+    });
+    expect(silent.m.core.access.read32(silent.m.mm, at)).toBe(0);
+    expect(silent.m.core.describe(silent.m.mm)).not.toContain('um');
+    silent.m.core.checkInvariants();
+  });
 });
 
 test('V-51: what a move overwrites is told before the move', () => {
@@ -120,14 +133,16 @@ test('T-FRK-05, V-50: a fork waits until its event is read; each descriptor sees
   m.core.checkInvariants();
 });
 
-test('T-FRK-08, U-31: without fork events the child has neither context nor modes, and its holes are zeros', () => {
-  const m = new Managed();
-  m.provide(0, 5);
-  const child = m.core.fork(m.mm);
-  expect(m.core.describe(child)).not.toContain('um');
-  expect([0, 1].map(page => m.core.access.read32(child, AT + page * PAGE))).toEqual([5, 0]);
-  m.finish(m.sleeper(1));
-  m.core.checkInvariants();
+test('T-FRK-08, U-31: without fork events the child has neither context nor modes, and its holes are zeros; without the rule it fails', () => {
+  proven({ forkKeepsContext: true }, breaks => {
+    const m = new Managed({ core: { breaks } });
+    m.provide(0, 5);
+    const child = m.core.fork(m.mm);
+    expect(m.core.describe(child)).not.toContain('um');
+    expect([0, 1].map(page => m.core.access.read32(child, AT + page * PAGE))).toEqual([5, 0]);
+    m.finish(m.sleeper(1));
+    m.core.checkInvariants();
+  });
 });
 
 test('T-FRK-02: a fork goes on while a thread sleeps in a fault, and the sleeper is served later', () => {
@@ -165,28 +180,30 @@ test('T-FRK-06, T-DN-07, V-55: when the manager closes instead of reading, the m
   other.core.checkInvariants();
 });
 
-test('T-FRK-07: a fork that fails gives its contexts back, and opens the gate', () => {
-  for (let failAt = 1; ; failAt++) {
-    const { m, heard } = listening(EventFork);
-    for (let page = 0; page < 16; page++) m.provide(page, page);
-    const used = m.core.slabs.uffd.used;
-    m.core.pageAlloc.failAt(failAt, 1);
-    const code = codeOf(() => m.core.fork(m.mm));
-    const failed = m.core.pageAlloc.failuresLeft === 0;
-    m.core.pageAlloc.failAt(0, 0);
-    m.core.checkInvariants();
-    if (!failed) {
-      expect(failAt).toBeGreaterThan(3);
-      break;
+test('T-FRK-07: a fork that fails gives its contexts back, and opens the gate; without the rule it fails', () => {
+  proven({ forkLeavesGate: true }, breaks => {
+    for (let failAt = 1; ; failAt++) {
+      const { m, heard } = listening(EventFork, () => {}, breaks);
+      for (let page = 0; page < 16; page++) m.provide(page, page);
+      const used = m.core.slabs.uffd.used;
+      m.core.pageAlloc.failAt(failAt, 1);
+      const code = codeOf(() => m.core.fork(m.mm));
+      const failed = m.core.pageAlloc.failuresLeft === 0;
+      m.core.pageAlloc.failAt(0, 0);
+      m.core.checkInvariants();
+      if (!failed) {
+        expect(failAt).toBeGreaterThan(3);
+        break;
+      }
+      if (code === undefined) continue; // it could do without that frame
+      expect([code, heard, m.core.slabs.uffd.used, m.core.uffds.isChanging(m.ctx)]).toEqual([
+        'ENOMEM',
+        [],
+        used,
+        false,
+      ]);
     }
-    if (code === undefined) continue; // it could do without that frame
-    expect([code, heard, m.core.slabs.uffd.used, m.core.uffds.isChanging(m.ctx)]).toEqual([
-      'ENOMEM',
-      [],
-      used,
-      false,
-    ]);
-  }
+  });
 });
 
 test('T-FRK-10, V-54: a resolver meets a shut gate while a fork waits, and succeeds afterwards', () => {

@@ -166,7 +166,7 @@ export class UffdEvents {
     // In 2014 a moved VMA keeps its context, and nobody is told (F-36).
     if (seed14) return 0 as Ticket;
     if (this.#wants(ctx, UffdFeature.EventRemap)) return this.#begin(ctx, UffdEvent.Remap, 'mremap');
-    this.#forget(to);
+    if (!this.#deps.breaks.remapKeepsContext) this.#forget(to);
     return 0 as Ticket;
   }
 
@@ -230,7 +230,7 @@ export class UffdEvents {
   forking(forked: Forked[], child: Mm, from: Vma, to: Vma): void {
     const { layout } = this.#deps;
     const ctx = layout.vma.uffd.get(from);
-    if (ctx === 0) return;
+    if (ctx === 0 || this.#deps.breaks.forkKeepsContext) return;
     if ((layout.uffd.flags.get(ctx) & UffdFlag.Seed14) !== 0) layout.vma.uffd.set(to, 0 as Uffd);
     else if (!this.#wants(ctx, UffdFeature.EventFork)) this.#forget(to);
     else {
@@ -277,10 +277,10 @@ export class UffdEvents {
 
   /** The fork has failed; the child has exited. No lock may be held. */
   forkFailed(forked: readonly Forked[]): void {
-    const { uffds } = this.#deps;
+    const { uffds, breaks } = this.#deps;
     for (const { parent, child, entry } of forked) {
       uffds.queues.drop(entry);
-      uffds.endChange(parent);
+      if (!breaks.forkLeavesGate) uffds.endChange(parent);
       uffds.put(child);
     }
   }

@@ -82,7 +82,7 @@ export class UffdHandle {
     if (seed14 ? this.#refused14(ctx, how) : this.#refused(ctx, vma, flags, fault, how)) return GUP_SIGBUS;
     if ((how & FaultFlag.NoRetry) !== 0) return GUP_SIGBUS;
     this.ticket = 0 as Ticket;
-    if ((how & FaultFlag.NoWait) !== 0) return GUP_BLOCKED;
+    if ((how & FaultFlag.NoWait) !== 0 && !this.#deps.breaks.queueNoWait) return GUP_BLOCKED;
     if (!this.#deps.uffds.isReleased(ctx)) return DELIVER;
     this.#releasing = ctx;
     return FAULT_RETRY;

@@ -1,6 +1,7 @@
 import { PAGE_SIZE, type Vpn } from '../../base/units.ts';
 import { frameByte, frameWord } from '../../sync/arena.ts';
 import type { Ptr } from '../../sync/struct.ts';
+import type { MmBreaks } from '../breaks.ts';
 import type { MmCore } from '../core.ts';
 import { GUP_BLOCKED } from '../fault-codes.ts';
 import { mkPte, Pte, VmFlag } from '../layout.ts';
@@ -116,6 +117,18 @@ export class Managed {
       this.provide(page, value(page));
     });
   }
+}
+
+/** The work holds, and with the rule switched off it does not: so it is a test of the rule. */
+export function proven(broken: Partial<MmBreaks>, work: (breaks: Partial<MmBreaks>) => void): void {
+  work({});
+  let caught: unknown;
+  try {
+    work(broken);
+  } catch (error) {
+    caught = error;
+  }
+  if (caught === undefined) throw new Error(`the test passes with ${Object.keys(broken).join()} broken`);
 }
 
 /** The code of what a call throws; undefined if it doesn't. */

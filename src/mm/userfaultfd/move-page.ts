@@ -124,7 +124,7 @@ export class MovePage {
     const { pageTable, pages } = this.#deps;
     pageTable.lock(this.#from);
     let result = AGAIN;
-    if (this.#same()) result = this.#isOurs(pfn) ? MOVED : -ERRNO.EBUSY;
+    if (this.#same()) result = this.isOurs(pfn, this.#how) ? MOVED : -ERRNO.EBUSY;
     if (result === MOVED) pages.get(pfn);
     pageTable.unlock(this.#from);
     return result;
@@ -136,12 +136,12 @@ export class MovePage {
   }
 
   /** Row 4: anonymous, not merged, and nobody else's, by a mapping or by a swap entry. */
-  #isOurs(pfn: Pfn): boolean {
+  isOurs(pfn: Pfn, how: number): boolean {
     const { layout, pages, swap, breaks } = this.#deps;
     const p = pages.at(pfn);
     const flags = layout.page.flags.load(p);
     if ((flags & (PageFlag.Ksm | PageFlag.Shmem)) !== 0) return false;
-    if ((this.#how & MoveFlag.Modern) !== 0) return (flags & PageFlag.AnonExclusive) !== 0;
+    if ((how & MoveFlag.Modern) !== 0) return (flags & PageFlag.AnonExclusive) !== 0;
     if (layout.page.mapcount.load(p) !== 1) return false;
     const slot = layout.page.swap.load(p) - 1;
     return slot < 0 || breaks.moveByMapcountAlone || swap.owners(slot) === 0;
@@ -178,7 +178,7 @@ export class MovePage {
     const { pageTable, breaks } = this.#deps;
     if (breaks.moveWithoutRecheck) return MOVED;
     if (pageTable.held(this.#to) !== 0 || !this.#same()) return AGAIN;
-    return this.#isOurs(pfn) ? MOVED : -ERRNO.EBUSY;
+    return this.isOurs(pfn, this.#how) ? MOVED : -ERRNO.EBUSY;
   }
 
   /**

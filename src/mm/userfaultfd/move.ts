@@ -4,16 +4,18 @@ import type { Ptr } from '../../sync/struct.ts';
 import type { Sync } from '../../sync/sync.ts';
 import { VmFlag } from '../layout.ts';
 import { NotifyEvent, NotifyFlag } from '../mmu-notifier-ops.ts';
+import { HUGE_FRAMES } from '../page-alloc.ts';
 import { nextTable, VPN_MAX } from '../page-table.ts';
 import type { Vmas } from '../vma.ts';
 import type { UffdContexts } from './contexts.ts';
-import { AGAIN, MOVED, MoveFlag, MovePage, type MovePageDeps } from './move-page.ts';
+import { MoveHuge, type MoveHugeDeps, SMALL } from './move-huge.ts';
+import { AGAIN, MOVED, MoveFlag, MovePage } from './move-page.ts';
 
 type Mm = Ptr<'mm'>;
 type Vma = Ptr<'vma'>;
 type Uffd = Ptr<'uffd'>;
 
-export type MoveDeps = MovePageDeps & {
+export type MoveDeps = MoveHugeDeps & {
   readonly sync: Sync;
   readonly vmas: Vmas;
   readonly uffds: UffdContexts;
@@ -35,6 +37,7 @@ const ACCESS = VmFlag.Read | VmFlag.Write | VmFlag.Exec;
 export class Move {
   readonly #deps: MoveDeps;
   readonly #page: MovePage;
+  readonly #huge: MoveHuge;
   /** What stopped the last chunk of pages. */
   #error = 0;
   /** What the last `move` wrote into the `move` field of its struct; undefined if it left it alone (V-30). */
@@ -43,6 +46,7 @@ export class Move {
   constructor(deps: MoveDeps) {
     this.#deps = deps;
     this.#page = new MovePage(deps);
+    this.#huge = new MoveHuge(deps, this.#page);
   }
 
   /**
@@ -147,15 +151,12 @@ export class Move {
 
   /** The secondaries have let go of the source before the first entry changes, for both faces (R-11). */
   #bracketed(mm: Mm, vma: Vma, dst: Vpn, src: Vpn, pages: number, how: number): number {
-    const { notifiers, breaks, y } = this.#deps;
+    const { notifiers, breaks } = this.#deps;
     const [start, end] = [src, src + pages];
     if (!breaks.moveWithoutBracket) notifiers.start(mm, start, end, NotifyEvent.Clear, NotifyFlag.Blockable);
     if (!breaks.moveWithoutBracket) notifiers.unpinRange(mm, start, end, NotifyEvent.Clear);
     const moved = this.#chunk(mm, vma, dst, src, pages, how);
-    if (breaks.moveWithoutBracket) {
-      y('V.late');
-      notifiers.start(mm, start, end, NotifyEvent.Clear, NotifyFlag.Blockable);
-    }
+    if (breaks.moveWithoutBracket) notifiers.start(mm, start, end, NotifyEvent.Clear, NotifyFlag.Blockable);
     notifiers.end(mm, start, end, NotifyEvent.Clear);
     return moved;
   }
@@ -163,10 +164,14 @@ export class Move {
   #chunk(mm: Mm, vma: Vma, dst: Vpn, src: Vpn, pages: number, how: number): number {
     const { killed, y } = this.#deps;
     for (let done = 0; done < pages; ) {
-      this.#error = this.#page.move(mm, vma, dst + done, src + done, how);
+      const [to, from] = [dst + done, src + done];
+      const whole = to % HUGE_FRAMES === 0 && from % HUGE_FRAMES === 0 && pages - done >= HUGE_FRAMES;
+      this.#error = whole ? this.#huge.move(mm, vma, to, from, how) : SMALL;
+      const step = this.#error === SMALL ? 1 : HUGE_FRAMES;
+      if (this.#error === SMALL) this.#error = this.#page.move(mm, vma, to, from, how);
       if (this.#error < 0) return done;
       if (this.#error === AGAIN) y('V.again');
-      if (this.#error === MOVED) done++;
+      if (this.#error === MOVED) done += step;
       if (killed?.()) {
         this.#error = -ERRNO.EINTR;
         return done;

@@ -1,6 +1,7 @@
 import { PAGE_SIZE, type Vpn } from '../../base/units.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import type { Sync } from '../../sync/sync.ts';
+import type { MmBreaks } from '../breaks.ts';
 import type { MmLayout } from '../layout.ts';
 import type { UffdContexts } from './contexts.ts';
 import type { Ticket } from './queues.ts';
@@ -13,7 +14,12 @@ type Uffd = Ptr<'uffd'>;
 export const MESSAGE_BYTES = 32;
 export const WORD_BYTES = 8;
 
-export type ReadDeps = { readonly sync: Sync; readonly layout: MmLayout; readonly uffds: UffdContexts };
+export type ReadDeps = {
+  readonly sync: Sync;
+  readonly layout: MmLayout;
+  readonly uffds: UffdContexts;
+  readonly breaks: MmBreaks;
+};
 
 /** What a read found: numbers alone, and one object for all reads of a thread. */
 export class UffdMessage {
@@ -67,11 +73,13 @@ export class UffdRead {
    * then nothing was read (B-25). It may be called again when another reader was quicker.
    */
   next(ctx: Uffd, deliver?: (message: UffdMessage) => void): boolean {
-    const { uffds, sync } = this.#deps;
+    const { uffds, sync, breaks } = this.#deps;
     for (;;) {
       const entry = uffds.queues.peek(ctx, at => this.#copy(ctx, at));
       if (entry === 0) return false;
+      if (breaks.takeBeforeCopy) uffds.queues.taken(ctx, entry, this.#serial);
       deliver?.(this.message);
+      if (breaks.takeBeforeCopy) return true;
       sync.y('R.o');
       if (!uffds.queues.taken(ctx, entry, this.#serial)) continue;
       sync.y('R.m');
@@ -88,7 +96,8 @@ export class UffdRead {
     m.event = w.event.get(entry);
     m.flags = w.flags.get(entry);
     m.vpn = w.vpn.get(entry);
-    m.offset = (features & UffdFeature.ExactAddress) !== 0 ? w.offset.get(entry) : 0;
+    const exact = (features & UffdFeature.ExactAddress) !== 0 || this.#deps.breaks.alwaysExact;
+    m.offset = exact ? w.offset.get(entry) : 0;
     m.thread = (features & UffdFeature.ThreadId) !== 0 ? w.thread.get(entry) : 0;
     m.end = w.end.get(entry);
     m.to = w.to.get(entry);

@@ -55,7 +55,10 @@ export class UffdRegister {
     const { start, end } = checkRange('register', address, bytes);
     this.#write(ctx, 'register', mm => {
       if (!this.#intersects(mm, start, end)) throw new Errno('EINVAL', 'register', 'nothing is mapped');
-      this.#each(mm, start, end, vma => this.#checkVma(ctx, vma, mode));
+      this.#each(mm, start, end, (vma, from, to) => {
+        this.#checkVma(ctx, vma, mode);
+        if (this.#deps.breaks.registerOnePass) this.#arm(mm, ctx, vma, from, to, mode);
+      });
       this.#each(mm, start, end, (vma, from, to) => this.#arm(mm, ctx, vma, from, to, mode));
     });
     return registered(mode);
@@ -160,6 +163,7 @@ export class UffdRegister {
       const first = vmas.indexOf(mm, start);
       if (first === vmas.count(mm)) throw new Errno('ENOMEM', call, 'nothing is mapped there or above');
       if (!this.#intersects(mm, start, end)) throw new Errno('EINVAL', call, 'nothing is mapped there');
+      if (this.#deps.breaks.registerOnePass) work(mm);
       this.#each(mm, start, end, vma => {
         const owner = layout.vma.uffd.get(vma);
         if (owner !== 0 && owner !== ctx) throw new Errno('EBUSY', call, 'registered elsewhere');
@@ -191,11 +195,12 @@ export class UffdRegister {
 
   /** With mmap for write, given back on every way out (F-24, B-22). Throws ENOMEM when the mm is gone (B-36). */
   #write(ctx: Uffd, call: string, work: (mm: Mm) => void): void {
-    const { sync, layout } = this.#deps;
+    const { sync, layout, breaks } = this.#deps;
     const mm = layout.uffd.mm.get(ctx);
     sync.writeLock('mmap', mm + layout.mm.mmapLock.at);
     try {
-      if (layout.mm.users.load(mm) === 0) throw new Errno('ENOMEM', call, 'the address space has exited');
+      const alive = layout.mm.users.load(mm) > 0 || breaks.registerDead;
+      if (!alive) throw new Errno('ENOMEM', call, 'the address space has exited');
       work(mm);
     } finally {
       sync.writeUnlock('mmap', mm + layout.mm.mmapLock.at);

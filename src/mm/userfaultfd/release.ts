@@ -37,7 +37,8 @@ export class UffdRelease {
    */
   release(ctx: Uffd): void {
     const { layout } = this.#deps;
-    const hangs = (layout.uffd.flags.get(ctx) & UffdFlag.CloseHang) !== 0;
+    const hangs =
+      !this.#deps.breaks.closeForgetsPolicy && (layout.uffd.flags.get(ctx) & UffdFlag.CloseHang) !== 0;
     const alive = layout.mm.users.load(layout.uffd.mm.get(ctx)) > 0;
     if (!hangs || !alive) this.#end(ctx);
   }
@@ -79,7 +80,8 @@ export class UffdRelease {
       const [start, end] = [layout.vma.start.get(vma), layout.vma.end.get(vma)];
       vpn = end;
       if (layout.vma.uffd.get(vma) !== ctx) continue;
-      const poison = (layout.uffd.flags.get(ctx) & UffdFlag.ClosePoison) !== 0;
+      const forgets = this.#deps.breaks.closeForgetsPolicy;
+      const poison = !forgets && (layout.uffd.flags.get(ctx) & UffdFlag.ClosePoison) !== 0;
       if (poison && (layout.vma.flags.get(vma) & VmFlag.UffdMissing) !== 0) this.#poison(mm, vma, start, end);
       register.disarm(mm, vma, start, end, 'close');
     }

@@ -85,8 +85,9 @@ export class Userfaultfd2014 {
       if (state !== UffdState.AckOk && state !== UffdState.AckUnknown)
         throw new Errno('EINVAL', 'read', 'nothing was asked');
       const known = state === UffdState.AckOk;
-      this.#copyOut(into, known ? word(UFFD_API) : UNKNOWN);
       const next = known ? UffdState.Running : UffdState.Ask;
+      if (this.#core.breaks.takeBeforeCopy) this.#state.store(this.ctx, next);
+      this.#copyOut(into, known ? word(UFFD_API) : UNKNOWN);
       if (this.#state.cas(this.ctx, state, next) === state) return this.#moved(WORD_BYTES);
     }
   }
@@ -122,9 +123,9 @@ export class Userfaultfd2014 {
   }
 
   #run(command: number, start: number, end: number): void {
-    const { uffds, uffdRegister } = this.#core;
+    const { uffds, uffdRegister, breaks } = this.#core;
     if (command === Command.Wake) {
-      if (uffds.queues.wake(this.ctx, start, end, true) === 0)
+      if (uffds.queues.wake(this.ctx, start, end, !breaks.wakeUnread14) === 0)
         throw new Errno('ENOENT', 'write', 'nobody to wake');
     } else if (command === Command.Register) uffdRegister.register14(this.ctx, start, end);
     else uffdRegister.unregister14(this.ctx, start, end);

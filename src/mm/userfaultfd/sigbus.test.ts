@@ -3,6 +3,7 @@ import { CopyError, UserFaultSigbus } from '../access.ts';
 import { FaultFlag, GUP_BLOCKED, GUP_FAULT, GUP_SIGBUS } from '../fault-codes.ts';
 import { Pte } from '../layout.ts';
 import { testMm } from '../testing.ts';
+import { proven } from './manager-testing.ts';
 
 const PAGE = 4096;
 
@@ -80,13 +81,15 @@ test('U-14: only in the order of the seed can a lack of memory hide the user fau
   expect(results).toEqual([GUP_SIGBUS, -2]);
 });
 
-test('T-UF-17, U-16, U-17: rights come first, so a write to a read-only hole is no user fault', () => {
-  const { core, mm, at } = armed();
-  core.mmap.protect(mm, at, PAGE, { read: true });
-  core.mmap.protect(mm, at + PAGE, PAGE, {});
-  expect(core.gup.fault(mm, at / PAGE, true)).toBe(GUP_FAULT);
-  expect(core.gup.fault(mm, at / PAGE, false)).toBe(GUP_SIGBUS);
-  expect(core.gup.fault(mm, at / PAGE + 1, false)).toBe(GUP_FAULT);
+test('T-UF-17, U-16, U-17: rights come first, so a write to a read-only hole is no user fault; without the rule it fails', () => {
+  proven({ holeBeforeRights: true }, breaks => {
+    const { core, mm, at } = armed({ breaks });
+    core.mmap.protect(mm, at, PAGE, { read: true });
+    core.mmap.protect(mm, at + PAGE, PAGE, {});
+    expect(core.gup.fault(mm, at / PAGE, true)).toBe(GUP_FAULT);
+    expect(core.gup.fault(mm, at / PAGE, false)).toBe(GUP_SIGBUS);
+    expect(core.gup.fault(mm, at / PAGE + 1, false)).toBe(GUP_FAULT);
+  });
 });
 
 test('U-9, U-10: swapped out, shared, zero and prot-none pages are no holes; DONTNEED makes one again', () => {

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { FaultFlag, GUP_BLOCKED, GUP_FAULT, GUP_SIGBUS } from '../fault-codes.ts';
 import { testMm } from '../testing.ts';
-import { AT, codeOf, Managed, PAGE, provide, VPN } from './manager-testing.ts';
+import { AT, codeOf, Managed, PAGE, proven, provide, VPN } from './manager-testing.ts';
 import { Poll, UffdFeature, UffdMode } from './state.ts';
 import { UFFD_FEATURES, Userfaultfd } from './userfaultfd.ts';
 
@@ -32,35 +32,39 @@ test('V-20, U-24: who is refused gets SIGBUS: the feature, a kernel access to a 
   for (const { core } of [sigbus, user, any]) core.checkInvariants();
 });
 
-test('T-UF-14: who does not want to wait is told so with nothing queued', () => {
-  const m = new Managed();
-  expect(m.core.gup.fault(m.mm, VPN, true, FaultFlag.NoWait)).toBe(GUP_BLOCKED);
-  expect(m.core.gup.ticket).toBe(0);
-  expect(m.core.uffds.queues.counts(m.ctx)).toEqual({ pending: 0, read: 0, events: 0 });
-  const ticket = m.sleeper(0);
-  expect(m.core.uffds.queues.counts(m.ctx)).toEqual({ pending: 1, read: 0, events: 0 });
-  m.finish(ticket);
+test('T-UF-14: who does not want to wait is told so with nothing queued; without the rule it fails', () => {
+  proven({ queueNoWait: true }, breaks => {
+    const m = new Managed({ core: { breaks } });
+    expect(m.core.gup.fault(m.mm, VPN, true, FaultFlag.NoWait)).toBe(GUP_BLOCKED);
+    expect(m.core.gup.ticket).toBe(0);
+    expect(m.core.uffds.queues.counts(m.ctx)).toEqual({ pending: 0, read: 0, events: 0 });
+    const ticket = m.sleeper(0);
+    expect(m.core.uffds.queues.counts(m.ctx)).toEqual({ pending: 1, read: 0, events: 0 });
+    m.finish(ticket);
+  });
 });
 
-test('V-5, V-21, T-UF-20: a message tells page, kind and thread; exactly where only if asked to', () => {
-  const core = { thread: 42 };
-  const plain = new Managed({ core });
-  const exact = new Managed({ core, features: UffdFeature.ExactAddress | UffdFeature.ThreadId });
-  const read = (m: Managed) => {
-    const stop = m.userfault.serveInline(event => {
-      events.push(event);
-      m.provide(2);
-    });
-    m.core.access.read8(m.mm, AT + 2 * PAGE + 77);
-    stop();
-  };
-  const events: unknown[] = [];
-  for (const m of [plain, exact]) read(m);
-  const fault = { event: 'pagefault', write: false, wp: false, minor: false };
-  expect(events).toEqual([
-    { ...fault, address: AT + 2 * PAGE, thread: 0 },
-    { ...fault, address: AT + 2 * PAGE + 77, thread: 42 },
-  ]);
+test('V-5, V-21, T-UF-20: a message tells page, kind and thread; exactly where only if asked to; without the rule it fails', () => {
+  proven({ alwaysExact: true }, breaks => {
+    const core = { thread: 42, breaks };
+    const plain = new Managed({ core });
+    const exact = new Managed({ core, features: UffdFeature.ExactAddress | UffdFeature.ThreadId });
+    const read = (m: Managed) => {
+      const stop = m.userfault.serveInline(event => {
+        events.push(event);
+        m.provide(2);
+      });
+      m.core.access.read8(m.mm, AT + 2 * PAGE + 77);
+      stop();
+    };
+    const events: unknown[] = [];
+    for (const m of [plain, exact]) read(m);
+    const fault = { event: 'pagefault', write: false, wp: false, minor: false };
+    expect(events).toEqual([
+      { ...fault, address: AT + 2 * PAGE, thread: 0 },
+      { ...fault, address: AT + 2 * PAGE + 77, thread: 42 },
+    ]);
+  });
 });
 
 test('V-25, B-25: messages of 32 bytes, as many as fit; one that cannot be copied out stays', () => {
@@ -121,42 +125,48 @@ test('V-6, V-26: fdinfo counts unread and read faults, poll says IN while someth
   m.finish(...tickets);
 });
 
-test('V-15, T-UF-08, T-UF-09: a wake reaches read and unread sleepers of its range, resolved or not', () => {
-  const m = new Managed();
-  const [a, b, c] = [m.sleeper(1), m.sleeper(2), m.sleeper(3)] as const;
-  m.userfault.read();
-  expect(m.provide(2, 9, false)).toBe('ok'); // DONTWAKE
-  expect([a, b, c].map(t => m.isWoken(t))).toEqual([false, false, false]);
-  m.userfault.wake(AT + PAGE, 2 * PAGE);
-  expect([a, b, c].map(t => m.isWoken(t))).toEqual([true, true, false]);
-  m.finish(a, b, c);
-  const again = m.sleeper(1); // T-UF-09: woken without a page, it faults anew, with another message
-  expect(m.userfault.read()).toMatchObject({ address: AT + PAGE });
-  expect(m.core.access.read32(m.mm, AT + 2 * PAGE)).toBe(9);
-  m.userfault.wake(0, PAGE); // nothing mapped, nobody there: no error
-  expect(codeOf(() => m.userfault.wake(AT + 1, PAGE))).toBe('EINVAL');
-  expect(codeOf(() => m.userfault.wake(AT, 0))).toBe('EINVAL');
-  m.finish(again);
-  m.core.checkInvariants();
+test('V-15, T-UF-08, T-UF-09: a wake reaches read and unread sleepers of its range, resolved or not; without the rule it fails', () => {
+  proven({ wakeOnlyRead: true }, breaks => {
+    const m = new Managed({ core: { breaks } });
+    const [a, b, c] = [m.sleeper(1), m.sleeper(2), m.sleeper(3)] as const;
+    m.userfault.read();
+    expect(m.provide(2, 9, false)).toBe('ok'); // DONTWAKE
+    expect([a, b, c].map(t => m.isWoken(t))).toEqual([false, false, false]);
+    m.userfault.wake(AT + PAGE, 2 * PAGE);
+    expect([a, b, c].map(t => m.isWoken(t))).toEqual([true, true, false]);
+    m.finish(a, b, c);
+    const again = m.sleeper(1); // T-UF-09: woken without a page, it faults anew, with another message
+    expect(m.userfault.read()).toMatchObject({ address: AT + PAGE });
+    expect(m.core.access.read32(m.mm, AT + 2 * PAGE)).toBe(9);
+    m.userfault.wake(0, PAGE); // nothing mapped, nobody there: no error
+    expect(codeOf(() => m.userfault.wake(AT + 1, PAGE))).toBe('EINVAL');
+    expect(codeOf(() => m.userfault.wake(AT, 0))).toBe('EINVAL');
+    m.finish(again);
+    m.core.checkInvariants();
+  });
 });
 
-test('T-UF-15: of a thousand sleepers over 512 pages a wake of a part wakes exactly those in it', () => {
-  const m = new Managed({ pages: 512, core: { frames: 2048 } });
-  const tickets = Array.from({ length: 1000 }, (_, i) => ({
-    page: (i * 37) % 512,
-    at: m.sleeper((i * 37) % 512),
-  }));
-  m.userfault.wake(AT + 100 * PAGE, 57 * PAGE);
-  for (const { page, at } of tickets) expect(m.isWoken(at)).toBe(page >= 100 && page < 157);
-  m.finish(...tickets.map(t => t.at));
-  m.core.checkInvariants();
+test('T-UF-15: of a thousand sleepers over 512 pages a wake of a part wakes exactly those in it; without the rule it fails', () => {
+  proven({ wakeWholeQueue: true }, breaks => {
+    const m = new Managed({ pages: 512, core: { frames: 2048, breaks } });
+    const tickets = Array.from({ length: 1000 }, (_, i) => ({
+      page: (i * 37) % 512,
+      at: m.sleeper((i * 37) % 512),
+    }));
+    m.userfault.wake(AT + 100 * PAGE, 57 * PAGE);
+    for (const { page, at } of tickets) expect(m.isWoken(at)).toBe(page >= 100 && page < 157);
+    m.finish(...tickets.map(t => t.at));
+    m.core.checkInvariants();
+  });
 });
 
-test('T-UF-19, F-35: a manager that sleeps in a fault of its own context is found out', () => {
-  const m = new Managed();
-  m.userfault.serveInline(() => void m.core.access.read32(m.mm, AT + 5 * PAGE));
-  expect(() => m.core.access.read32(m.mm, AT)).toThrow('F-35');
-  m.core.checkInvariants(); // both entries are gone
+test('T-UF-19, F-35: a manager that sleeps in a fault of its own context is found out; without the rule it fails', () => {
+  proven({ managerMaySleep: true }, breaks => {
+    const m = new Managed({ core: { breaks } });
+    m.userfault.serveInline(() => void m.core.access.read32(m.mm, AT + 5 * PAGE));
+    expect(() => m.core.access.read32(m.mm, AT)).toThrow('F-35');
+    m.core.checkInvariants(); // both entries are gone
+  });
 });
 
 test('V-10, V-11, V-12: register says what is wrong in its order, and changes nothing then', () => {
@@ -208,16 +218,18 @@ test('V-11, F-36: a registration splits and merges its VMAs; the same modes agai
   core.checkInvariants();
 });
 
-test('V-14, T-LIFE-02: unregister wakes sleepers whatever the mode, and the range is ordinary again', () => {
-  for (const mode of [UffdMode.Missing, UffdMode.Missing | UffdMode.Wp]) {
-    const m = new Managed({ mode });
-    const [inside, outside] = [m.sleeper(2), m.sleeper(9)];
-    m.userfault.unregister(AT, 4 * PAGE);
-    expect([m.isWoken(inside), m.isWoken(outside)]).toEqual([true, false]);
-    expect(m.core.access.read32(m.mm, AT + 2 * PAGE)).toBe(0);
-    m.finish(inside, outside);
-    m.core.checkInvariants();
-  }
+test('V-14, T-LIFE-02: unregister wakes sleepers whatever the mode, and the range is ordinary again; without the rule it fails', () => {
+  proven({ unregisterWithoutWake: true }, breaks => {
+    for (const mode of [UffdMode.Missing, UffdMode.Missing | UffdMode.Wp]) {
+      const m = new Managed({ mode, core: { breaks } });
+      const [inside, outside] = [m.sleeper(2), m.sleeper(9)];
+      m.userfault.unregister(AT, 4 * PAGE);
+      expect([m.isWoken(inside), m.isWoken(outside)]).toEqual([true, false]);
+      expect(m.core.access.read32(m.mm, AT + 2 * PAGE)).toBe(0);
+      m.finish(inside, outside);
+      m.core.checkInvariants();
+    }
+  });
 });
 
 test('V-14: unregister of another context is refused with nothing changed, of nothing as well', () => {
@@ -245,61 +257,67 @@ test('T-LIFE-12: protected to read-only, a write that sleeps sleeps on; woken, i
   m.core.checkInvariants();
 });
 
-test('T-ZERO-01, V-16: a read of a hole maps the zero page only where nobody is to be asked', () => {
-  const m = new Managed();
-  const zeros = () => m.core.vmstat.read('zero_page_map');
-  const ticket = m.sleeper(0, false);
-  expect(zeros()).toBe(0);
-  m.userfault.close(); // mainline: ordinary memory
-  expect(m.isWoken(ticket)).toBe(true);
-  m.finish(ticket);
-  expect(m.core.access.read32(m.mm, AT)).toBe(0);
-  expect(zeros()).toBe(1);
-  m.core.madvise.advise(m.mm, AT, 16 * PAGE, 'userfault');
-  expect(m.core.gup.fault(m.mm, VPN + 1, false)).toBe(GUP_SIGBUS);
-  expect(zeros()).toBe(1);
-  m.core.checkInvariants();
-});
-
-test('T-LIFE-10, V-29: after the last close holes are memory, or poison, or wait for ever, as the policy says', () => {
-  const after = (closePolicy: 'mainline' | 'poison' | 'hang') => {
-    const m = new Managed({ closePolicy, pages: 3 });
-    m.provide(1, 9);
-    const copy = m.userfault.dup();
-    const ticket = m.sleeper(0);
-    m.userfault.close();
-    expect(m.isWoken(ticket)).toBe(false); // not the last
-    copy.close();
-    const woken = m.isWoken(ticket);
+test('T-ZERO-01, V-16: a read of a hole maps the zero page only where nobody is to be asked; without the rule it fails', () => {
+  proven({ fillArmed: true }, breaks => {
+    const m = new Managed({ core: { breaks } });
+    const zeros = () => m.core.vmstat.read('zero_page_map');
+    const ticket = m.sleeper(0, false);
+    expect(zeros()).toBe(0);
+    m.userfault.close(); // mainline: ordinary memory
+    expect(m.isWoken(ticket)).toBe(true);
     m.finish(ticket);
-    const result = m.core.gup.fault(m.mm, VPN, true);
-    if (result === GUP_BLOCKED) m.finish(m.core.gup.ticket);
-    expect(m.core.access.read32(m.mm, AT + PAGE)).toBe(9);
+    expect(m.core.access.read32(m.mm, AT)).toBe(0);
+    expect(zeros()).toBe(1);
+    m.core.madvise.advise(m.mm, AT, 16 * PAGE, 'userfault');
+    expect(m.core.gup.fault(m.mm, VPN + 1, false)).toBe(GUP_SIGBUS);
+    expect(zeros()).toBe(1);
     m.core.checkInvariants();
-    m.core.exit(m.mm);
-    expect([m.core.slabs.uffd.used, m.core.slabs.uffdWait.used, m.core.slabs.mm.used]).toEqual([0, 0, 0]);
-    m.core.checkInvariants();
-    return [woken, result >= 0 ? 'page' : result];
-  };
-  expect(after('mainline')).toEqual([true, 'page']);
-  expect(after('poison')).toEqual([true, -4]);
-  expect(after('hang')).toEqual([false, GUP_BLOCKED]);
+  });
 });
 
-test('T-LIFE-05, F-34: a descriptor outlives its address space, whose memory it does not keep', () => {
-  const m = new Managed();
-  m.provide(0, 1);
-  const free = m.core.pageAlloc.freeFrames;
-  m.core.exit(m.mm);
-  expect(m.core.pageAlloc.freeFrames).toBeGreaterThan(free);
-  expect(codeOf(() => m.userfault.register(AT, PAGE, 1))).toBe('ENOMEM');
-  expect(codeOf(() => m.userfault.unregister(AT, PAGE))).toBe('ENOMEM');
-  expect(codeOf(() => m.userfault.read())).toBe('EAGAIN');
-  m.userfault.wake(AT, PAGE);
-  expect(m.core.slabs.mm.used).toBe(1);
-  m.userfault.close();
-  expect([m.core.slabs.mm.used, m.core.slabs.uffd.used]).toEqual([0, 0]);
-  m.core.checkInvariants();
+test('T-LIFE-10, V-29: after the last close holes are memory, or poison, or wait for ever, as the policy says; without the rule it fails', () => {
+  proven({ closeForgetsPolicy: true }, breaks => {
+    const after = (closePolicy: 'mainline' | 'poison' | 'hang') => {
+      const m = new Managed({ closePolicy, pages: 3, core: { breaks } });
+      m.provide(1, 9);
+      const copy = m.userfault.dup();
+      const ticket = m.sleeper(0);
+      m.userfault.close();
+      expect(m.isWoken(ticket)).toBe(false); // not the last
+      copy.close();
+      const woken = m.isWoken(ticket);
+      m.finish(ticket);
+      const result = m.core.gup.fault(m.mm, VPN, true);
+      if (result === GUP_BLOCKED) m.finish(m.core.gup.ticket);
+      expect(m.core.access.read32(m.mm, AT + PAGE)).toBe(9);
+      m.core.checkInvariants();
+      m.core.exit(m.mm);
+      expect([m.core.slabs.uffd.used, m.core.slabs.uffdWait.used, m.core.slabs.mm.used]).toEqual([0, 0, 0]);
+      m.core.checkInvariants();
+      return [woken, result >= 0 ? 'page' : result];
+    };
+    expect(after('mainline')).toEqual([true, 'page']);
+    expect(after('poison')).toEqual([true, -4]);
+    expect(after('hang')).toEqual([false, GUP_BLOCKED]);
+  });
+});
+
+test('T-LIFE-05, F-34: a descriptor outlives its address space, whose memory it does not keep; without the rule it fails', () => {
+  proven({ registerDead: true }, breaks => {
+    const m = new Managed({ core: { breaks } });
+    m.provide(0, 1);
+    const free = m.core.pageAlloc.freeFrames;
+    m.core.exit(m.mm);
+    expect(m.core.pageAlloc.freeFrames).toBeGreaterThan(free);
+    expect(codeOf(() => m.userfault.register(AT, PAGE, 1))).toBe('ENOMEM');
+    expect(codeOf(() => m.userfault.unregister(AT, PAGE))).toBe('ENOMEM');
+    expect(codeOf(() => m.userfault.read())).toBe('EAGAIN');
+    m.userfault.wake(AT, PAGE);
+    expect(m.core.slabs.mm.used).toBe(1);
+    m.userfault.close();
+    expect([m.core.slabs.mm.used, m.core.slabs.uffd.used]).toEqual([0, 0]);
+    m.core.checkInvariants();
+  });
 });
 
 test('decision 5: events are iterated without a thread that sleeps, until the descriptor is closed', async () => {
@@ -321,4 +339,20 @@ test('decision 5: events are iterated without a thread that sleeps, until the de
   m.userfault.close();
   await manager;
   expect(pages).toEqual([3, 0]);
+});
+
+test('T-UF-16, U-23: a copy over holes with a manager sleeps for each and completes; without the rule it fails', () => {
+  proven({ copyGivesUp: true }, breaks => {
+    const m = new Managed({ core: { breaks } });
+    m.serve(page => page + 1);
+    const bytes = new Uint8Array(3 * PAGE).fill(9);
+    m.core.access.copyToUser(m.mm, AT + 100, bytes);
+    expect(m.core.access.read8(m.mm, AT)).toBe(1);
+    const back = new Uint8Array(3 * PAGE);
+    m.core.access.copyFromUser(m.mm, AT + 100, back);
+    expect(back).toEqual(bytes);
+    m.core.access.copyFromUser(m.mm, AT + 8 * PAGE, back.subarray(0, 4));
+    expect(back[0]).toBe(9);
+    m.core.checkInvariants();
+  });
 });

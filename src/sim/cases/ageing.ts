@@ -42,6 +42,7 @@ function cleanInSwapCache(world: World) {
   return setup;
 }
 
+// K-13
 const dirtyBit: WorldCase = {
   ...base,
   name: 'T-AGE-04',
@@ -161,6 +162,7 @@ const twoVms: WorldCase = {
 };
 
 /** A page that only the guest uses survives a pass; left alone, it goes. */
+// C-4
 const pass: WorldCase = {
   ...base,
   name: 'T-AGE-01',

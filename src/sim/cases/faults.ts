@@ -97,7 +97,7 @@ export function fourPages(world: World): Setup {
 }
 
 /** MADV_DONTNEED: the guest's write is there or it is zero. */
-// T-FIR-23, K-26: the same rows under `nonrange`.
+// K-11, K-20, K-22, K-24, K-27, K-35; with the profile nonrange K-26 and T-FIR-23.
 const discard: WorldCase = {
   ...base,
   name: 'T-FIP-discard',
@@ -138,6 +138,7 @@ export function cleanPage(world: World): Setup {
 }
 
 /** Swap-out and back: nothing may be lost. */
+// K-10, M-32
 const swapOut: WorldCase = {
   ...base,
   name: 'T-FIP-swap',
@@ -329,6 +330,7 @@ const upgrade: WorldCase = {
 };
 
 /** Two slots over the same page; the guest knows both. */
+// K-12: every slot of the address.
 const alias: WorldCase = {
   ...base,
   name: 'T-FIP-11',

@@ -8,6 +8,7 @@ import { base, COUNTED, checkFaults, cleanPage, fourPages, type WorldCase } from
 // T-FIR: what several invalidations at once do to a fault.
 
 /** Two invalidations overlap in time, one of the guest's page and one of another. */
+// K-21: one hull, until all have ended.
 const overlap: WorldCase = {
   ...base,
   name: 'T-FIR-11',
@@ -50,6 +51,7 @@ const overlap: WorldCase = {
 };
 
 /** The same page, begun twice. */
+// N-13: a count, not a flag.
 const nested: WorldCase = {
   ...base,
   name: 'T-FIR-13',
@@ -72,6 +74,7 @@ const nested: WorldCase = {
 };
 
 /** Memory of the mm that no slot shows to the guest. */
+// K-20: no slot, no lock.
 const unseen: WorldCase = {
   ...base,
   name: 'T-FIR-14',
@@ -102,6 +105,7 @@ const unseen: WorldCase = {
 };
 
 /** A present leaf that lacks its use bits: set without a lock, against a zap. */
+// K-29
 const fastPath: WorldCase = {
   ...base,
   name: 'T-FIR-20',

@@ -1,9 +1,11 @@
 import { assert } from '../../base/assert.ts';
+import { ERRNO } from '../../base/errno.ts';
 import { PAGE_SIZE } from '../../base/units.ts';
+import { UffdMode } from '../../mm/userfaultfd/state.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import type { AnyCase, Case } from '../case.ts';
 import { GFN, type Guest, type World, type WorldBreaks } from '../world.ts';
-import { ALL, base } from './faults.ts';
+import { ALL, base, COUNTED } from './faults.ts';
 
 // Memory that two address spaces map: a guest's fault on a page against a hole that is punched there (V-61).
 
@@ -64,4 +66,38 @@ const punch: ShmemCase = {
   ],
 };
 
-export const cases: readonly AnyCase[] = [punch];
+/** The guest's view is registered; a manager maps what the loader has put into the cache. */
+const resolve: Case<World, Setup & { ctx: Ptr<'uffd'> }, WorldBreaks> = {
+  ...base,
+  name: 'shmem-continue',
+  title:
+    'UFFDIO_CONTINUE of a cached page against a hole punched there: the page is mapped and cached, or neither (V-33)',
+  profiles: COUNTED,
+  setup(world) {
+    const setup = twoViews(world);
+    const { mm, vpn } = setup.guest;
+    const ctx = world.mm.uffds.create(mm, 0);
+    world.mm.uffdRegister.register(ctx, vpn * PAGE_SIZE, PAGES * PAGE_SIZE, UffdMode.Minor);
+    world.settle();
+    return { ...setup, ctx };
+  },
+  actors: {
+    manager(world, { guest, ctx }) {
+      const code = world.mm.mfill.continue(ctx, guest.vpn * PAGE_SIZE, PAGE_SIZE);
+      assert(code === 0 || code === -ERRNO.EFAULT, 'V-33: mapped, or a hole by then');
+    },
+    punch: (world, { inode }) => world.mm.shmem.punchHole(inode, 0, PAGE_SIZE),
+  },
+  reach: { 'found, then punched': 'manager:H.f < punch:H.r' },
+  oracle(world, { guest, view }) {
+    world.check(guest);
+    assert(world.primary(guest.mm, guest.vpn) === undefined, 'V-33: a page that was punched is mapped');
+    assert(world.hostLoad(view.mm, view.vpn) === 0, 'a punched page is zero until it is written');
+  },
+  mutants: [
+    { name: 'the range is unmapped once', breaks: { mm: { punchUnmapsOnce: true } } },
+    { name: 'what the cache had is mapped', breaks: { mm: { mapUncached: true } } },
+  ],
+};
+
+export const cases: readonly AnyCase[] = [punch, resolve];

@@ -47,6 +47,13 @@ const sorted = (log: string): string =>
     .join('');
 
 const PAGEOUT = 21;
+const FREE = 8;
+
+/** Word for word the same, but where one side has a page of zeros. */
+function differInZeros(theirs: string, ours: string): boolean {
+  const [a, b] = [theirs.split(' '), ours.split(' ')];
+  return a.length === b.length && a.every((word, i) => word === b[i] || word === '0' || b[i] === '0');
+}
 const withoutSwap = (maps: string): string => maps.replaceAll(/ (?:Rss|Anonymous|Swap)=\d+/g, '');
 
 const GIVE_ANON_VMAS = ['mremap', 'copy', 'copyfrom', 'zeropage', 'poison', 'move'];
@@ -76,6 +83,15 @@ export const KNOWN_DIFFERENCES: readonly KnownDifference[] = [
       'merged into; ours takes it from the moved part alone',
     ends: true,
     matches: ({ script, index }) => index > 0 && movesIntoRegistered(script.slice(0, index)),
+  },
+  {
+    name: 'a page that was freed lazily',
+    reason: 'after MADV_FREE a page may be zeros or what it was; which one depends on when it is reclaimed',
+    ends: true,
+    matches: ({ step, script, index, theirs, ours }) =>
+      (step.call === 'read' || step.call === 'dump') &&
+      script.slice(0, index).some(({ call, args }) => call === 'madvise' && args[2] === FREE) &&
+      differInZeros(theirs, ours),
   },
   {
     name: 'pages that this machine has swapped out',

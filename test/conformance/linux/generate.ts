@@ -9,6 +9,8 @@ const PAGES = 24;
 const PROTS = [3, 3, 3, 3, 1, 1, 0, 7, 5];
 const FIXED = MAP.PRIVATE | MAP.ANONYMOUS | MAP.FIXED;
 const ADVICE = [4, 4, 4, 8, 8, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 22, 23, 23, 0, 3];
+const FREE = 8;
+const MERGEABLE = 12;
 /** Offsets in a page that are touched; a dump reads them. */
 const OFFSETS = [0, 8, 0x800];
 
@@ -28,6 +30,7 @@ export class Generator {
 
   script(length: number): Script {
     const steps: Step[] = [this.#map(0, 16 * PAGE), this.#map(this.page(), this.pages() * PAGE)];
+    if (this.r.oneIn(10)) return this.#race(steps, length);
     const asksForPages = this.r.oneIn(2);
     if (asksForPages) steps.push(...this.#openUffd(0), this.uffd('register', 0, 16 * PAGE, this.modes()));
     while (steps.length < length) {
@@ -35,6 +38,20 @@ export class Generator {
       if (step !== undefined) steps.push(step);
     }
     return [...steps, ...this.#processes.flatMap(p => ENDINGS.map(call => this.#of(p, call)))];
+  }
+
+  /**
+   * Beside a thread that pages out, merges and forks: no calls whose outcome that may change, so no lazily freed
+   * pages and no looks at what is resident.
+   */
+  #race(steps: Step[], length: number): Script {
+    steps.push(this.#of(0, 'race'), this.step('madvise', 0, PAGES * PAGE, MERGEABLE));
+    while (steps.length < length) {
+      const step = this.#pick(CALLS);
+      const lazy = step?.call === 'madvise' && step.args[2] === FREE;
+      if (step !== undefined && !lazy && step.call !== 'maps' && step.call !== 'mincore') steps.push(step);
+    }
+    return [...steps, ...this.#processes.map(p => this.#of(p, 'dump'))];
   }
 
   /** Without a handler every missing page is a SIGBUS, so that nobody ever waits. */

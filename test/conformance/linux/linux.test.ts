@@ -1,8 +1,9 @@
-import { expect, test } from 'vitest';
+import { afterAll, expect, test } from 'vitest';
 import { Random } from '../../../src/base/random.ts';
 import { withoutBounds } from './differences.ts';
 import { Generator } from './generate.ts';
-import { buildDriver, runLinux } from './linux.ts';
+import { buildDriver, Comparison, randomScripts, runLinux } from './linux.ts';
+import { Ours } from './ours.ts';
 import { formatScript, parseScript } from './script.ts';
 
 const driver = await buildDriver();
@@ -21,10 +22,20 @@ test('mappings that touch and are alike but for their bounds are one', () => {
   );
 });
 
+afterAll(() => driver?.remove());
+
+test.skipIf(driver === undefined).each(['forkKeepsWritable', 'fillWithoutRecheck'] as const)(
+  'with %s some script ends otherwise, so they can tell',
+  async rule => {
+    const comparison = new Comparison(driver!.program, new Ours({ [rule]: true }));
+    const differences = await comparison.run(randomScripts(new Random(5), 150));
+    expect(differences.some(difference => difference !== undefined)).toBe(true);
+  },
+);
+
 test.skipIf(driver === undefined)('random scripts end as on the kernel of this machine', async () => {
   const lines: string[] = [];
   const print = (line: string) => lines.push(line);
   const differences = await runLinux(driver!.program, { seed: 7, scripts: 400, print });
-  driver!.remove();
   expect(differences, lines.join('\n')).toBe(0);
 });

@@ -55,14 +55,15 @@ type Difference = { step: number; theirs: string; ours: string };
 
 export class Comparison {
   readonly #program: string;
-  #ours = new Ours();
+  readonly #ours: Ours;
   /** How often each known difference was met. */
   readonly explained = new Map<KnownDifference, number>();
 
   /** Differences that two more runs of the script didn't show. */
   unrepeatable = 0;
 
-  constructor(program: string) {
+  constructor(program: string, ours = new Ours()) {
+    this.#ours = ours;
     this.#program = program;
   }
 
@@ -119,6 +120,9 @@ const show = async (comparison: Comparison, script: Script, o: LinuxOptions): Pr
   }
 };
 
+export const randomScripts = (r: Random, count: number): Script[] =>
+  Array.from({ length: count }, () => new Generator(r).script(LENGTH_MIN + r.below(LENGTH_SPREAD)));
+
 /** Returns how many scripts differ without a reason. */
 export async function runLinux(program: string, o: LinuxOptions): Promise<number> {
   const comparison = new Comparison(program);
@@ -126,9 +130,7 @@ export async function runLinux(program: string, o: LinuxOptions): Promise<number
   let differences = 0;
   for (let done = 0; done < o.scripts && differences < SHOWN; done += BATCH) {
     const count = Math.min(BATCH, o.scripts - done);
-    const scripts = Array.from({ length: count }, () =>
-      new Generator(r).script(LENGTH_MIN + r.below(LENGTH_SPREAD)),
-    );
+    const scripts = randomScripts(r, count);
     for (const [i, difference] of (await comparison.run(scripts)).entries()) {
       if (difference === undefined || !(await isRepeatable(comparison, scripts[i]!, difference, o))) continue;
       if (++differences <= SHOWN) await show(comparison, scripts[i]!, o);

@@ -1,4 +1,5 @@
 import { PAGE_SIZE } from '../../../src/base/units.ts';
+import type { MmBreaks } from '../../../src/mm/breaks.ts';
 import type { MmCore } from '../../../src/mm/core.ts';
 import {
   FAULT_OFFSET_SHIFT,
@@ -22,7 +23,12 @@ type Process = { mm: Mm; uffd?: OurUffd };
 const DUMPED = [0, 8, 0x800];
 
 /** The seed's order of a user fault is Linux's: it shows in which mappings have an anon_vma (U-14). */
-const newCore = (): MmCore => testMm({ frames: 4096, strictSeedOrder: true });
+const newCore = (swaps: boolean, breaks: Partial<MmBreaks>): MmCore =>
+  testMm({
+    ...{ frames: 4096, strictSeedOrder: true, breaks },
+    ...(swaps ? { swap: { kind: 'zram', bytes: 4 << 20 } as const } : {}),
+  });
+const isRace = (script: Script): boolean => script.some(({ call }) => call === 'race');
 
 /** Runs scripts through our mm and tells of each step what driver.c tells. */
 export class Ours {
@@ -30,27 +36,51 @@ export class Ours {
   #calls: Syscalls;
   #processes: (Process | undefined)[] = [];
 
-  constructor() {
-    this.#core = newCore();
+  /** Instead of the second thread: how many steps have been run beside it. */
+  #raced = 0;
+
+  readonly #breaks: Partial<MmBreaks>;
+
+  /** `breaks`: rules of ours to switch off, to see that scripts would notice. */
+  constructor(breaks: Partial<MmBreaks> = {}) {
+    this.#breaks = breaks;
+    this.#core = newCore(false, breaks);
+    this.#calls = new Syscalls(this.#core, 'modern');
+  }
+
+  #renew(swaps: boolean): void {
+    this.#core = newCore(swaps, this.#breaks);
     this.#calls = new Syscalls(this.#core, 'modern');
   }
 
   /** An outcome for each step. What an assertion says stands last, and the rest is missing. */
   run(script: Script): string[] {
     const outcomes: string[] = [];
+    const race = isRace(script);
+    if (race) this.#renew(true);
     try {
       this.#processes = [{ mm: this.#core.createMm() }];
       for (const step of script) {
         outcomes.push(this.#step(step));
+        if (race) this.#beside();
         this.#core.checkInvariants();
       }
       this.#end();
     } catch (error) {
       outcomes.push(`ASSERT ${error instanceof Error ? error.message : error}`);
-      this.#core = newCore();
-      this.#calls = new Syscalls(this.#core, 'modern');
+      this.#renew(false);
+      return outcomes;
     }
+    if (race) this.#renew(false);
     return outcomes;
+  }
+
+  /** What driver.c's second thread does of process 0, once between any two steps; and what ksmd does. */
+  #beside(): void {
+    const { mm } = this.#processes[0]!;
+    this.#calls.madvise(mm, WINDOW, WINDOW_BYTES, 21);
+    this.#core.ksm.scan(256);
+    if (this.#raced++ % 7 === 0) this.#core.exit(this.#core.fork(mm));
   }
 
   #end(): void {
@@ -117,7 +147,7 @@ export class Ours {
     if (call === 'maps') return `maps${mapsLines(this.#core, mm)}`;
     if (call === 'dump') return `dump${this.#dump(mm)}`;
     if (call === 'mincore') return this.#mincore(mm, a, b);
-    if (call === 'thp') return '0';
+    if (call === 'thp' || call === 'race') return '0';
     return undefined;
   }
 
