@@ -46,6 +46,20 @@ export type MmBreaks = {
   unregisterWithoutWait: boolean;
   /** T-LIFE-07: whoever ends the subscription sends `release`, claimed or not. */
   releaseUnclaimed: boolean;
+  /** N-21: an interval inserted during an invalidation counts as untouched by it. */
+  intervalInsertedEarly: boolean;
+  /** N-14, T-FIR-22: when a subscriber of the list refuses, the intervals stay begun. */
+  intervalLeftBegun: boolean;
+  /** N-20: what is put is freed while callbacks may run. */
+  putWithoutWait: boolean;
+  /** N-23: who shares the primary's tables is not told when the primary flushes. */
+  flushPrimaryAlone: boolean;
+  /** M-31, T-COW-03: a page that nobody shares is copied all the same. */
+  copyOwnPage: boolean;
+  /** O-4: an entry whose content can't be read stays a swap entry. */
+  readErrorRetried: boolean;
+  /** N-5: DONTNEED, FREE, munmap, mprotect and fork do not tell the secondaries. */
+  rangeWithoutNotify: boolean;
   /** T-LIFE-08: a subscriber joins while ranges are open. */
   registerInRange: boolean;
   /** T-UF-03: who has queued a user fault does not look at the pte again (F-13, V-24). */
@@ -176,6 +190,13 @@ export const NO_MM_BREAKS: MmBreaks = {
   unregisterWithoutWait: false,
   releaseUnclaimed: false,
   registerInRange: false,
+  intervalInsertedEarly: false,
+  intervalLeftBegun: false,
+  putWithoutWait: false,
+  flushPrimaryAlone: false,
+  rangeWithoutNotify: false,
+  readErrorRetried: false,
+  copyOwnPage: false,
   queueWithoutRecheck: false,
   deliverUnchecked: false,
   refileInTwoSteps: false,

@@ -87,6 +87,8 @@ export type MmConfig = {
   readonly strictOwner?: boolean;
   /** Has this thread a fatal signal? Long calls ask after each page, and stop. */
   readonly killed?: () => boolean;
+  /** N-4: false makes an mm without notifiers, to which no secondary MMU can subscribe. */
+  readonly notifiers?: boolean;
   /** For tests. */
   readonly breaks?: Partial<MmBreaks>;
 };
@@ -173,7 +175,7 @@ export class MmCore {
     this.pageTable = new PageTable(this);
     this.notifiers = new MmuNotifiers({
       ...{ sync, layout, breaks, slabs: this.slabs, dropMm: mm => this.mms.drop(mm) },
-      ...Mms.shared(sync),
+      ...{ ...Mms.shared(sync), enabled: config.notifiers ?? true },
     });
     const reclaim = createReclaim({
       ...{ sync, layout, heap: this.heap, pages: this.pages, vmstat: this.vmstat },

@@ -144,11 +144,12 @@ export class Fork {
 
   /** Brackets the write protection; lockless lookups keep out of it (N-25). */
   #copyPtes(parent: Mm, child: Mm, from: Vma, to: Vma): void {
-    const { layout, notifiers } = this.#deps;
+    const { layout, notifiers, breaks } = this.#deps;
+    const told = !breaks.rangeWithoutNotify;
     const start = layout.vma.start.get(from);
     const end = layout.vma.end.get(from);
     const event = NotifyEvent.ProtectionPage;
-    notifiers.start(parent, start, end, event, NotifyFlag.Blockable);
+    if (told) notifiers.start(parent, start, end, event, NotifyFlag.Blockable);
     layout.mm.wpSeq.add(parent, 1);
     notifiers.unpinRange(parent, start, end, event);
     try {
@@ -157,7 +158,7 @@ export class Fork {
       }
     } finally {
       layout.mm.wpSeq.add(parent, 1);
-      notifiers.end(parent, start, end, event);
+      if (told) notifiers.end(parent, start, end, event);
     }
   }
 

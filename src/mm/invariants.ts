@@ -76,6 +76,7 @@ function checkMm(core: MmCore, mm: Mm, census: Census): void {
   must(m.users.load(mm) > 0, 'M9: an mm on the list lives', mm);
   must(core.sync.words[mm + m.mmapLock.at] === 0, 'M9: mmap is free at rest', mm);
   must(m.ranges.load(mm) === 0, 'M9: no range is open at rest', mm);
+  must(core.notifiers.intervals.isQuiet(mm), 'M9: no interval is invalidated at rest', mm);
   must((m.wpSeq.load(mm) & 1) === 0, 'M9: wpSeq is even at rest', mm);
   checkVmas(core, mm, census);
   checkUffds(core, mm);

@@ -190,6 +190,7 @@ export function mmLayout(words: Int32Array) {
       uffds: ptr('uffd'), // contexts bound to it, linked by uffd.next; under mmap for write
       /** What KSM knows of its pages, in order of address; changes under 'ksm', atomic as exit looks first. */
       ksmItems: ptr('ksmItem'),
+      intervals: ptr('intervals'), // atomic; written once, no range being open
     }),
     /** Linux: struct vm_area_struct. Under the mm's mmap lock. */
     vma: struct(words, 'vma', {
@@ -259,7 +260,27 @@ export function mmLayout(words: Int32Array) {
       ops: i32, //         which implementation; see MmuNotifiers.registerOps
       subscriber: i32, //  pointer given back to it (the vm)
       users: i32, //       atomic: callbacks under way
-      state: i32, //       atomic: 0 live, 1 release is being sent, 2 sent
+      state: i32, //       atomic: 0 live, 1 release is being sent, 2 sent, or put
+      putNext: ptr('notifier'), // put, and not yet freed; whoever took the list has it alone
+    }),
+    /** Those who subscribe to parts of one mm. Linux: struct mmu_notifier_subscriptions. */
+    intervals: struct(words, 'intervals', {
+      lock: i32, //        class 'intervals', a leaf
+      seq: i32, //         atomic: odd while an interval is invalidated; changes under the lock
+      active: i32, //      ranges begun and not ended; under the lock
+      head: ptr('interval'), //     changes under the lock while seq is even
+      deferred: ptr('interval'), // inserted while seq is odd; under the lock
+      notifier: ptr('notifier'), // what stands for all in the mm's list; atomic
+    }),
+    /** Linux: struct mmu_interval_notifier. */
+    interval: struct(words, 'interval', {
+      mm: ptr('mm'),
+      start: i32, //       vpn; fixed, as what follows
+      end: i32,
+      ops: i32, //         see IntervalNotifiers.registerOps
+      subscriber: i32,
+      seq: i32, //         atomic: of its last invalidation; changes under the device's lock
+      next: ptr('interval'), // as `head`
     }),
     /** Limit and usage of one mm or several. Linux: struct mem_cgroup. All in pages, all atomic. */
     memcg: struct(words, 'memcg', {

@@ -2,6 +2,7 @@ import { Errno } from '../base/errno.ts';
 import { type Hva, isPageAligned, type Pfn, pageNumber, pagesOf, type Vpn } from '../base/units.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
+import type { MmBreaks } from './breaks.ts';
 import { FaultFlag, GUP_HWPOISON, GUP_NOMEM, GUP_PFN_MASK } from './fault-codes.ts';
 import type { Gup } from './gup.ts';
 import type { HugePmd } from './huge/huge-pmd.ts';
@@ -77,6 +78,7 @@ const FLAG_ADVICE: Partial<Record<Advice, FlagChange>> = {
 };
 
 export type MadviseDeps = {
+  readonly breaks: MmBreaks;
   readonly sync: Sync;
   readonly layout: MmLayout;
   readonly vmas: Vmas;
@@ -260,18 +262,19 @@ export class Madvise {
 
   /** DONTNEED, FREE and REMOVE. Requires: the VMA that [start, end) lies in, looked up since mmap was last taken. */
   #discard(mm: Mm, vma: Vma, start: Vpn, end: Vpn, advice: Advice): void {
-    const { notifiers, zap, layout } = this.#deps;
+    const { notifiers, zap, layout, breaks } = this.#deps;
+    const told = !breaks.rangeWithoutNotify;
     if (advice === 'remove') {
       this.#remove(vma, start, end);
       return;
     }
-    notifiers.start(mm, start, end, NotifyEvent.Clear, NotifyFlag.Blockable);
+    if (told) notifiers.start(mm, start, end, NotifyEvent.Clear, NotifyFlag.Blockable);
     if (advice === 'dontneed') zap.range(mm, start, end, layout.vma.ops.get(vma) !== 0);
     else {
       notifiers.unpinRange(mm, start, end, NotifyEvent.Clear);
       this.#eachTable(mm, start, end, (first, count) => this.#freeTable(mm, first, count));
     }
-    notifiers.end(mm, start, end, NotifyEvent.Clear);
+    if (told) notifiers.end(mm, start, end, NotifyEvent.Clear);
   }
 
   /** Holes in the inode, wherever it is mapped. */

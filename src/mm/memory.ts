@@ -360,10 +360,11 @@ export class Memory {
       pageTable.unlock(pte);
       return FAULT_RETRY;
     }
-    if (this.#pages.has(pfn, PageFlag.AnonExclusive)) return this.#reuse(pte, pfn);
+    const { copyOwnPage } = this.#deps.breaks;
+    if (this.#pages.has(pfn, PageFlag.AnonExclusive) && !copyOwnPage) return this.#reuse(pte, pfn);
     this.#pages.get(pfn);
     pageTable.unlock(pte);
-    const reused = this.#reuseIfLast(pte, entry, pfn);
+    const reused = copyOwnPage ? FAULT_RETRY : this.#reuseIfLast(pte, entry, pfn);
     if (reused !== FAULT_RETRY) return reused;
     const copied = this.#copy(mm, vma, vpn, pte, entry);
     this.#pages.put(pfn);

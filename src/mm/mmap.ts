@@ -3,6 +3,7 @@ import { type Hva, isPageAligned, PAGE_SIZE, pageNumber, pagesOf, type Vpn } fro
 import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
 import type { AnonVmas } from './anon-vma.ts';
+import type { MmBreaks } from './breaks.ts';
 import type { HugePmd } from './huge/huge-pmd.ts';
 import { type MmLayout, Pte, pteIsPresent, VmFlag } from './layout.ts';
 import type { MlockPages } from './mlock-page.ts';
@@ -39,6 +40,7 @@ export type MapOptions = {
 };
 
 export type MmapDeps = {
+  readonly breaks: MmBreaks;
   readonly sync: Sync;
   readonly layout: MmLayout;
   readonly vmas: Vmas;
@@ -180,7 +182,8 @@ export class Mmap {
    * Requires: mmap for write.
    */
   removeVmas(mm: Mm, first: number, last: number): void {
-    const { vmas, layout, notifiers, zap, anonVmas, edit } = this.#deps;
+    const { vmas, layout, notifiers, zap, anonVmas, edit, breaks } = this.#deps;
+    const told = !breaks.rangeWithoutNotify;
     const start = layout.vma.start.get(vmas.at(mm, first));
     const end = layout.vma.end.get(vmas.at(mm, last - 1));
     for (let i = first; i < last; i++) {
@@ -188,9 +191,9 @@ export class Mmap {
       const from = layout.vma.start.get(vma);
       const to = layout.vma.end.get(vma);
       this.#unlock(mm, vma, from, to);
-      notifiers.start(mm, from, to, NotifyEvent.Unmap, NotifyFlag.Blockable);
+      if (told) notifiers.start(mm, from, to, NotifyEvent.Unmap, NotifyFlag.Blockable);
       zap.range(mm, from, to, layout.vma.ops.get(vma) !== 0);
-      notifiers.end(mm, from, to, NotifyEvent.Unmap);
+      if (told) notifiers.end(mm, from, to, NotifyEvent.Unmap);
       anonVmas.unlink(vma);
     }
     for (let i = first; i < last; i++) edit.destroy(mm, first);
@@ -236,19 +239,23 @@ export class Mmap {
       const flags = writable ? accounted(wanted) : untouched ? wanted & ~VmFlag.Account : wanted;
       if (flags !== lo) {
         const changed = edit.setFlags(mm, vpn, stop, flags, hi, 'mprotect');
-        this.#changeProtection(mm, vpn, stop, layout.vma.flags.get(changed));
+        this.#changeProtection(mm, vpn, stop, layout.vma.flags.get(changed), lo);
       }
       vpn = stop;
     }
   }
 
-  /** Takes rights from the ptes; rights gained come with the next fault, which knows about COW. */
-  #changeProtection(mm: Mm, start: Vpn, end: Vpn, flags: number): void {
-    const { notifiers, pageTable, hugePmd } = this.#deps;
+  /**
+   * Takes rights from the ptes; rights gained come with the next fault, which knows about COW. Secondaries hear of what
+   * is taken alone: a translation with fewer rights than it might have does no harm (C-17).
+   */
+  #changeProtection(mm: Mm, start: Vpn, end: Vpn, flags: number, before: number): void {
+    const { notifiers, pageTable, hugePmd, breaks } = this.#deps;
+    const taken = (before & ~flags & (VmFlag.Read | VmFlag.Write)) !== 0 && !breaks.rangeWithoutNotify;
     const readable = (flags & (VmFlag.Read | VmFlag.Write)) !== 0;
     const set = readable ? 0 : Pte.ProtNone;
     const clear = ((flags & VmFlag.Write) === 0 ? Pte.Write : 0) | (readable ? Pte.ProtNone : 0);
-    notifiers.start(mm, start, end, NotifyEvent.ProtectionVma, NotifyFlag.Blockable);
+    if (taken) notifiers.start(mm, start, end, NotifyEvent.ProtectionVma, NotifyFlag.Blockable);
     for (let vpn = start; vpn < end; ) {
       const stop = Math.min(end, nextTable(vpn));
       const first = pageTable.walk(mm, vpn);
@@ -257,7 +264,7 @@ export class Mmap {
       if (first > 0) this.#changeTable(first, stop - vpn, set, clear);
       vpn = stop;
     }
-    notifiers.end(mm, start, end, NotifyEvent.ProtectionVma);
+    if (taken) notifiers.end(mm, start, end, NotifyEvent.ProtectionVma);
   }
 
   #changeTable(first: number, count: number, set: number, clear: number): void {

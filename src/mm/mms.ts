@@ -24,6 +24,7 @@ const rootLayout = (words: Int32Array) =>
     lock: i32, //        class 'mmList'
     head: ptr('mm'), //  list of all, linked by mm.next; under the lock
     srcu: array(3), //   of the notifiers
+    put: i32, //         notifiers that were put, linked by putNext; atomic
   });
 
 export type MmOptions = {
@@ -71,11 +72,11 @@ export class Mms {
     sync.arena.setRoot(Root.mmList, heap.alloc(rootLayout(sync.words).words));
   }
 
-  /** Where the lock of the list and the notifiers' Srcu lie. */
-  static shared(sync: Sync): { mmListLock: number; srcuAt: number } {
+  /** Where the lock of the list, the notifiers' Srcu and those that were put lie. */
+  static shared(sync: Sync): { mmListLock: number; srcuAt: number; putAt: number } {
     const { offsets } = rootLayout(sync.words);
     const root = sync.arena.root(Root.mmList);
-    return { mmListLock: root + offsets.lock, srcuAt: root + offsets.srcu };
+    return { mmListLock: root + offsets.lock, srcuAt: root + offsets.srcu, putAt: root + offsets.put };
   }
 
   /** An empty address space. Throws ENOMEM, and EINVAL for a limit that can't work. */
@@ -203,7 +204,9 @@ export class Mms {
     const { layout, slabs } = this.#deps;
     const before = layout.mm.count.add(mm, -1);
     assert(before > 0, 'mm: a count dropped that nobody held');
-    if (before === 1) slabs.mm.free(mm);
+    if (before !== 1) return;
+    this.#deps.notifiers.intervals.free(mm);
+    slabs.mm.free(mm);
   }
 
   /** A group that no address space charges to any more waits for its last page. */

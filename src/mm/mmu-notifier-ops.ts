@@ -45,6 +45,11 @@ export type MmuNotifierOps = {
   invalidateRangeEnd?(subscriber: number, mm: Ptr<'mm'>, start: Vpn, end: Vpn, event: NotifyEvent): void;
   /** Returns once no vCPU can use a translation that a deferred start zapped. */
   flush?(subscriber: number): void;
+  /**
+   * For what shares the primary's tables (N-23): the primary flushes [start, end), its ptes are changed and no frame
+   * is freed. Who implements it has neither start nor end.
+   */
+  archInvalidateSecondaryTlbs?(subscriber: number, mm: Ptr<'mm'>, start: Vpn, end: Vpn): void;
   /** seed08: the pte has been cleared, the page not yet freed. */
   invalidatePage?(subscriber: number, mm: Ptr<'mm'>, page: Vpn): void;
   /** seed08's name for clearFlushYoung of one page. */

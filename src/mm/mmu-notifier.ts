@@ -5,6 +5,7 @@ import { Srcu } from '../sync/srcu.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
 import type { MmBreaks } from './breaks.ts';
+import { IntervalNotifiers } from './interval-notifier.ts';
 import { type MmLayout, RANGES_CLOSED } from './layout.ts';
 import { type MmuNotifierOps, type NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
 import type { Slabs } from './slab.ts';
@@ -27,6 +28,10 @@ export type MmuNotifiersDeps = {
   readonly srcuAt: number;
   /** Word index of the lock of the list of address spaces. */
   readonly mmListLock: number;
+  /** Word index of the list of what was put and is not yet freed. */
+  readonly putAt: number;
+  /** N-4: false builds an mm that nobody can subscribe to. */
+  readonly enabled?: boolean;
   /** Drops a count of the mm's structure. */
   readonly dropMm: (mm: Mm) => void;
 };
@@ -44,22 +49,43 @@ export class MmuNotifiers {
   readonly #deps: MmuNotifiersDeps;
   readonly #srcu: Srcu;
   readonly #ops: MmuNotifierOps[] = [];
+  readonly #enabled: boolean;
+  readonly #intervalOps: number;
+  /** Subscribers to parts of an mm. */
+  readonly intervals: IntervalNotifiers;
 
   constructor(deps: MmuNotifiersDeps) {
     this.#deps = deps;
     this.#srcu = new Srcu(deps.sync);
+    this.#enabled = deps.enabled ?? true;
+    // It keeps the mm's hooks alive, and has nothing to be told itself.
+    this.#intervalOps = this.registerOps({ name: 'intervals', pins: true });
+    this.intervals = new IntervalNotifiers({
+      ...{ sync: deps.sync, layout: deps.layout, slabs: deps.slabs, dropMm: deps.dropMm },
+      ...(deps.breaks && { breaks: deps.breaks }),
+      join: (mm, intervals, joined) => this.register(mm, this.#intervalOps, intervals, joined),
+      leave: notifier => this.unregister(notifier),
+    });
   }
 
   /** Makes an implementation known on this thread; each thread does so in the same order. */
   registerOps(ops: MmuNotifierOps): number {
-    assert(ops.pins || ops.invalidateRangeStart !== undefined, 'N-6: who does not pin implements start');
+    const { invalidateRangeStart: start, invalidateRangeEnd: end, archInvalidateSecondaryTlbs: arch } = ops;
+    if (arch !== undefined && (start !== undefined || end !== undefined))
+      throw new Errno('EINVAL', 'mmuNotifierRegister', 'start or end beside the flush of shared tables');
+    const hears = start !== undefined || arch !== undefined;
+    assert(ops.pins || hears, 'N-6: who does not pin implements start');
     this.#ops.push(ops);
     return this.#ops.length - 1;
   }
 
-  /** Subscribes to an mm; callbacks come from here on. Throws ENOMEM, or ESRCH when the mm has exited. */
-  register(mm: Mm, ops: number, subscriber: number): Notifier {
+  /**
+   * Subscribes to an mm; callbacks come from here on. `joined` is called while no range is open. Throws ENOMEM,
+   * ESRCH when the mm has exited, ENODEV when there are no notifiers (N-4). Requires: no lock.
+   */
+  register(mm: Mm, ops: number, subscriber: number, joined?: () => void): Notifier {
     const { sync, layout, slabs } = this.#deps;
+    if (!this.#enabled) throw new Errno('ENODEV', 'mmuNotifierRegister', 'built without notifiers');
     const { notifier: n, mm: m } = layout;
     const notifier = slabs.notifier.alloc();
     if (notifier === 0) throw new Errno('ENOMEM', 'mmuNotifierRegister');
@@ -76,6 +102,7 @@ export class MmuNotifiers {
     if (!this.#deps.breaks?.registerInRange) this.closeRanges(mm);
     n.next.store(notifier, m.notifiers.load(mm));
     m.notifiers.store(mm, notifier);
+    joined?.();
     this.openRanges(mm);
     sync.writeUnlock('mmap', mm + m.mmapLock.at);
     return notifier;
@@ -86,21 +113,67 @@ export class MmuNotifiers {
    * and none will (N-18). Not from a callback.
    */
   unregister(notifier: number): void {
-    const { sync, layout, slabs, srcuAt, mmListLock } = this.#deps;
-    const { notifier: n, mm: m } = layout;
+    const { layout, slabs, srcuAt } = this.#deps;
+    const { notifier: n } = layout;
     const record = notifier as Notifier;
     const mm = n.mm.get(record);
     const token = this.#srcu.readLock(srcuAt);
     this.#release(record);
     this.#srcu.readUnlock(srcuAt, token);
-    sync.writeLock('mmap', mm + m.mmapLock.at);
-    this.#unlink(mm, record);
-    sync.writeUnlock('mmap', mm + m.mmapLock.at);
-    sync.lock('mmList', mmListLock); // one synchronize at a time
-    if (!this.#deps.breaks?.unregisterWithoutWait) this.#srcu.synchronize(srcuAt);
-    sync.unlock('mmList', mmListLock);
+    this.#unlinkLocked(mm, record);
+    if (!this.#deps.breaks?.unregisterWithoutWait) this.#synchronize();
     slabs.notifier.free(record);
     this.#deps.dropMm(mm);
+    this.reap();
+  }
+
+  #unlinkLocked(mm: Mm, record: Notifier): void {
+    const { sync, layout } = this.#deps;
+    sync.writeLock('mmap', mm + layout.mm.mmapLock.at);
+    this.#unlink(mm, record);
+    sync.writeUnlock('mmap', mm + layout.mm.mmapLock.at);
+  }
+
+  /** Returns when no callback runs that began before. Requires: no lock inside 'mmList'. */
+  #synchronize(): void {
+    const { sync, srcuAt, mmListLock } = this.#deps;
+    sync.lock('mmList', mmListLock); // one synchronize at a time
+    this.#srcu.synchronize(srcuAt);
+    sync.unlock('mmList', mmListLock);
+  }
+
+  /**
+   * Ends a subscription without waiting, for who must not sleep, within `release` too: no callback begins any more,
+   * and `release` is not sent (N-20). The record goes later; until then the mm's structure stays.
+   */
+  put(notifier: number): void {
+    const { sync, layout, putAt } = this.#deps;
+    const { putNext, state } = layout.notifier;
+    const record = notifier as Notifier;
+    state.store(record, RELEASED);
+    for (let head = Atomics.load(sync.words, putAt); ; ) {
+      putNext.set(record, head as Notifier);
+      const seen = Atomics.compareExchange(sync.words, putAt, head, record);
+      if (seen === head) return;
+      head = seen;
+    }
+  }
+
+  /** Frees what was put, after the callbacks that may still be in it. Linux: call_srcu. Requires: no lock. */
+  reap(): void {
+    const { sync, layout, slabs, putAt, breaks, dropMm } = this.#deps;
+    const { mm: mmOf, putNext } = layout.notifier;
+    if (Atomics.load(sync.words, putAt) === 0) return;
+    const first = Atomics.exchange(sync.words, putAt, 0) as Notifier;
+    for (let at = first; at !== 0; at = putNext.get(at)) this.#unlinkLocked(mmOf.get(at), at);
+    if (!breaks?.putWithoutWait) this.#synchronize();
+    for (let at = first; at !== 0; ) {
+      const next = putNext.get(at);
+      const mm = mmOf.get(at);
+      slabs.notifier.free(at);
+      dropMm(mm);
+      at = next;
+    }
   }
 
   /** Requires: mmap for write. A walk that stands on it still finds the rest. */
@@ -130,8 +203,11 @@ export class MmuNotifiers {
     const { notifier: n, mm: m } = this.#deps.layout;
     if (m.notifiers.load(mm) === 0) return;
     const token = this.#srcu.readLock(this.#deps.srcuAt);
+    this.intervals.release(mm);
     for (let at = m.notifiers.load(mm); at !== 0; at = n.next.load(at)) this.#release(at);
     this.#srcu.readUnlock(this.#deps.srcuAt, token);
+    this.intervals.left(mm);
+    this.reap();
   }
 
   /** The first subscriber from `notifier` on that may be called, or 0. */
@@ -150,7 +226,7 @@ export class MmuNotifiers {
 
   /** A cheap test that spares the brackets of an mm without subscribers (N-4). */
   any(mm: Mm): boolean {
-    return this.#deps.layout.mm.notifiers.load(mm) !== 0;
+    return this.#enabled && this.#deps.layout.mm.notifiers.load(mm) !== 0;
   }
 
   /** Waits until no invalidation of reclaim is open, and lets none begin. Requires: mmap for write. */
@@ -194,6 +270,7 @@ export class MmuNotifiers {
 
   #starts(mm: Mm, start: Vpn, end: Vpn, event: NotifyEvent, flags: number): number {
     const { notifier: n, mm: m } = this.#deps.layout;
+    if (!this.intervals.start(mm, start, end, event, flags)) return EAGAIN;
     const token = this.#srcu.readLock(this.#deps.srcuAt);
     let failed = false;
     for (let at = this.#live(m.notifiers.load(mm)); at !== 0; at = this.#live(n.next.load(at))) {
@@ -205,6 +282,8 @@ export class MmuNotifiers {
       failed = true;
     }
     if (failed) this.#ends(mm, start, end, event, false);
+    // 6.12 forgets the intervals here (N-14).
+    if (failed && !this.#deps.breaks?.intervalLeftBegun) this.intervals.end(mm);
     this.#srcu.readUnlock(this.#deps.srcuAt, token);
     return failed ? EAGAIN : 0;
   }
@@ -216,6 +295,8 @@ export class MmuNotifiers {
 
   #endAll(mm: Mm, start: Vpn, end: Vpn, event: NotifyEvent, pinning: boolean): void {
     const token = this.#srcu.readLock(this.#deps.srcuAt);
+    this.#flushed(mm, start, end);
+    this.intervals.end(mm);
     this.#ends(mm, start, end, event, pinning);
     this.#srcu.readUnlock(this.#deps.srcuAt, token);
   }
@@ -226,6 +307,24 @@ export class MmuNotifiers {
       const ops = this.#opsOf(at);
       if (pinning || !ops.pins) ops.invalidateRangeEnd?.(n.subscriber.get(at), mm, start, end, event);
     }
+  }
+
+  /**
+   * The primary's translations of [start, end) are flushed: the ptes have changed, nothing is freed yet (N-23). The
+   * ends and `invalidatePage` say so by themselves; who frees before the end calls it.
+   */
+  flushPrimary(mm: Mm, start: Vpn, end: Vpn): void {
+    if (!this.any(mm)) return;
+    const token = this.#srcu.readLock(this.#deps.srcuAt);
+    this.#flushed(mm, start, end);
+    this.#srcu.readUnlock(this.#deps.srcuAt, token);
+  }
+
+  #flushed(mm: Mm, start: Vpn, end: Vpn): void {
+    if (this.#deps.breaks?.flushPrimaryAlone) return;
+    const { notifier: n, mm: m } = this.#deps.layout;
+    for (let at = this.#live(m.notifiers.load(mm)); at !== 0; at = this.#live(n.next.load(at)))
+      this.#opsOf(at).archInvalidateSecondaryTlbs?.(n.subscriber.get(at), mm, start, end);
   }
 
   /** One page's pte is about to change. As `start`. */
@@ -244,6 +343,7 @@ export class MmuNotifiers {
     for (let at = this.#live(m.notifiers.load(mm)); at !== 0; at = this.#live(n.next.load(at))) {
       this.#opsOf(at).invalidatePage?.(n.subscriber.get(at), mm, page);
     }
+    this.#flushed(mm, page, page + 1);
     this.#srcu.readUnlock(this.#deps.srcuAt, token);
   }
 
@@ -286,6 +386,7 @@ export class MmuNotifiers {
     for (let at = this.#live(m.notifiers.load(mm)); at !== 0; at = this.#live(n.next.load(at))) {
       young = clearYoungOf(this.#opsOf(at), n.subscriber.get(at), mm, page, page + pages, flush) || young;
     }
+    if (flush) this.#flushed(mm, page, page + pages);
     this.#srcu.readUnlock(this.#deps.srcuAt, token);
     return young;
   }

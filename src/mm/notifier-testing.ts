@@ -1,9 +1,10 @@
 import { assert } from '../base/assert.ts';
 import type { Pfn, Vpn } from '../base/units.ts';
+import { LOCK_ORDER } from '../sync/lockdep.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { MmCore } from './core.ts';
 import { GUP_PFN_MASK, GUP_WRITABLE } from './fault-codes.ts';
-import { Pte, pteIsPresent, ptePfn } from './layout.ts';
+import { PageFlag, Pte, pteIsPresent, ptePfn } from './layout.ts';
 import { type MmuNotifierOps, NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
 
 type Mm = Ptr<'mm'>;
@@ -42,6 +43,7 @@ export class Checker {
       },
       ageingPassEnd: () => this.#say('pass'),
       release: () => {
+        this.#maySleep();
         assert(this.#open.length === 0, 'N-19: released inside a range');
         this.#say('release');
         this.#released = true;
@@ -57,9 +59,11 @@ export class Checker {
   #start(range: Range, flags: number): number {
     const { lockdep } = this.#core.sync;
     assert(range.start < range.end, 'N-16: a range has pages');
+    assert(Number.isInteger(range.start) && Number.isInteger(range.end), 'N-16: a range is of whole pages');
     assert(lockdep === undefined || !lockdep.holds('ptl'), 'N-15: start under a ptl');
     const outer = lockdep === undefined || lockdep.holds('mmap') || lockdep.holds('anonVma');
     assert(outer, 'N-15: start under mmap or an anon_vma lock');
+    this.#maySleep();
     this.#open.push(range);
     this.#say(`start ${this.#text(range)}${(flags & NotifyFlag.DeferFlush) !== 0 ? ' deferred' : ''}`);
     return 0;
@@ -68,10 +72,18 @@ export class Checker {
   #end(range: Range): void {
     const { lockdep } = this.#core.sync;
     assert(lockdep === undefined || !lockdep.holds('ptl'), 'N-15: end under a ptl');
+    this.#maySleep();
     const at = this.#open.findIndex(r => this.#text(r) === this.#text(range));
     assert(at >= 0, 'N-12: an end without its start');
     this.#open.splice(at, 1);
     this.#say(`end ${this.#text(range)}`);
+  }
+
+  /** N-24: at the ends of a range and at release a subscriber may take its time. */
+  #maySleep(): void {
+    const { lockdep } = this.#core.sync;
+    for (const cls of LOCK_ORDER.slice(LOCK_ORDER.indexOf('ptl')))
+      assert(lockdep === undefined || !lockdep.holds(cls), 'N-24: called under a lock that forbids sleeping');
   }
 
   #text({ start, end, event }: Range): string {
@@ -93,16 +105,20 @@ export class Shadow {
   readonly entries = new Map<Vpn, { pfn: Pfn; writable: boolean }>();
   readonly #core: MmCore;
   readonly #pins: boolean;
+  /** It shares the primary's tables, and hears of its flushes alone (N-23). */
+  readonly #shares: boolean;
 
-  constructor(core: MmCore, pins: boolean) {
+  constructor(core: MmCore, pins: boolean, shares = false) {
     this.#core = core;
     this.#pins = pins;
+    this.#shares = shares;
   }
 
   ops(): MmuNotifierOps {
     const drop = (_s: number, _mm: Mm, start: Vpn, end: Vpn): 0 => this.#drop(start, end);
     const page = (_s: number, _mm: Mm, vpn: Vpn): void => void this.#drop(vpn, vpn + 1);
     const release = (): void => void this.#drop(0, 2 ** 27);
+    if (this.#shares) return { name: 'sharing', pins: false, archInvalidateSecondaryTlbs: drop, release };
     if (this.#pins)
       return { name: 'pinning', pins: true, invalidatePage: page, invalidateRangeEnd: drop, release };
     return { name: 'shadow', pins: false, invalidateRangeStart: drop, release };
@@ -112,6 +128,10 @@ export class Shadow {
     for (const [vpn, { pfn }] of [...this.entries]) {
       if (vpn < start || vpn >= end) continue;
       this.entries.delete(vpn);
+      assert(
+        !this.#core.pages.has(pfn, PageFlag.Free),
+        'J-9: a frame is free before its translation is gone',
+      );
       if (this.#pins) this.#core.pages.put(pfn);
     }
     return 0;

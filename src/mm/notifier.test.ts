@@ -4,7 +4,8 @@ import { Errno } from '../base/errno.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { MmBreaks } from './breaks.ts';
 import type { MmCore } from './core.ts';
-import { NotifyEvent } from './mmu-notifier-ops.ts';
+import { ptePfn } from './layout.ts';
+import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
 import { at, type Op, Run, script, WINDOW } from './model-testing.ts';
 import { Checker, Shadow } from './notifier-testing.ts';
 import { testMm } from './testing.ts';
@@ -13,8 +14,14 @@ const PAGE = 4096;
 const ZRAM = { kind: 'zram', bytes: 4 << 20 } as const;
 
 /** Eight pages, the first four written, seen by a checker that has heard nothing yet. */
-function watched(): { core: MmCore; mm: Ptr<'mm'>; address: number; checker: Checker; handle: number } {
-  const core = testMm({ swap: ZRAM });
+function watched(breaks: Partial<MmBreaks> = {}): {
+  core: MmCore;
+  mm: Ptr<'mm'>;
+  address: number;
+  checker: Checker;
+  handle: number;
+} {
+  const core = testMm({ swap: ZRAM, breaks });
   const mm = core.createMm({ limitPages: 64 });
   const address = core.mmap.map(mm, 8 * PAGE);
   for (let i = 0; i < 4; i++) core.access.write32(mm, address + i * PAGE, i + 1);
@@ -53,6 +60,14 @@ const CALL_SITES: Record<string, { call(w: Watched): void; heard: string[] }> = 
   mprotect: {
     call: ({ core, mm, address }) => core.mmap.protect(mm, address + PAGE, PAGE, { read: true }),
     heard: ['start ProtectionVma 1-2', 'end ProtectionVma 1-2'],
+  },
+  'mprotect to more rights (C-17)': {
+    call: ({ core, mm, address, checker }) => {
+      core.mmap.protect(mm, address, PAGE, { read: true });
+      checker.heard();
+      core.mmap.protect(mm, address, PAGE, { read: true, write: true });
+    },
+    heard: [],
   },
   'mprotect that changes nothing': {
     call: ({ core, mm, address }) => core.mmap.protect(mm, address, PAGE, { read: true, write: true }),
@@ -114,6 +129,16 @@ const CALL_SITES: Record<string, { call(w: Watched): void; heard: string[] }> = 
     },
     heard: ['age 2'],
   },
+  'a hint (C-10)': {
+    call: ({ core, mm, address }) => core.numa.changeProtNuma(mm, address / PAGE, address / PAGE + 3),
+    heard: ['start ProtectionVma 0-3', 'end ProtectionVma 0-3'],
+  },
+  'a move of the mapping': {
+    call: ({ core, mm, address }) =>
+      core.mremap.remap(mm, address, 2 * PAGE, 2 * PAGE, { mayMove: true, to: address + 64 * PAGE }),
+    // Of the entries, then of the mapping that is left behind.
+    heard: ['start Unmap 0-2', 'end Unmap 0-2', 'start Unmap 0-2', 'end Unmap 0-2'],
+  },
   'the end of a pass': {
     call: ({ core, mm }) => core.notifiers.ageingPassEnd(mm),
     heard: ['pass'],
@@ -140,6 +165,28 @@ test.each(Object.entries(CALL_SITES))('T-NOT: %s is told as it must be', (_name,
   call(w);
   expect(w.checker.heard()).toEqual(heard);
   w.core.checkInvariants();
+});
+
+// N-5: the rule of each call site, switched off, shows in what is heard.
+test.each([
+  ['munmap', 'rangeWithoutNotify'],
+  ['mmap over a mapping', 'rangeWithoutNotify'],
+  ['DONTNEED', 'rangeWithoutNotify'],
+  ['FREE', 'rangeWithoutNotify'],
+  ['mprotect', 'rangeWithoutNotify'],
+  ['fork', 'rangeWithoutNotify'],
+  ['breaking COW', 'cowWithoutNotify'],
+  ['a write off the zero page', 'cowWithoutNotify'],
+  ['swap out', 'unmapWithoutNotify'],
+  ['a hint (C-10)', 'hintWithoutNotify'],
+  ['a move of the mapping', 'moveWithoutBracket'],
+] as const)('T-NOT: a secondary that is not told by %s, by %s, misses it', (name, rule) => {
+  const { call, heard } = CALL_SITES[name]!;
+  const w = watched({ [rule]: true });
+  call(w);
+  const starts = (lines: string[]) => lines.filter(line => line.startsWith('start'));
+  expect(starts(w.checker.heard()).length).toBe(name === 'a move of the mapping' ? 1 : 0);
+  expect(starts(heard).length).toBeGreaterThan(name === 'a move of the mapping' ? 1 : 0);
 });
 
 test.each(['munmap', 'DONTNEED', 'FREE', 'mprotect', 'fork', 'breaking COW', 'a write off the zero page'])(
@@ -169,6 +216,32 @@ test('a start that answers EAGAIN lets the others begin and end, and has no end 
   expect(core.notifiers.start(mm, 0, 9, NotifyEvent.Clear, 0)).toBe(-11);
   core.sync.readUnlock('mmap', lock);
   expect(checker.heard().map(line => line.split(' ')[0])).toEqual(['start', 'end']);
+});
+
+test('T-COW-03: a write to a page of our own tells nobody and stays in place; copied, they hear of it', () => {
+  for (const copyOwnPage of [false, true]) {
+    const w = watched({ copyOwnPage });
+    const frame = () => ptePfn(w.core.pageTable.entryOf(w.mm, w.address / PAGE));
+    w.core.exit(w.core.fork(w.mm));
+    w.checker.heard();
+    const before = frame();
+    w.core.access.write32(w.mm, w.address, 9);
+    expect([w.checker.heard().length, frame() === before]).toEqual(copyOwnPage ? [2, false] : [0, true]);
+    expect(w.core.access.read32(w.mm, w.address)).toBe(9);
+  }
+});
+
+test('N-15: a start under the lock of a table is caught, and one without an outer lock', () => {
+  const { core, mm, address } = watched();
+  const start = () => core.notifiers.start(mm, 0, 9, NotifyEvent.Clear, NotifyFlag.Blockable);
+  expect(start).toThrow('N-15: start under mmap');
+  const lock = mm + core.layout.mm.mmapLock.at;
+  const pte = core.pageTable.walk(mm, address / PAGE);
+  core.sync.readLock('mmap', lock);
+  core.pageTable.lock(pte);
+  expect(start).toThrow('N-15: start under a ptl');
+  core.pageTable.unlock(pte);
+  core.sync.readUnlock('mmap', lock);
 });
 
 test('every subscriber is asked when a page is aged, and clears its bit, whatever the first says (N-3)', () => {

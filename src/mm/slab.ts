@@ -26,6 +26,8 @@ const KINDS = [
   'ksmItem',
   'ksmNode',
   'inode',
+  'intervals',
+  'interval',
 ] as const;
 type Kind = (typeof KINDS)[number];
 const CACHE_WORDS = 16;
@@ -123,6 +125,8 @@ export class Slabs {
   readonly ksmItem: SlabCache<'ksmItem'>;
   readonly ksmNode: SlabCache<'ksmNode'>;
   readonly inode: SlabCache<'inode'>;
+  readonly intervals: SlabCache<'intervals'>;
+  readonly interval: SlabCache<'interval'>;
 
   constructor(sync: Sync, layout: MmLayout, pageAlloc: PageAlloc) {
     this.mm = new SlabCache(sync, layout, pageAlloc, 'mm');
@@ -135,6 +139,8 @@ export class Slabs {
     this.ksmItem = new SlabCache(sync, layout, pageAlloc, 'ksmItem');
     this.ksmNode = new SlabCache(sync, layout, pageAlloc, 'ksmNode');
     this.inode = new SlabCache(sync, layout, pageAlloc, 'inode');
+    this.intervals = new SlabCache(sync, layout, pageAlloc, 'intervals');
+    this.interval = new SlabCache(sync, layout, pageAlloc, 'interval');
   }
 
   /** Once per arena, before the first instance. */

@@ -2,6 +2,7 @@ import type { Pfn, Vpn } from '../base/units.ts';
 import type { Ptr } from '../sync/struct.ts';
 import { type HugePmd, hugeBase } from './huge/huge-pmd.ts';
 import { isSwap, type MmLayout, Pte, ptePfn, swpOffset } from './layout.ts';
+import type { MmuNotifiers } from './mmu-notifier.ts';
 import type { Pages } from './page.ts';
 import { HUGE, nextTable, type PageTable, type PteAt, TABLE_PAGES } from './page-table.ts';
 import type { Rmap } from './rmap.ts';
@@ -16,6 +17,7 @@ export type ZapDeps = {
   readonly rmap: Rmap;
   readonly swap: Swap;
   readonly hugePmd: HugePmd;
+  readonly notifiers: MmuNotifiers;
   readonly y: (label: string) => void;
 };
 
@@ -42,7 +44,7 @@ export class Zap {
         this.#huge(mm, vpn, stop);
         continue; // it is none now, or a table
       }
-      if (pte !== 0) this.#table(mm, pte, stop - vpn, shared);
+      if (pte !== 0) this.#table(mm, vpn, pte, stop - vpn, shared);
       vpn = stop;
     }
   }
@@ -57,10 +59,11 @@ export class Zap {
     const entry = hugePmd.clear(mm, pageTable.pmd(mm, hugeBase(start)));
     if (entry === 0 || (entry & Pte.Zero) !== 0) return;
     while (this.#count < TABLE_PAGES) this.#gathered[this.#count] = ptePfn(entry) + this.#count++;
+    this.#deps.notifiers.flushPrimary(mm, hugeBase(start), hugeBase(start) + TABLE_PAGES);
     this.#free();
   }
 
-  #table(mm: Mm, first: PteAt, count: number, shared: boolean): void {
+  #table(mm: Mm, vpn: Vpn, first: PteAt, count: number, shared: boolean): void {
     const { pageTable, y } = this.#deps;
     pageTable.lock(first);
     y('M.0');
@@ -70,6 +73,7 @@ export class Zap {
     }
     y('M.k');
     pageTable.unlock(first);
+    if (this.#count > 0) this.#deps.notifiers.flushPrimary(mm, vpn, vpn + count);
     this.#free();
   }
 

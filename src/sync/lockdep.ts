@@ -15,6 +15,7 @@ export const LOCK_ORDER = [
   // The last are leaves beside one another: no two are ever held together.
   'mmu', //           sptes, rmap, invalidation counts    Linux: kvm->mmu_lock
   'mnInvalidate', //  active invalidations                Linux: kvm->mn_invalidate_lock
+  'intervals', //     subscribers to parts of an mm       Linux: mmu_notifier_subscriptions.lock
   'lru', //           the reclaim lists                   Linux: lruvec->lru_lock
   'iPages', //        an inode's page cache               Linux: i_pages
   'swap', //          swap slots and their counts         Linux: swap_info_struct.lock

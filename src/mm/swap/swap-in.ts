@@ -1,8 +1,8 @@
 import type { Pfn, Vpn } from '../../base/units.ts';
 import { frameByte } from '../../sync/arena.ts';
 import type { Ptr } from '../../sync/struct.ts';
-import { FAULT_RETRY, GUP_FAULT, GUP_NOMEM, GUP_WRITABLE } from '../fault-codes.ts';
-import { mkPte, PageFlag, Pte, Swp, swpOffset, VmFlag } from '../layout.ts';
+import { FAULT_RETRY, GUP_HWPOISON, GUP_NOMEM, GUP_WRITABLE } from '../fault-codes.ts';
+import { mkPte, PageFlag, POISON_ENTRY, Pte, Swp, swpOffset, VmFlag } from '../layout.ts';
 import { type Memory, type MemoryDeps, NEW_ANON } from '../memory.ts';
 import type { PteAt } from '../page-table.ts';
 import type { SwapRead } from './swap-backend.ts';
@@ -33,6 +33,7 @@ export class SwapIn {
     if (breaks.swapInByPteAlone) return this.#byPteAlone(mm, vma, vpn, pte, entry, write);
     const cached = swap.lookupCache(slot);
     const pfn = cached === 0 ? this.#read(mm, slot) : this.#claim(mm, cached, slot);
+    if (pfn === GUP_HWPOISON) this.#lose(mm, pte, entry);
     if (pfn < 0) return pfn;
     const shared = cached !== 0 && (entry & Swp.Exclusive) === 0;
     if (shared && this.#isForeign(pfn, vma, vpn)) return this.#copy(mm, vma, vpn, pte, entry, pfn, write);
@@ -142,7 +143,21 @@ export class SwapIn {
     pages.unlock(pfn);
     pages.put(pfn);
     // A page that can't be read is lost, and the access a bus error (O-4).
-    return added === 'ok' ? GUP_FAULT : FAULT_RETRY;
+    return added === 'ok' ? GUP_HWPOISON : FAULT_RETRY;
+  }
+
+  /** The content of an entry is lost for good: it says so from now on, and the slot is not asked again (O-4). */
+  #lose(mm: Mm, pte: PteAt, entry: number): void {
+    const { pageTable, layout, swap, breaks } = this.#deps;
+    if (breaks.readErrorRetried) return;
+    pageTable.lock(pte);
+    const same = pageTable.load(pte) === entry;
+    if (same) {
+      pageTable.replace(pte, POISON_ENTRY);
+      layout.mm.swapEnts.add(mm, -1);
+      swap.free(swpOffset(entry));
+    }
+    pageTable.unlock(pte);
   }
 
   /** Who waits for a page that should never have gone has lost the time (Linux: swap_read_folio). */

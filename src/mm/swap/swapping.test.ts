@@ -156,7 +156,7 @@ test('a failing device keeps pages in memory; what it cannot read is a bus error
   for (const page of [0, 1]) world.mm.access.write32(mm, at + page * PAGE_SIZE, 7);
   world.pageOut(mm, at);
   device.readPage = () => 'error';
-  expect(() => world.mm.access.read32(mm, at)).toThrow('EFAULT');
+  expect(() => world.mm.access.read32(mm, at)).toThrow('EHWPOISON');
   device.writePage = () => 'error';
   world.pageOut(mm, at + PAGE_SIZE);
   expect([world.mm.access.read32(mm, at + PAGE_SIZE), world.mm.swap.isFull()]).toEqual([7, true]);
