@@ -56,6 +56,8 @@ export type MmBreaks = {
   flushPrimaryAlone: boolean;
   /** M-31, T-COW-03: a page that nobody shares is copied all the same. */
   copyOwnPage: boolean;
+  /** C-19: a fault fills holes of an mm that is being reaped, or asks for them. */
+  fillReaped: boolean;
   /** O-4: an entry whose content can't be read stays a swap entry. */
   readErrorRetried: boolean;
   /** N-5: DONTNEED, FREE, munmap, mprotect and fork do not tell the secondaries. */
@@ -197,6 +199,7 @@ export const NO_MM_BREAKS: MmBreaks = {
   rangeWithoutNotify: false,
   readErrorRetried: false,
   copyOwnPage: false,
+  fillReaped: false,
   queueWithoutRecheck: false,
   deliverUnchecked: false,
   refileInTwoSteps: false,

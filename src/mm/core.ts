@@ -33,6 +33,7 @@ import { PageTable } from './page-table.ts';
 import type { Lru } from './reclaim/lru.ts';
 import type { MemcgFiles } from './reclaim/memcg-files.ts';
 import type { Memcontrol } from './reclaim/memcontrol.ts';
+import { OomReaper } from './reclaim/oom-reaper.ts';
 import type { Psi } from './reclaim/psi.ts';
 import { createReclaim, initReclaim } from './reclaim/reclaim.ts';
 import { UnmapBatch } from './reclaim/unmap-batch.ts';
@@ -138,6 +139,7 @@ export class MmCore {
   readonly strictSeedOrder: boolean;
   readonly gup: Gup;
   readonly zap: Zap;
+  readonly oomReaper: OomReaper;
   readonly pageCache: PageCache;
   readonly shmem: Shmem;
   readonly mlockPages: MlockPages;
@@ -226,6 +228,7 @@ export class MmCore {
     const { uffdEvents } = this;
     this.uffdRead = new UffdRead({ sync, layout, breaks, uffds: this.uffds });
     this.zap = new Zap({ ...this, y: sync.y });
+    this.oomReaper = new OomReaper(this);
     this.pageCache = new PageCache(this);
     this.shmem = new Shmem({
       ...{ sync, layout, breaks, pageOps, slabs: this.slabs, pages: this.pages, pageTable: this.pageTable },

@@ -92,6 +92,12 @@ export const withoutUffdWp = (e: number): number => {
 export const mkSwap = (slot: number, bits: number): number =>
   (slot << Swp.OffsetShift) | (SwpType.Swap << Swp.TypeShift) | bits;
 
+/** Bits of `mm.flags`. */
+export const MmFlag = {
+  /** The reaper has begun: holes are no memory any more (C-19). Linux: MMF_UNSTABLE. */
+  Unstable: 1 << 0,
+} as const;
+
 /** In `mm.ranges`: a subscriber registers, or the mm exits; waits until the count is zero (N-17). */
 export const RANGES_CLOSED = 1 << 30;
 
@@ -190,6 +196,8 @@ export function mmLayout(words: Int32Array) {
       uffds: ptr('uffd'), // contexts bound to it, linked by uffd.next; under mmap for write
       /** What KSM knows of its pages, in order of address; changes under 'ksm', atomic as exit looks first. */
       ksmItems: ptr('ksmItem'),
+      /** MmFlag. Plain: set before the reaper takes any ptl, read by who finds a hole under one. */
+      flags: i32,
       intervals: ptr('intervals'), // atomic; written once, no range being open
     }),
     /** Linux: struct vm_area_struct. Under the mm's mmap lock. */

@@ -11,6 +11,7 @@ import {
   GUP_HWPOISON,
   GUP_NOMEM,
   GUP_PFN_MASK,
+  GUP_SIGBUS,
   GUP_WRITABLE,
 } from './fault-codes.ts';
 import type { HugeMemory } from './huge/huge-memory.ts';
@@ -146,7 +147,7 @@ export class Memory {
         return this.#shared(mm, vma, vpn, pte, 0, flags, write, how);
       const armed = this.#deps.uffdHandle.isArmed(flags, this.#deps.vmas.flagsHigh(vma));
       if (armed && !this.#deps.breaks.fillArmed) return this.#hole(mm, vma, vpn, pte, 0, write, how);
-      return write ? this.#anonymous(mm, vma, vpn, pte, 0) : this.#zero(vma, pte, 0);
+      return write ? this.#anonymous(mm, vma, vpn, pte, 0) : this.#zero(mm, vma, pte, 0);
     }
     if ((entry & Pte.Present) === 0) return this.#notPresent(mm, vma, vpn, pte, entry, write, how);
     if ((entry & Pte.ProtNone) !== 0) return this.#hinted(pte, entry);
@@ -214,9 +215,11 @@ export class Memory {
     y('U.v');
     this.#pageTable.lock(pte);
     const same = ((this.#pageTable.held(pte) ^ entry) & ~USE_BITS) === 0;
+    const reaped = this.#isReaped(mm);
     y('U.t');
     this.#pageTable.unlock(pte);
     y('U.ul');
+    if (reaped && same && (entry & Pte.Present) === 0) return GUP_SIGBUS;
     if (!same && !breaks.deliverUnchecked) return FAULT_RETRY;
     vmstat.add('pgfault', 1);
     return uffdHandle.fault(mm, vma, vpn, fault, how);
@@ -242,7 +245,7 @@ export class Memory {
       const { uffdHandle, vmas } = this.#deps;
       if (uffdHandle.isArmed(this.#layout.vma.flags.get(vma), vmas.flagsHigh(vma)))
         return this.#hole(mm, vma, vpn, pte, entry, write, how);
-      return write ? this.#anonymous(mm, vma, vpn, pte, entry) : this.#zero(vma, pte, entry);
+      return write ? this.#anonymous(mm, vma, vpn, pte, entry) : this.#zero(mm, vma, pte, entry);
     }
     if (swpType(entry) === SwpType.Swap) return this.#swapIn!.fault(mm, vma, vpn, pte, entry, write);
     return swpType(entry) === SwpType.Poison ? GUP_HWPOISON : GUP_FAULT;
@@ -274,20 +277,29 @@ export class Memory {
    * A read of a hole: the shared zero page (M-30). `marker`: what the entry is, 0 or a marker. Armed VMAs have
    * branched off before this (U-12).
    */
-  #zero(vma: Vma, pte: PteAt, marker: number): number {
+  #zero(mm: Mm, vma: Vma, pte: PteAt, marker: number): number {
     const { vmstat } = this.#deps;
     const pageTable = this.#pageTable;
     const zero = this.#pages.zeroPage;
     pageTable.lock(pte);
-    if (pageTable.held(pte) !== marker) {
-      pageTable.unlock(pte);
-      return FAULT_RETRY;
-    }
+    if (pageTable.held(pte) !== marker || this.#isReaped(mm)) return this.#unlockRefused(mm, pte);
     this.#install(vma, pte, marker, mkPte(zero, Pte.Zero | Pte.Young));
     pageTable.unlock(pte);
     vmstat.add('pgfault', 1);
     vmstat.add('zero_page_map', 1);
     return zero;
+  }
+
+  /** Its memory is being taken for good: a hole is SIGBUS (C-19). Requires: the ptl of the hole. */
+  #isReaped(mm: Mm): boolean {
+    return this.#layout.mm.flags.get(mm) !== 0 && !this.#deps.breaks.fillReaped;
+  }
+
+  /** Drops the ptl under which a hole was not to be filled. */
+  #unlockRefused(mm: Mm, pte: PteAt): number {
+    const reaped = this.#isReaped(mm);
+    this.#pageTable.unlock(pte);
+    return reaped ? GUP_SIGBUS : FAULT_RETRY;
   }
 
   /** A write to a hole: a new zeroed page. Behind a marker it is protected, and the access tried again (V-36). */
@@ -298,9 +310,11 @@ export class Memory {
     if (pfn < 0) return GUP_NOMEM;
     this.#deps.pageOps.zero(frameByte(pfn));
     pageTable.lock(pte);
-    if (pageTable.held(pte) !== marker && !this.#deps.breaks.faultWithoutRecheck) {
-      pageTable.unlock(pte);
-      return this.#dropNew(pfn);
+    const changed = pageTable.held(pte) !== marker && !this.#deps.breaks.faultWithoutRecheck;
+    if (changed || this.#isReaped(mm)) {
+      const result = this.#unlockRefused(mm, pte);
+      this.#dropNew(pfn);
+      return result;
     }
     this.#deps.rmap.addNew(pfn, vma, vpn);
     this.#install(vma, pte, marker, mkPte(pfn, Pte.Write | USE_BITS));

@@ -2,7 +2,14 @@ import type { Pfn, Vpn } from '../../base/units.ts';
 import { frameByte } from '../../sync/arena.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import type { PageOps } from '../../wasm/page-ops.ts';
-import { FAULT_FALLBACK, FAULT_RETRY, GUP_HUGE, GUP_NOMEM, GUP_WRITABLE } from '../fault-codes.ts';
+import {
+  FAULT_FALLBACK,
+  FAULT_RETRY,
+  GUP_HUGE,
+  GUP_NOMEM,
+  GUP_SIGBUS,
+  GUP_WRITABLE,
+} from '../fault-codes.ts';
 import { PageFlag, Pte, pmdIsHuge, ptePfn, VmFlag, VmFlagHigh } from '../layout.ts';
 import { HUGE_FRAMES } from '../page-alloc.ts';
 import type { PteAt } from '../page-table.ts';
@@ -85,6 +92,11 @@ export class HugeMemory {
     return uffdHandle.isArmed(layout.vma.flags.get(vma), vmas.flagsHigh(vma));
   }
 
+  /** C-19. Once true it stays so; the reaper says it before it takes the lock of any entry. */
+  #isReaped(mm: Mm): boolean {
+    return this.#deps.layout.mm.flags.get(mm) !== 0 && !this.#deps.breaks.fillReaped;
+  }
+
   /** U-14: the outcome of the table, nothing allocated. */
   #armedFirst(mm: Mm, vma: Vma, vpn: Vpn, pmd: PteAt, write: boolean, how: number): number {
     const { pageTable, sync } = this.#deps;
@@ -97,6 +109,7 @@ export class HugeMemory {
 
   /** Of the 4 KiB page that was touched (H-5, B-28). Nothing is held or allocated any more (B-27). */
   #userFault(mm: Mm, vma: Vma, vpn: Vpn, write: boolean, how: number): number {
+    if (this.#isReaped(mm)) return GUP_SIGBUS;
     this.#deps.vmstat.add('pgfault', 1);
     return this.#deps.uffdHandle.fault(mm, vma, vpn, write ? UffdFault.Write : 0, how);
   }
@@ -123,7 +136,7 @@ export class HugeMemory {
     pageTable.lock(pmd);
     sync.y('U.t');
     const hole = pageTable.held(pmd) === 0 || this.#deps.breaks.hugeWithoutRecheck;
-    const install = hole && !this.#isArmed(vma);
+    const install = hole && !this.#isArmed(vma) && !this.#isReaped(mm);
     if (install) {
       pageTable.fillHuge(pmd, mkHuge(pages.zeroPage, Pte.Zero | Pte.Young), table);
       layout.mm.nrPtes.add(mm, 1);
@@ -157,7 +170,7 @@ export class HugeMemory {
     pageTable.lock(pmd);
     sync.y('U.t');
     const hole = pageTable.held(pmd) === 0 || this.#deps.breaks.hugeWithoutRecheck;
-    if (!hole || this.#isArmed(vma)) {
+    if (!hole || this.#isArmed(vma) || this.#isReaped(mm)) {
       pageTable.unlock(pmd);
       this.#abandon(mm, first, table);
       return hole ? this.#userFault(mm, vma, vpn, write, how) : FAULT_RETRY;
