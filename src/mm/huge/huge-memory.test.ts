@@ -264,6 +264,7 @@ describe.each([
     }
   });
 
+  // B-29: a lost race is no allocation.
   test('T-CHG-04 T-ZERO-05: the entry was filled meanwhile: 0, nothing counted, nothing kept', () => {
     for (const write of [true, false]) {
       const made = rig();

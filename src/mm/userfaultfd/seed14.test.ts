@@ -39,6 +39,7 @@ function seed14(options: Parameters<typeof testMm>[0] = {}) {
   return { core, mm, fd, shake, command, sleeper, read };
 }
 
+// B-21: no state of the handshake is an assertion, whatever is written or read in it.
 test('F-2: the handshake answers by state, and an unknown version can be followed by a known one', () => {
   const { fd } = seed14();
   expect([fd.poll(), codeOf(() => fd.read(new Uint8Array(8)))]).toEqual([Poll.Out, 'EINVAL']);
@@ -213,6 +214,7 @@ test('T-LIFE-02, F-23: unregister wakes, and the woken find a hole that nobody h
   core.checkInvariants();
 });
 
+// B-20
 test('T-FRK-01, T-FRK-13, U-30, F-37: the child has the flag and no context; its copy speaks for the parent; without the rule it fails', () => {
   proven({ forkKeepsContext: true }, breaks => {
     for (const parentFirst of [true, false]) {

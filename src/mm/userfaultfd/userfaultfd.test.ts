@@ -194,6 +194,7 @@ test('V-10, V-11, V-12: register says what is wrong in its order, and changes no
   core.checkInvariants();
 });
 
+// B-38: what a call changes merges within each VMA that it covers, and no further.
 test('V-11, F-36: a registration splits and merges its VMAs; the same modes again change nothing, others replace', () => {
   const m = new Managed({ pages: 8 });
   const { core, mm, userfault } = m;
@@ -275,6 +276,7 @@ test('T-ZERO-01, V-16: a read of a hole maps the zero page only where nobody is 
   });
 });
 
+// B-32: poison, for a VM, rather than zeros.
 test('T-LIFE-10, V-29: after the last close holes are memory, or poison, or wait for ever, as the policy says; without the rule it fails', () => {
   proven({ closeForgetsPolicy: true }, breaks => {
     const after = (closePolicy: 'mainline' | 'poison' | 'hang') => {
@@ -302,6 +304,7 @@ test('T-LIFE-10, V-29: after the last close holes are memory, or poison, or wait
   });
 });
 
+// B-36
 test('T-LIFE-05, F-34: a descriptor outlives its address space, whose memory it does not keep; without the rule it fails', () => {
   proven({ registerDead: true }, breaks => {
     const m = new Managed({ core: { breaks } });

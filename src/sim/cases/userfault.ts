@@ -84,6 +84,7 @@ function checkGate(trace: readonly Event[]): void {
 }
 
 /** A resolver that has read nothing, against a fault. */
+// B-30: the entry is queued, and then the pte is looked at again.
 const lateQueue: ArmedCase = {
   ...base,
   name: 'T-UF-03',
@@ -190,6 +191,7 @@ const refile: ArmedCase = {
   mutants: [{ name: 'off one queue, later on the other', breaks: { mm: { refileInTwoSteps: true } } }],
 };
 
+// F-32, B-35: what a message tells was copied under the lock of the queues, so that the entry may go.
 const killed: ArmedCase = {
   ...base,
   name: 'T-UF-12',
