@@ -91,6 +91,16 @@ export type KvmBreaks = {
   hugePins: boolean;
   /** T-RMAP-03: the last leaf of a block does not move into the gap. */
   rmapLosesLast: boolean;
+  /** T-SLOT-01: faults look behind a slot that has no address yet (L-3). */
+  faultThroughZero: boolean;
+  /** T-SLOT-02: a slot whose hook failed stays (L-2). */
+  keepHook: boolean;
+  /** T-SLOT-09: what was MMIO once stays so (L-16). */
+  staleMmio: boolean;
+  /** T-FIR-19: roots are replaced, and faults on their way are not told (K-34). */
+  zapAllQuietly: boolean;
+  /** T-RMAP-04: tables are freed without waiting for those who walk them. */
+  freeTablesAtOnce: boolean;
   /** T-LIFE-09: a VM is freed without waiting for its vCPUs. */
   destroyWithoutWait: boolean;
   /** K-28: a read fault in a read-only slot maps the page as writable as the primary has it. */
@@ -139,6 +149,11 @@ export const NO_BREAKS: KvmBreaks = {
   hugeWhileLogged: false,
   hugePins: false,
   rmapLosesLast: false,
+  faultThroughZero: false,
+  keepHook: false,
+  staleMmio: false,
+  zapAllQuietly: false,
+  freeTablesAtOnce: false,
   destroyWithoutWait: false,
   ignoreReadOnlySlot: false,
 };

@@ -1,4 +1,5 @@
-import type { Gfn, Pfn } from '../base/units.ts';
+import { Errno } from '../base/errno.ts';
+import { type Gfn, isPageAligned, PAGE_SIZE, type Pfn } from '../base/units.ts';
 import { Access, Miss } from '../cpu/interface.ts';
 import {
   FaultFlag,
@@ -44,10 +45,37 @@ export class KvmFault {
     const { vm: v } = this.#kvm.layout;
     const token = this.#kvm.srcu.readLock(vm + v.srcuIndex.at);
     const hit = this.#fast(vm, space, gfn, access);
-    const result = hit >= 0 ? hit : this.#slow(vm, space, gfn, access);
+    const result = hit !== Miss.Again ? hit : this.#slow(vm, space, gfn, access);
     if (this.#kvm.breaks.sleepInReadSection && result === Miss.Blocked) return result;
     this.#kvm.srcu.readUnlock(vm + v.srcuIndex.at, token);
     return result;
+  }
+
+  /**
+   * Makes leaves for [gpa, gpa + bytes) without running the vCPU, by the protocol of every fault (K-33). Returns
+   * the bytes that are present, which is less where a page is not there yet, or not memory; throws, with nothing
+   * done, EAGAIN for a page that somebody is to bring, ENOENT for no slot, EFAULT for no memory behind it.
+   */
+  preFault(vm: Vm, space: number, gpa: number, bytes: number): number {
+    if (!isPageAligned(gpa) || !isPageAligned(bytes) || bytes <= 0) throw new Errno('EINVAL', 'preFault');
+    for (let done = 0; done < bytes; done += PAGE_SIZE) {
+      const found = this.#present(vm, space, (gpa + done) / PAGE_SIZE);
+      if (found >= 0) continue;
+      if (found === Miss.Blocked && this.ticket !== 0) this.#kvm.mm.uffdWaits.finish(this.ticket);
+      if (done > 0) return done;
+      throw new Errno(
+        found === Miss.Blocked ? 'EAGAIN' : found === Miss.Mmio ? 'ENOENT' : 'EFAULT',
+        'preFault',
+      );
+    }
+    return bytes;
+  }
+
+  #present(vm: Vm, space: number, gfn: Gfn): number {
+    for (;;) {
+      const found = this.resolve(vm, space, gfn, Access.Read);
+      if (found !== Miss.Again) return found;
+    }
   }
 
   /** A present leaf with the rights: note the use, by compare-exchange on what was read. */
@@ -56,10 +84,11 @@ export class KvmFault {
     if (leaf === 0) return Miss.Again;
     for (;;) {
       const entry = this.#atomics.load(leaf);
-      if ((entry & Spte.Present) === 0) return Miss.Again;
+      if ((entry & Spte.Present) === 0) return this.#isMmio(vm, entry) ? Miss.Mmio : Miss.Again;
       if (access === Access.Write && (entry & Spte.Write) === 0) return Miss.Again;
       const used = entry | useBits(access);
       if (used === entry) return spteFrame(entry, gfn);
+      this.#kvm.sync.y('F.use');
       if (this.#kvm.breaks.accessedBitOr) {
         this.#kvm.sync.y('F.or');
         this.#atomics.or(leaf, useBits(access));
@@ -67,6 +96,29 @@ export class KvmFault {
       }
       if (this.#atomics.cas(leaf, entry, used) === entry) return spteFrame(entry, gfn);
     }
+  }
+
+  /**
+   * No slot is there. The next look is spared where a table is: none is made for it, or a guest could have as many
+   * as it has addresses. The generation is read before the slots, and odd while they change (L-16).
+   */
+  #mmio(vm: Vm, space: number, gfn: Gfn): number {
+    const { sync, memslots, mmu, layout } = this.#kvm;
+    const generation = layout.vm.generation.load(vm);
+    if (memslots.find(memslots.active(vm), space, gfn) !== 0) return Miss.Again;
+    if ((generation & 1) !== 0 || mmu.walk(vm, space, gfn) === 0) return Miss.Mmio;
+    sync.y('F.g');
+    sync.lock('mmu', vm + layout.vm.mmuLock.at);
+    mmu.markMmio(vm, space, gfn, (generation << 12) | Spte.Mmio);
+    sync.unlock('mmu', vm + layout.vm.mmuLock.at);
+    sync.y('F.mmio');
+    return Miss.Mmio;
+  }
+
+  #isMmio(vm: Vm, entry: number): boolean {
+    if ((entry & Spte.Mmio) === 0) return false;
+    const { generation } = this.#kvm.layout.vm;
+    return this.#kvm.breaks.staleMmio || ((generation.load(vm) << 12) | Spte.Mmio) === entry;
   }
 
   #slow(vm: Vm, space: number, gfn: Gfn, access: Access): Pfn | number {
@@ -93,12 +145,12 @@ export class KvmFault {
     const { layout, sync, breaks } = this.#kvm;
     const slot = this.#kvm.memslots.find(this.#kvm.memslots.active(vm), space, gfn);
     sync.y('F.slot');
-    if (slot === 0) return Miss.Mmio;
+    if (slot === 0) return this.#mmio(vm, space, gfn);
     const flags = layout.slot.flags.get(slot);
     // The slot is on its way out: let the updater's synchronize finish, which our read section holds up.
     if ((flags & SlotFlag.Invalid) !== 0) return Miss.Again;
     if (access === Access.Write && (flags & SlotFlag.ReadOnly) !== 0) return Miss.Mmio;
-    if (layout.slot.vpn.get(slot) === 0) return Miss.Again; // L-3: not visible yet
+    if (layout.slot.vpn.get(slot) === 0 && this.#isHidden(slot)) return Miss.Again;
     if (breaks.levelBeforeSample) {
       this.#early = this.#kvm.mm.pageTable.mapsHuge(
         layout.vm.mm.get(vm),
@@ -118,6 +170,11 @@ export class KvmFault {
     if (found < 0) return this.#missed(found);
     if (breaks.sampleAfterGup) seen = this.#sample(vm);
     return this.#commit(vm, slot, space, gfn, access, found, seen);
+  }
+
+  /** The slot's memory is not mapped yet: nothing of it may be (L-3, L-4). */
+  #isHidden(slot: Slot): boolean {
+    return this.#kvm.layout.slot.userAlloc.get(slot) === 0 && !this.#kvm.breaks.faultThroughZero;
   }
 
   /** The primary's answer, with a reference held (K-24 (4)). */

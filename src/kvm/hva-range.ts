@@ -7,7 +7,7 @@ export type GfnRange = { slot: Ptr<'slot'>; first: Gfn; last: Gfn };
 
 /**
  * The guest frames of the nth slot of a set that [start, end) of the address space backs. Returns 0 past the
- * last slot; a slot that is not touched, or whose hva is 0 (L-3), gives an empty range.
+ * last slot; a slot that is not touched, or has no memory yet (L-3), gives an empty range.
  */
 export function hvaRange(
   words: Int32Array,
@@ -26,7 +26,7 @@ export function hvaRange(
   into.slot = slot;
   into.first = 0;
   into.last = 0;
-  if (vpn !== 0 && from < to) {
+  if (from < to && (vpn !== 0 || layout.slot.userAlloc.get(slot) !== 0)) {
     into.first = layout.slot.gfn.get(slot) + (from - vpn);
     into.last = layout.slot.gfn.get(slot) + (to - vpn);
   }

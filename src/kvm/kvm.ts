@@ -18,6 +18,7 @@ import type { CpuPortsForKvm, MmPorts } from './ports.ts';
 import { Requests } from './requests.ts';
 import { KvmRmap } from './rmap.ts';
 import { seqlockNotifier } from './seqlock-notifier.ts';
+import { ZapAll } from './zap-all.ts';
 
 type Vm = Ptr<'vm'>;
 
@@ -36,6 +37,7 @@ export class Kvm {
   readonly fault: KvmFault;
   readonly requests: Requests;
   readonly pins: Pins;
+  readonly #zapAll: ZapAll;
   /** Word offsets of the vCPU fields that requesters touch. */
   readonly vcpuFields = { mode: AT.mode, requests: AT.requests, running: AT.running } as const;
   /** Notifier tables by protocol; register both with the mm's MmuNotifiers on every thread. */
@@ -64,6 +66,7 @@ export class Kvm {
     this.fault = new KvmFault(this);
     this.requests = new Requests(this, flushNames);
     this.pins = new Pins(this);
+    this.#zapAll = new ZapAll(this);
     this.modern = modernNotifier(this);
     this.seqlock = seqlockNotifier(this);
   }
@@ -102,7 +105,7 @@ export class Kvm {
     }
     this.sync.y('A.z');
     if (clear && young) v.aged.add(vm, 1);
-    if (this.breaks.ageMovesSequence) this.#moveSequence(vm);
+    if (this.breaks.ageMovesSequence) this.moveSequence(vm);
     this.sync.unlock('mmu', vm + v.mmuLock.at);
     this.sync.y('A.u');
     if (flush && young) this.requests.flushRemoteTlbs(vm);
@@ -112,7 +115,7 @@ export class Kvm {
   }
 
   /** Whoever samples before and checks after begins again. Requires: 'mmu'. */
-  #moveSequence(vm: Vm): void {
+  moveSequence(vm: Vm): void {
     this.layout.vm.seq.add(vm, 1);
     this.layout.vm.invSeq.add(vm, 2);
   }
@@ -158,6 +161,11 @@ export class Kvm {
     this.requests.makeAll(vm, Request.FlushTlb);
   }
 
+  /** Zaps everything by generation (K-34). False, with nothing done, when there is no frame for new roots. */
+  zapAll(vm: Vm): boolean {
+    return this.#zapAll.run(vm);
+  }
+
   /**
    * The mm is going away and its faults fail by now: those that have a frame in hand must notice, then
    * every leaf is dropped (N-19). Idempotent.
@@ -165,7 +173,7 @@ export class Kvm {
   releaseMm(vm: Vm): void {
     const { vm: v } = this.layout;
     this.sync.lock('mmu', vm + v.mmuLock.at);
-    this.#moveSequence(vm);
+    this.moveSequence(vm);
     this.sync.unlock('mmu', vm + v.mmuLock.at);
     const token = this.srcu.readLock(vm + v.srcuIndex.at);
     const set = this.memslots.active(vm);

@@ -20,7 +20,11 @@ export const Spte = {
   Table: 1 << 7,
   /** In a middle table: a leaf of 2 MiB, the first of whose 512 frames it names (K-4). */
   Huge: 1 << 8,
+  /** Not present: no slot was there at the generation in bits 12..31 (K-6, L-16). */
+  Mmio: 1 << 9,
 } as const;
+/** As much of the slots' generation as an Mmio entry holds. */
+export const GENERATION_MASK = 0xfffff;
 export const sptePfn = (e: number): number => e >>> 12;
 /** The frame that a leaf of either level maps a gfn to. */
 export const spteFrame = (e: number, gfn: number): number =>
@@ -96,10 +100,10 @@ export function kvmLayout(words: Int32Array) {
       flags: i32,
       gfn: i32, //         first guest frame
       npages: i32,
-      vpn: i32, //         first page of the backing; 0 is "not yet visible" for kernel slots (L-3)
+      vpn: i32, //         first page of the backing; 0 without userAlloc is "not visible yet" (L-3)
       rmap: i32, //        array of npages words: leaves of level 0 per gfn
       rmapHuge: i32, //    array for level 1, then as many words: tables parked below its leaves
-      userAlloc: i32,
+      userAlloc: i32, //   the caller named the address; else the memory is the slot's own (L-4)
     }),
     /** A block of an rmap list: up to RMAP_DESC leaves of one gfn. */
     desc: struct(words, 'rmapDesc', { next: ptr('rmapDesc'), used: i32, leaves: array(6) }, 8),

@@ -43,7 +43,7 @@ const ERRORS: [string, string, (rig: KvmRig, good: MemoryRegion) => MemoryRegion
   ['the internal flag', 'EINVAL', (_, r) => ({ ...r, flags: SlotFlag.Invalid })],
   ['a size that is not pages', 'EINVAL', (_, r) => ({ ...r, lengthBytes: PAGE_SIZE + 1 })],
   ['a gpa inside a page', 'EINVAL', (_, r) => ({ ...r, guestAddress: 8 })],
-  ['an hva inside a page', 'EINVAL', (_, r) => ({ ...r, hostAddress: r.hostAddress + 4 })],
+  ['an hva inside a page', 'EINVAL', (_, r) => ({ ...r, hostAddress: r.hostAddress! + 4 })],
   ['a negative size', 'EINVAL', (_, r) => ({ ...r, lengthBytes: -PAGE_SIZE })],
   ['a size that is no number', 'EINVAL', (_, r) => ({ ...r, lengthBytes: Number.NaN })],
   ['a gpa of 2^64', 'EINVAL', (_, r) => ({ ...r, guestAddress: 2 ** 64 })],
@@ -125,8 +125,8 @@ test('DELETE takes every leaf with it and gives its words back; the pages of the
   expect(rig.write(GFN + 1)).toBe(pfn);
   rig.set({ pages: 0 });
   expect(rig.slots()).toMatchObject({ list: [], leaves: 0 });
-  expect(rig.read(GFN + 1)).toBe(Miss.Mmio);
   expect(rig.leaf(GFN + 1)).toBe(0);
+  expect(rig.read(GFN + 1)).toBe(Miss.Mmio);
   expect(rig.usage()).toEqual(before);
   rig.check();
 });

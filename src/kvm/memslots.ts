@@ -2,7 +2,7 @@ import { Errno } from '../base/errno.ts';
 import { type Gfn, isPageAligned, PAGE_SIZE, type Vpn } from '../base/units.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Kvm } from './kvm.ts';
-import { ADDRESS_SPACES, HUGE_GFNS, MAX_SLOTS, SlotFlag } from './layout.ts';
+import { ADDRESS_SPACES, GENERATION_MASK, HUGE_GFNS, MAX_SLOTS, Protocol, SlotFlag } from './layout.ts';
 
 type Vm = Ptr<'vm'>;
 type Slots = Ptr<'slots'>;
@@ -15,8 +15,8 @@ export type MemoryRegion = {
   flags?: number;
   guestAddress: number;
   lengthBytes: number;
-  /** Host virtual address in the VM's mm. */
-  hostAddress: number;
+  /** Host virtual address in the VM's mm; without it the memory is mapped here, for the kernel's use (L-4). */
+  hostAddress?: number;
 };
 
 const MAX_PAGES = 2 ** 31 - 1;
@@ -88,7 +88,7 @@ export class Memslots {
    * EEXIST in L-11's order, with nothing changed; ENOMEM when a table can't be had.
    */
   set(vm: Vm, region: MemoryRegion): void {
-    this.#validate(region);
+    this.#validate(vm, region);
     const { vm: v } = this.#kvm.layout;
     this.#kvm.sync.lock('slots', vm + v.slotsLock.at);
     try {
@@ -98,7 +98,7 @@ export class Memslots {
     }
   }
 
-  #validate(r: MemoryRegion): void {
+  #validate(vm: Vm, r: MemoryRegion): void {
     const bad = (why: string): never => {
       throw new Errno('EINVAL', 'setUserMemoryRegion', why);
     };
@@ -106,12 +106,15 @@ export class Memslots {
     for (const [name, value] of [
       ['length', r.lengthBytes],
       ['guest address', r.guestAddress],
-      ['host address', r.hostAddress],
+      ['host address', r.hostAddress ?? 0],
     ] as const) {
       if (!Number.isSafeInteger(value) || value < 0 || !isPageAligned(value))
         bad(`${name} is not page aligned`);
     }
-    if (r.hostAddress + r.lengthBytes > HVA_END) bad('host address out of range');
+    if ((r.hostAddress ?? 0) + r.lengthBytes > HVA_END) bad('host address out of range');
+    // Address 0 means "not visible yet" to the notifier of 2008 (L-3, B-9); today's asks who allocated.
+    if (r.hostAddress === 0 && this.#kvm.layout.vm.protocol.get(vm) === Protocol.SeqlockPin)
+      bad('host address 0');
     if (!(Number.isInteger(r.space ?? 0) && (r.space ?? 0) >= 0 && (r.space ?? 0) < ADDRESS_SPACES))
       bad('address space out of range');
     if (!Number.isInteger(r.slot) || r.slot < 0 || r.slot > 32766) bad('slot id out of range');
@@ -130,7 +133,7 @@ export class Memslots {
     }
     const gfn = r.guestAddress / PAGE_SIZE;
     if (old !== 0) {
-      const same = slot.npages.get(old) === npages && slot.vpn.get(old) === r.hostAddress / PAGE_SIZE;
+      const same = slot.npages.get(old) === npages && this.#isAt(old, r.hostAddress);
       const readOnly = ((slot.flags.get(old) ^ (r.flags ?? 0)) & SlotFlag.ReadOnly) === 0;
       if (!same || !readOnly)
         throw new Errno('EINVAL', 'setUserMemoryRegion', 'size, host address and READONLY are fixed');
@@ -143,6 +146,13 @@ export class Memslots {
     if (old === 0) this.#create(vm, r);
     else if (slot.gfn.get(old) === gfn) this.#changeFlags(vm, r, old);
     else this.#move(vm, r, old);
+  }
+
+  /** A slot keeps its address; the caller may leave it out where it never named it (L-5). */
+  #isAt(s: Slot, hostAddress: number | undefined): boolean {
+    const { slot } = this.#kvm.layout;
+    if (hostAddress === undefined) return slot.userAlloc.get(s) === 0;
+    return slot.vpn.get(s) === hostAddress / PAGE_SIZE;
   }
 
   #byId(set: Slots, space: number, id: number): Slot {
@@ -164,7 +174,7 @@ export class Memslots {
     return false;
   }
 
-  /** CREATE: one phase. */
+  /** CREATE: one phase; then, for some, what may fail after it. */
   #create(vm: Vm, r: MemoryRegion): void {
     const { slot, slots } = this.#kvm.layout;
     const before = this.active(vm);
@@ -172,8 +182,74 @@ export class Memslots {
       throw new Errno('ENOMEM', 'setUserMemoryRegion', 'too many slots');
     const [set, s, rmap, rmapHuge] = this.#allocAll(slots.words, slot.words, ...rmapWords(r)) as Four;
     this.#fill(s as Slot, r, rmap, rmapHuge);
+    if (r.hostAddress === undefined || this.#kvm.cpu.commitSlot !== undefined) {
+      this.#createInSteps(vm, r, set as Slots, s as Slot);
+      return;
+    }
     this.#publish(vm, this.#copyInto(set as Slots, before, 0 as Slot, s as Slot));
     this.#kvm.mm.heap.free(before);
+  }
+
+  /**
+   * A slot that may yet fail once it is published: its memory is mapped, outside mmu_lock (L-4), or the CPU says no.
+   * Then it goes as in DELETE, with whatever a fault has made through it meanwhile, and the set is as before (L-2).
+   * What that takes is there before the slot is.
+   */
+  #createInSteps(vm: Vm, r: MemoryRegion, set: Slots, s: Slot): void {
+    const { slot, slots } = this.#kvm.layout;
+    const { heap } = this.#kvm.mm;
+    let steps: number[];
+    try {
+      steps = this.#allocAll(slots.words, slots.words, slot.words);
+    } catch (error) {
+      this.#freeSlot(s);
+      heap.free(set);
+      throw error;
+    }
+    const before = this.active(vm);
+    this.#publish(vm, this.#copyInto(set, before, 0 as Slot, s));
+    heap.free(before);
+    try {
+      this.#kvm.cpu.commitSlot?.(vm, s);
+      if (r.hostAddress !== undefined) for (const at of steps) heap.free(at);
+      else this.#mapMemory(vm, r, s, steps);
+    } catch (error) {
+      if (!this.#kvm.breaks.keepHook) this.#replace(vm, s, 0 as Slot, steps as Phases);
+      throw error;
+    }
+  }
+
+  /** Maps the memory of a slot that is published without, and publishes it with its address (L-4). */
+  #mapMemory(vm: Vm, r: MemoryRegion, s: Slot, [set, spare, visible]: number[]): void {
+    const { slot, vm: v } = this.#kvm.layout;
+    const { heap, mmap } = this.#kvm.mm;
+    this.#kvm.sync.y('G.map');
+    const address = mmap.map(v.mm.get(vm), r.lengthBytes);
+    heap.free(spare as number);
+    this.#kvm.words.copyWithin(visible as number, s, s + slot.words);
+    slot.vpn.set(visible as Slot, address / PAGE_SIZE);
+    const before = this.active(vm);
+    this.#publish(vm, this.#copyInto(set as Slots, before, s, visible as Slot));
+    heap.free(before);
+    heap.free(s);
+  }
+
+  /** The memory of a slot of the kernel's goes with it. That it can't be unmapped is nobody's error (L-4). */
+  #unmapMemory(vm: Vm, vpn: number, npages: number): void {
+    const { mm, layout } = this.#kvm;
+    try {
+      mm.mmap.unmap(layout.vm.mm.get(vm), vpn * PAGE_SIZE, npages * PAGE_SIZE);
+    } catch (error) {
+      if (!(error instanceof Errno)) throw error;
+    }
+  }
+
+  #freeSlot(s: Slot): void {
+    const { slot } = this.#kvm.layout;
+    const { heap } = this.#kvm.mm;
+    heap.free(slot.rmap.get(s));
+    heap.free(slot.rmapHuge.get(s));
+    heap.free(s);
   }
 
   /** FLAGS_ONLY: one phase. The new record takes over the reverse map. */
@@ -182,6 +258,7 @@ export class Memslots {
     const before = this.active(vm);
     const [set, s] = this.#allocAll(slots.words, slot.words) as [Slots, Slot];
     this.#fill(s, r, slot.rmap.get(old), slot.rmapHuge.get(old));
+    this.#keepAddress(s, old);
     this.#publish(vm, this.#copyInto(set, before, old, s));
     this.#kvm.mm.heap.free(before);
     this.#kvm.mm.heap.free(old);
@@ -190,7 +267,10 @@ export class Memslots {
   #deleteSlot(vm: Vm, old: Slot): void {
     const { slot, slots } = this.#kvm.layout;
     const [hidden, after, invalid] = this.#allocAll(slots.words, slots.words, slot.words) as Phases;
+    const [vpn, npages] = [slot.vpn.get(old), slot.npages.get(old)];
+    const ours = slot.userAlloc.get(old) === 0;
     this.#replace(vm, old, 0 as Slot, [hidden, after, invalid]);
+    if (ours) this.#unmapMemory(vm, vpn, npages);
   }
 
   #move(vm: Vm, r: MemoryRegion, old: Slot): void {
@@ -198,7 +278,9 @@ export class Memslots {
     const sizes = [slots.words, slots.words, slot.words, slot.words, ...rmapWords(r)];
     const [hidden, after, invalid, s, rmap, rmapHuge] = this.#allocAll(...sizes) as [...Phases, ...Three];
     this.#fill(s as Slot, r, rmap, rmapHuge);
-    this.#replace(vm, old, s as Slot, [hidden, after, invalid]);
+    this.#keepAddress(s as Slot, old);
+    if (this.#kvm.breaks.editInPlace) this.#editInPlace(vm, old, s as Slot);
+    else this.#replace(vm, old, s as Slot, [hidden, after, invalid]);
   }
 
   /**
@@ -216,10 +298,18 @@ export class Memslots {
     if (!this.#kvm.breaks.deleteKeepsLeaves) this.#kvm.mmu.zapSlot(vm, invalid);
     this.#publish(vm, this.#copyInto(after, hidden, invalid, s));
     heap.free(hidden);
-    heap.free(slot.rmap.get(invalid));
-    heap.free(slot.rmapHuge.get(invalid));
-    heap.free(invalid);
+    this.#freeSlot(invalid);
     heap.free(old);
+  }
+
+  /** For the mutant of T-SLOT-03 alone: word by word, under the eyes of who walks. */
+  #editInPlace(vm: Vm, old: Slot, s: Slot): void {
+    const { slot } = this.#kvm.layout;
+    this.#kvm.mmu.zapSlot(vm, old);
+    for (const field of [slot.gfn, slot.rmap, slot.rmapHuge]) {
+      field.set(old, field.get(s));
+      this.#kvm.sync.y('G.edit');
+    }
   }
 
   /** Zeroed words of each size, or ENOMEM and none at all. */
@@ -242,10 +332,16 @@ export class Memslots {
     slot.flags.set(s, r.flags ?? 0);
     slot.gfn.set(s, r.guestAddress / PAGE_SIZE);
     slot.npages.set(s, r.lengthBytes / PAGE_SIZE);
-    slot.vpn.set(s, r.hostAddress / PAGE_SIZE);
-    slot.userAlloc.set(s, 1);
+    slot.vpn.set(s, (r.hostAddress ?? 0) / PAGE_SIZE);
+    slot.userAlloc.set(s, r.hostAddress === undefined ? 0 : 1);
     slot.rmap.set(s, rmap);
     slot.rmapHuge.set(s, rmapHuge);
+  }
+
+  #keepAddress(s: Slot, old: Slot): void {
+    const { slot } = this.#kvm.layout;
+    slot.vpn.set(s, slot.vpn.get(old));
+    slot.userAlloc.set(s, slot.userAlloc.get(old));
   }
 
   /** Makes `copy` a set like `set`, with `old` replaced by `s` (either may be 0). There is room for it. */
@@ -284,7 +380,8 @@ export class Memslots {
     this.#kvm.srcu.synchronize(vm + v.srcuIndex.at);
     sync.y('G.sync');
     // Clears the in-progress bit and moves on to the next even number.
-    v.generation.add(vm, 1);
+    const generation = v.generation.add(vm, 1) + 1;
+    if ((generation & GENERATION_MASK) === 0) this.#kvm.mmu.forgetMmio(vm);
     sync.y('G.gen');
   }
 }

@@ -37,14 +37,34 @@ export class KvmMmu {
 
   /** Makes the root tables. Throws nothing; false when no frame is to be had. */
   createRoots(vm: Vm): boolean {
-    for (let space = 0; space < ADDRESS_SPACES; space++) {
-      const pfn = this.#kvm.mm.pageAlloc.alloc();
-      if (pfn < 0) return false;
-      this.#initTable(pfn, 0, ROOT_LEVEL, space);
+    const roots = this.makeRoots(vm);
+    for (const [space, pfn] of roots?.entries() ?? [])
       this.#atomics.store(vm + this.#kvm.layout.vm.roots.at + space, pfn);
-      this.#kvm.layout.vm.tables.set(vm, this.#kvm.layout.vm.tables.get(vm) + 1);
+    return roots !== undefined;
+  }
+
+  /** An empty root for each space, in use by nobody yet; none when a frame is lacking. */
+  makeRoots(vm: Vm): Pfn[] | undefined {
+    const { pageAlloc } = this.#kvm.mm;
+    const roots: Pfn[] = [];
+    for (let space = 0; space < ADDRESS_SPACES; space++) {
+      const pfn = pageAlloc.alloc();
+      if (pfn < 0) {
+        for (const root of roots) pageAlloc.free(root);
+        return undefined;
+      }
+      this.#initTable(pfn, 0, ROOT_LEVEL, space);
+      roots.push(pfn);
     }
-    return true;
+    this.#countTables(vm, ADDRESS_SPACES);
+    return roots;
+  }
+
+  #countTables(vm: Vm, by: number): void {
+    const { sync, layout } = this.#kvm;
+    sync.lock('mmu', vm + layout.vm.mmuLock.at);
+    layout.vm.tables.set(vm, layout.vm.tables.get(vm) + by);
+    sync.unlock('mmu', vm + layout.vm.mmuLock.at);
   }
 
   /** The address of a gfn's leaf of either level, or 0 when a table on the way is missing. Lockless. */
@@ -102,7 +122,7 @@ export class KvmMmu {
 
   /**
    * Makes way for a 2 MiB leaf: the small ones below its entry go, and their table waits, with the slot, until
-   * it goes itself. Tables live as long as the VM: lockless walkers may be in them. Requires: 'mmu'.
+   * it goes itself. A table lives as long as its root: lockless walkers may be in it. Requires: 'mmu'.
    */
   #park(vm: Vm, slot: Slot, gfn: Gfn, at: number): void {
     const entry = this.#atomics.load(at);
@@ -117,6 +137,28 @@ export class KvmMmu {
     }
     this.#words[this.#kvm.rmap.parked(slot, gfn)] = entry;
     if (zapped > 0) this.#kvm.requests.flushRemoteTlbs(vm);
+  }
+
+  /** Notes that no slot is at a gfn whose lowest table is there (K-6). Requires: 'mmu'. */
+  markMmio(vm: Vm, space: number, gfn: Gfn, value: number): void {
+    const leaf = this.walk(vm, space, gfn);
+    if (leaf !== 0 && (this.#atomics.load(leaf) & Spte.Present) === 0) this.#atomics.store(leaf, value);
+  }
+
+  /** Before a generation comes round again: no leaf may have it (L-16). */
+  forgetMmio(vm: Vm): void {
+    const { sync, layout } = this.#kvm;
+    sync.lock('mmu', vm + layout.vm.mmuLock.at);
+    for (let space = 0; space < ADDRESS_SPACES; space++) this.#forgetBelow(this.root(vm, space), ROOT_LEVEL);
+    sync.unlock('mmu', vm + layout.vm.mmuLock.at);
+  }
+
+  #forgetBelow(pfn: Pfn, level: number): void {
+    for (let at = pfn * FRAME_WORDS; at < pfn * FRAME_WORDS + 512; at++) {
+      const entry = this.#atomics.load(at);
+      if ((entry & Spte.Mmio) !== 0) this.#atomics.store(at, 0);
+      if (level > 0 && (entry & Spte.Table) !== 0) this.#forgetBelow(sptePfn(entry), level - 1);
+    }
   }
 
   /** Adds rights and A/D bits to a leaf of the same frame; never takes any away. */
@@ -259,12 +301,20 @@ export class KvmMmu {
     v.descFrames.set(vm, 0);
   }
 
-  #freeTable(pfn: Pfn, level: number): void {
+  /** Frees the tables of a root that nobody can reach; their leaves are gone. */
+  freeTree(vm: Vm, root: Pfn): void {
+    this.#countTables(vm, -this.#freeTable(root, ROOT_LEVEL));
+  }
+
+  /** Returns how many tables it has freed. */
+  #freeTable(pfn: Pfn, level: number): number {
+    let freed = 1;
     for (let i = 0; level > 0 && i < 512; i++) {
       const entry = this.#words[pfn * FRAME_WORDS + i] as number;
-      if ((entry & Spte.Table) !== 0) this.#freeTable(sptePfn(entry), level - 1);
+      if ((entry & Spte.Table) !== 0) freed += this.#freeTable(sptePfn(entry), level - 1);
     }
     this.#kvm.mm.pageAlloc.free(pfn);
+    return freed;
   }
 
   /**

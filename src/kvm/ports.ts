@@ -21,6 +21,11 @@ export type MmPorts = {
     /** Throws Errno; see mm/madvise.ts. */
     advise(mm: Ptr<'mm'>, address: number, bytes: number, advice: 'dontneed'): void;
   };
+  readonly mmap: {
+    /** Anonymous memory, readable and writable; its address. Throws ENOMEM. Takes 'mmap'. */
+    map(mm: Ptr<'mm'>, bytes: number): number;
+    unmap(mm: Ptr<'mm'>, address: number, bytes: number): void;
+  };
   readonly pageTable: {
     /** Does a huge entry map the page, to this frame (any: -1)? Lockless; an invalidation in progress may be about it. */
     mapsHuge(mm: Ptr<'mm'>, vpn: Vpn, pfn: Pfn): boolean;
@@ -46,4 +51,6 @@ export type MmPorts = {
 export type CpuPortsForKvm = {
   /** Forgets decoded instructions of a frame. Callable from any thread. */
   dropCode(code: number, pfn: Pfn): void;
+  /** A slot was published that was not there; may throw, and then it is withdrawn (L-2). Under 'slots'. */
+  commitSlot?(vm: Ptr<'vm'>, slot: Ptr<'slot'>): void;
 };

@@ -36,6 +36,8 @@ export class KvmRig {
   at: (label: string) => void = () => {};
   /** After so many allocations from the heap there is no more. */
   allocations = Number.POSITIVE_INFINITY;
+  /** Is there no address space left for memory of the VM's own? */
+  mapFails = false;
   readonly mm: Mm;
   readonly vpn: Vpn;
   readonly vm: Vm;
@@ -72,9 +74,9 @@ export class KvmRig {
     if (options.pages !== 0) this.set({ pages: options.pages ?? 16 });
   }
 
-  /** The mm's, but its heap may be told to run out. */
+  /** The mm's, but its heap and its address space may be told to run out. */
   #ports(): MmPorts {
-    const { gup, uffdWaits, madvise, pages, pageAlloc, pageTable, heap } = this.core;
+    const { gup, uffdWaits, madvise, mmap, pages, pageAlloc, pageTable, heap } = this.core;
     const alloc = (words: number): number => {
       if (this.allocations-- <= 0) throw new Errno('ENOMEM', 'alloc');
       return heap.alloc(words);
@@ -83,6 +85,13 @@ export class KvmRig {
       gup,
       uffdWaits,
       madvise,
+      mmap: {
+        map: (mm, bytes) => {
+          if (this.mapFails) throw new Errno('ENOMEM', 'mmap');
+          return mmap.map(mm, bytes);
+        },
+        unmap: (mm, address, bytes) => mmap.unmap(mm, address, bytes),
+      },
       pages,
       pageAlloc,
       pageTable,

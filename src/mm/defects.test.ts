@@ -17,7 +17,11 @@ function watched(start?: () => void) {
   const checker = new Checker(core, address / PAGE);
   core.notifiers.register(mm, core.notifiers.registerOps(checker.ops()), 1);
   if (start !== undefined) {
-    const ops = { name: 'early', pins: false, invalidateRangeStart: () => (start(), 0) };
+    const invalidateRangeStart = (): number => {
+      start();
+      return 0;
+    };
+    const ops = { name: 'early', pins: false, invalidateRangeStart };
     core.notifiers.register(mm, core.notifiers.registerOps(ops), 2);
   }
   return { core, mm, address, checker };
@@ -65,7 +69,7 @@ test('B-14 B-5: when its address space exits a subscriber is released while ever
   const ops = {
     name: 'last',
     pins: false,
-    invalidateRangeStart: () => calls.push('start') - calls.length,
+    invalidateRangeStart: () => calls.push('start') * 0,
     release: () => {
       const entries = [0, 1, 2, 3].map(page => core.pageTable.entryOf(mm, address / PAGE + page) >>> 12);
       calls.push(entries.map(pfn => core.pages.refcount(pfn) > 0));

@@ -1,9 +1,18 @@
 import { assert } from '../../base/assert.ts';
 import { PAGE_SIZE } from '../../base/units.ts';
-import type { AnyCase } from '../case.ts';
+import type { AnyCase, Event } from '../case.ts';
 import { checkRetries } from '../retries.ts';
-import { GFN } from '../world.ts';
-import { base, COUNTED, checkFaults, cleanPage, fourPages, type WorldCase } from './faults.ts';
+import { GFN, type World } from '../world.ts';
+import {
+  ALL,
+  base,
+  COUNTED,
+  checkFaults,
+  cleanPage,
+  fourPages,
+  type Setup,
+  type WorldCase,
+} from './faults.ts';
 
 // T-FIR: what several invalidations at once do to a fault.
 
@@ -141,4 +150,80 @@ const fastPath: WorldCase = {
   ],
 };
 
-export const cases: readonly AnyCase[] = [overlap, nested, unseen, fastPath];
+/** Who sampled before the roots became obsolete does not install (K-24 (7)). */
+function checkObsolete(trace: readonly Event[]): void {
+  let obsolete = false;
+  for (const [i, { actor, label }] of trace.entries()) {
+    if (label === 'Z.l') obsolete = true;
+    if (actor === 'vcpu' && label === 'F.s') obsolete = false;
+    if (actor !== 'vcpu' || label !== 'F.c' || !obsolete) continue;
+    const next = trace.slice(i + 1).find(e => e.actor === 'vcpu' && e.label.startsWith('F.'));
+    assert(next?.label !== 'F.i', 'K-34: a leaf was installed by the sequence of an obsolete root');
+  }
+}
+
+/** Everything is zapped by generation under a fault. */
+// K-34
+const obsoleteRoot: WorldCase = {
+  ...base,
+  name: 'T-FIR-19',
+  title: 'all roots become obsolete under a fault: it begins again with the new one',
+  profiles: ALL,
+  setup(world) {
+    const setup = fourPages(world);
+    world.touch(setup.guest, GFN + 1, 1);
+    world.settle();
+    return setup;
+  },
+  actors: {
+    vcpu(world, { guest }) {
+      world.vcpu(guest).run(vcpu => {
+        vcpu.increment(GFN);
+        vcpu.stopPoint();
+        assert(vcpu.load(GFN) === 42 && vcpu.load(GFN + 1) === 43, 'OR-2: the guest reads another page');
+      });
+    },
+    zap: (world, { guest }) => assert(world.kvm.zapAll(guest.vm), 'K-34: no frame for new roots'),
+  },
+  reach: {
+    'T-FIR-19': 'F.p < Z.l < Z.u < F.c',
+    'installed in the old one': 'F.U < Z.l',
+    'beside the zap': 'Z.u < F.i < Z.leaves',
+  },
+  oracle(world, { guest }, trace) {
+    checkFaults(world, guest, trace);
+    checkObsolete(trace);
+    assert(world.hostLoad(guest.mm, guest.vpn) === 42, 'OR-2: a write of the guest is lost');
+  },
+  mutants: [{ name: 'faults are not told (K-34)', breaks: { kvm: { zapAllQuietly: true } } }],
+};
+
+/** The slot begins at the first guest frames, whose entries a poisoned frame is looked at in. */
+function agedLeaf(world: World): Setup {
+  const setup = fourPages(world);
+  const { guest } = setup;
+  world.setSlot(guest.vm, 1, 0, guest.vpn, 4);
+  world.touch(guest, 0, 0);
+  world.age(guest, 0);
+  world.settle();
+  return setup;
+}
+
+/** A walker without a lock has the address of a leaf in hand while its table goes. */
+const freedTable: WorldCase = {
+  ...base,
+  name: 'T-RMAP-04',
+  title: 'the tables are freed while a vCPU that took no lock is about to mark a leaf in one as used',
+  profiles: ALL,
+  setup: agedLeaf,
+  actors: {
+    vcpu: (world, { guest }) =>
+      void world.vcpu(guest).run(vcpu => assert(vcpu.load(0) === 41, 'OR-2: the guest reads another page')),
+    zap: (world, { guest }) => assert(world.kvm.zapAll(guest.vm), 'K-34: no frame for new roots'),
+  },
+  reach: { 'T-RMAP-04': 'F.use < Z.u < F.t', 'and it waits': 'F.use < Z.leaves < zap:sleep < Z.x' },
+  oracle: (world, { guest }, trace) => checkFaults(world, guest, trace),
+  mutants: [{ name: 'freed at once (OR-1)', breaks: { kvm: { freeTablesAtOnce: true } } }],
+};
+
+export const cases: readonly AnyCase[] = [obsoleteRoot, freedTable, overlap, nested, unseen, fastPath];

@@ -1,5 +1,6 @@
 import { assert } from '../../base/assert.ts';
 import { PAGE_SIZE } from '../../base/units.ts';
+import { Spte } from '../../kvm/layout.ts';
 import type { AnyCase, Event } from '../case.ts';
 import { GFN, type World } from '../world.ts';
 import { ALL, base, COUNTED, checkFaults, fourPages, type Setup, type WorldCase } from './faults.ts';
@@ -51,7 +52,7 @@ function twoSlots(world: World): Setup {
 /** A leaf of a slot that is gone. */
 function assertNoLeaf(world: World, { guest }: Setup, gfn: number): void {
   const leaf = world.kvm.mmu.walk(guest.vm, 0, gfn);
-  assert(leaf === 0 || world.sync.words[leaf] === 0, 'L-14: a leaf outlives its slot');
+  assert(leaf === 0 || (world.sync.words[leaf]! & Spte.Present) === 0, 'L-14: a leaf outlives its slot');
 }
 
 const remove: WorldCase = {
@@ -77,10 +78,12 @@ const remove: WorldCase = {
   mutants: [{ name: 'the leaves stay (L-14)', breaks: { kvm: { deleteKeepsLeaves: true } } }],
 };
 
+// L-1: a set that notifiers and faults may see is never edited.
 const move: WorldCase = {
   ...base,
   name: 'T-SLOT-08',
-  title: 'a slot moves while the guest faults at the old address; then the new one shows the same page',
+  title:
+    'a slot moves while the guest faults at the old address; then the new one shows the same page (also T-SLOT-03)',
   profiles: ALL,
   setup: twoSlots,
   actors: {
@@ -104,7 +107,10 @@ const move: WorldCase = {
     assertNoLeaf(world, setup, GFN + 16);
     assertNoLeaf(world, setup, GFN + 17);
   },
-  mutants: [{ name: 'the leaves stay (L-14)', breaks: { kvm: { deleteKeepsLeaves: true } } }],
+  mutants: [
+    { name: 'the leaves stay (L-14)', breaks: { kvm: { deleteKeepsLeaves: true } } },
+    { name: 'the record is edited where it is (T-SLOT-03)', breaks: { kvm: { editInPlace: true } } },
+  ],
 };
 
 /** The id is used again, over other memory, while a fault through its first life is under way. */
@@ -132,6 +138,69 @@ const recreate: WorldCase = {
   reach: { 'T-SLOT-13': 'vcpu:F.slot < G.pub < vcpu:F.c' },
   oracle: (world, { guest }, trace) => checkFaults(world, guest, trace),
   mutants: [{ name: 'the leaves stay (L-14)', breaks: { kvm: { deleteKeepsLeaves: true } } }],
+};
+
+/** A slot whose memory is mapped once it is there, while the guest reaches for it. */
+// L-4
+const kernelSlot: WorldCase = {
+  ...base,
+  name: 'T-SLOT-01',
+  title: 'a kernel slot is made under a fault of it and an invalidation: skipped until it has its address',
+  profiles: ALL,
+  setup: fourPages,
+  actors: {
+    vcpu(world, { guest }) {
+      world.vcpu(guest).run(vcpu => vcpu.store(GFN + 16, 7));
+    },
+    updater(world, { guest }) {
+      const memory = { slot: 1, guestAddress: (GFN + 16) * PAGE_SIZE, lengthBytes: 2 * PAGE_SIZE };
+      world.kvm.memslots.set(guest.vm, memory);
+    },
+    discard: (world, { guest }) => world.discard(guest, 0),
+  },
+  reach: profile =>
+    profile === 'seed08'
+      ? { 'T-SLOT-01': 'G.pub < I.l < G.map', 'a fault meanwhile': 'G.pub < vcpu:F.slot < G.map' }
+      : { 'T-SLOT-01': 'G.pub < S.u < G.map', 'a fault meanwhile': 'G.pub < vcpu:F.slot < G.map' },
+  oracle(world, setup, trace) {
+    checkFaults(world, setup.guest, trace);
+    const { slot } = world.kvm.layout;
+    const { memslots } = world.kvm;
+    const found = memslots.find(memslots.active(setup.guest.vm), 0, GFN + 16);
+    const vpn = slot.vpn.get(found);
+    assert(vpn !== 0, 'L-4: the slot has no address');
+    world.discard({ ...setup.guest, vpn }, 0);
+    assertNoLeaf(world, setup, GFN + 16);
+  },
+  mutants: [{ name: 'faults look behind address 0 (L-3)', breaks: { kvm: { faultThroughZero: true } } }],
+};
+
+/** What was remembered as MMIO is not believed once a slot is there. */
+// K-6, L-16
+const staleMmio: WorldCase = {
+  ...base,
+  name: 'T-SLOT-09',
+  title: 'a slot is made where the guest has just found none: the remembered miss is of another generation',
+  profiles: ALL,
+  setup(world) {
+    const setup = fourPages(world);
+    world.touch(setup.guest, GFN + 1, 0); // the table is there
+    world.settle();
+    return setup;
+  },
+  actors: {
+    vcpu: (world, { guest }) => void world.vcpu(guest).run(vcpu => vcpu.load(GFN + 17)),
+    updater(world, { guest }) {
+      world.setSlot(guest.vm, 1, GFN + 16, guest.vpn, 2);
+      const found = world.vcpu(guest, 1).run(vcpu => {
+        assert(vcpu.load(GFN + 17) === 43, 'T-SLOT-09: the slot shows another page');
+      });
+      assert(found, 'T-SLOT-09: the slot is not seen');
+    },
+  },
+  reach: { 'remembered before': 'F.mmio < G.w', 'remembered while it comes': 'F.g < G.pub < F.mmio' },
+  oracle: (world, { guest }, trace) => checkFaults(world, guest, trace),
+  mutants: [{ name: 'a remembered miss is for ever (L-16)', breaks: { kvm: { staleMmio: true } } }],
 };
 
 /** T-SLOT-12: the table of errors, each with the state as before. */
@@ -175,4 +244,4 @@ const errors: WorldCase = {
   mutants: [{ name: 'slots may overlap', breaks: { kvm: { overlapUnchecked: true } } }],
 };
 
-export const cases: readonly AnyCase[] = [waits, remove, move, recreate, errors];
+export const cases: readonly AnyCase[] = [waits, remove, move, recreate, kernelSlot, staleMmio, errors];
