@@ -11,6 +11,7 @@ const MODULES: readonly (() => Promise<{ cases: readonly AnyCase[] }>)[] = [
   () => import('./sharing.ts'),
   () => import('./life.ts'),
   () => import('./reverse-map.ts'),
+  () => import('./sleepers.ts'),
   () => import('./swapping.ts'),
   () => import('./moving.ts'),
   () => import('./huge.ts'),
