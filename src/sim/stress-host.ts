@@ -60,10 +60,6 @@ const BREAKS: Record<string, Named> = {
     why: 'V-36: write protection is set without telling the secondaries',
   },
   'swap-drops-uffd-wp': { mm: { swapDropsUffdWp: true }, why: 'V-62: swap forgets write protection' },
-  'queue-without-recheck': {
-    mm: { queueWithoutRecheck: true },
-    why: 'V-24: who has queued a user fault does not look at the pte again',
-  },
   'move-without-bracket': {
     mm: { moveWithoutBracket: true },
     why: 'R-11: who moves a page tells the secondaries afterwards',
@@ -72,28 +68,23 @@ const BREAKS: Record<string, Named> = {
     mm: { moveWithoutRecheck: true },
     why: 'T-RAP-10: entries are not looked at again',
   },
-  'move-without-page-lock': { mm: { moveWithoutPageLock: true }, why: 'R-15: a page changes hands unlocked' },
   'move-swap-without-rekey': {
     mm: { moveSwapWithoutRekey: true },
     why: 'B-24: a swap entry moves without the page that has its content',
   },
   'fill-without-recheck': { mm: { fillWithoutRecheck: true }, why: 'R-6: COPY replaces what is there' },
-  'release-without-wake': { mm: { releaseWithoutWake: true }, why: 'T-LIFE-03: the last close wakes nobody' },
-  'wake-only-read': { mm: { wakeOnlyRead: true }, why: 'T-UF-06: a wake finds only what has been read' },
   'finish-without-unlink': {
     mm: { finishWithoutUnlink: true },
     why: 'T-UF-12: a sleeper that gives up frees its entry where it is',
   },
-  'split-without-notify': { mm: { splitWithoutNotify: true }, why: 'H-10: a huge entry is split silently' },
   'collapse-without-notify': { mm: { collapseWithoutNotify: true }, why: 'H-23: a collapse tells nobody' },
   'collapse-pinned': {
     mm: { collapsePinned: true },
     why: 'H-22: a collapse takes pages that somebody holds',
   },
-  'collapse-unchecked': {
-    mm: { collapseUnchecked: true },
-    why: 'H-23: a collapse does not look again under its locks',
-  },
+  'collapse-armed': { mm: { collapseArmed: true }, why: 'H-20: a collapse fills holes that are armed' },
+  'ignore-pinned': { mm: { ignorePinned: true }, why: 'M-35: reclaim frees pages that somebody holds' },
+  'ksm-ignore-pins': { mm: { ksmIgnorePins: true }, why: 'C-5: pages that somebody holds are merged' },
   'small-leaves-only': { kvm: { smallLeavesOnly: true }, why: 'B-3: invalidation knows 4 KiB leaves alone' },
   'level-from-shape': {
     kvm: { levelFromShape: true },
@@ -123,7 +114,7 @@ const SLEEP_MS = 0.5;
 /** A word of the arena's header that is zero for ever, to sleep on. */
 const UNUSED_WORD = 63;
 /** Yield points that only a broken variant has: windows of a few instructions, which are widened often. */
-const BROKEN_POINTS: ReadonlySet<string> = new Set(['F.or', 'A.plain', 'S.in']);
+const BROKEN_POINTS: ReadonlySet<string> = new Set(['F.or', 'A.plain', 'S.in', 'V.late']);
 
 /**
  * Threads that all run at full speed meet in few of the ways they could. At the named yield points (T.0)

@@ -4,8 +4,9 @@ import { pteIsPresent, ptePfn } from '../mm/layout.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { StressHost } from './stress-host.ts';
 import { StressHuge } from './stress-huge.ts';
-import { counterWord, type StressLayout, type StressShape } from './stress-layout.ts';
+import { counterWord, isIn, type StressLayout, type StressShape } from './stress-layout.ts';
 import type { SigbusResolver } from './stress-sigbus.ts';
+import type { StressUffd } from './stress-uffd.ts';
 
 export type HousekeeperOptions = {
   host: StressHost;
@@ -18,6 +19,7 @@ export type HousekeeperOptions = {
   hva: number;
   /** With `--everything`: who fills the holes that it meets. */
   sigbus?: SigbusResolver | undefined;
+  uffd?: StressUffd | undefined;
 };
 
 /** A word that a child saw; it may never see another there. */
@@ -63,7 +65,7 @@ export class Housekeeper {
     this.#epochsAt = options.layout.control.epochs.load(options.control);
     const { mm } = options.host;
     const { regions } = options.shape;
-    this.#huge = regions && new StressHuge({ ...options, region: regions.huge });
+    this.#huge = regions && new StressHuge({ ...options, ...regions });
     const { sigbus } = options;
     if (sigbus !== undefined)
       mm.access.onSigbus((space, address) => {
@@ -153,8 +155,17 @@ export class Housekeeper {
     for (let i = 0; i < BOUNCES; i++) {
       if (i % 3 === 0) this.#linger();
       if (i % 3 !== 1) this.#age(page);
+      this.#pageOutStaged(page);
       host.mm.madvise.advise(mm, this.#address(page), count * PAGE_SIZE, 'pageout');
     }
+  }
+
+  /** The page may be kept elsewhere right now, or be on its way. */
+  #pageOutStaged(page: number): void {
+    const { host, mm, uffd, shape } = this.#o;
+    const region = shape.regions?.sigbus;
+    if (uffd === undefined || region === undefined || !isIn(region, page)) return;
+    host.mm.madvise.advise(mm, uffd.sigbusStaging + (page - region.first) * PAGE_SIZE, PAGE_SIZE, 'pageout');
   }
 
   /** Time for a vCPU to find that the page is gone. */

@@ -13,7 +13,9 @@ export type HugeOptions = {
   shape: StressShape;
   mm: Ptr<'mm'>;
   hva: number;
-  region: Region;
+  huge: Region;
+  /** A whole area, too: it is collapsed when no page of it is missing. */
+  asked: Region;
 };
 
 const AREA = 512;
@@ -44,7 +46,7 @@ export class StressHuge {
 
   /** DONTNEED of scratch pages, which lie in the last area, and PAGEOUT come from the housekeeper, too. */
   #split(): void {
-    const { host, mm, hva, region } = this.#o;
+    const { host, mm, hva, huge: region } = this.#o;
     const count = 1 + this.#random.below(PART);
     const at = hva + (region.first + this.#random.below(region.count - count)) * PAGE_SIZE;
     const bytes = count * PAGE_SIZE;
@@ -77,12 +79,17 @@ export class StressHuge {
 
   /** MADV_COLLAPSE of each area that isn't huge; somebody holds a page of it, or there is no room: later. */
   #collapse(): void {
-    const { host, mm, hva, region } = this.#o;
-    for (let page = region.first; page < region.first + region.count; page += AREA) {
-      const at = hva + page * PAGE_SIZE;
-      if (host.mm.pageTable.mapsHuge(mm, at / PAGE_SIZE, -1)) continue;
-      if (this.#advise(at, AREA * PAGE_SIZE, 'collapse')) this.#collapsed(1);
-    }
+    const { huge, asked } = this.#o;
+    for (const region of [huge, asked])
+      for (let page = region.first; page < region.first + region.count; page += AREA)
+        this.#collapseArea(page);
+  }
+
+  #collapseArea(page: number): void {
+    const { host, mm, hva } = this.#o;
+    const at = hva + page * PAGE_SIZE;
+    if (host.mm.pageTable.mapsHuge(mm, at / PAGE_SIZE, -1)) return;
+    if (this.#advise(at, AREA * PAGE_SIZE, 'collapse')) this.#collapsed(1);
   }
 
   #collapsed(areas: number): void {

@@ -32,7 +32,7 @@ export const COUNTERS = 4;
 const STRIDE = 61;
 export const MAX_WRITERS = 4;
 
-/** Where a counter lies in its page. The last writer is the VMM, through the primary page tables. */
+/** Where a counter lies in its page. The last writers are the VMM, through the primary page tables, and a device. */
 export const counterWord = (writer: number, counter: number): number =>
   (writer * COUNTERS + counter) * STRIDE + 5;
 /** A word of each page that nobody counts in. */
@@ -41,11 +41,14 @@ export const IDLE_WORD = 1;
 export const isIn = (region: Region, page: number): boolean =>
   page >= region.first && page < region.first + region.count;
 
-/** 8 MiB: a quarter plain, a quarter armed in two ways, half huge with the scratch pages at its end. */
+/**
+ * 8 MiB: an eighth plain, an eighth armed for SIGBUS, a quarter, which is a whole 2 MiB area, for a manager, half
+ * huge with the scratch pages at its end.
+ */
 export function everythingShape(vcpus: number, seed: number): StressShape {
   const regions = {
-    asked: { first: 512, count: 256 },
-    sigbus: { first: 768, count: 256 },
+    sigbus: { first: 256, count: 256 },
+    asked: { first: 512, count: 512 },
     huge: { first: 1024, count: 1024 },
   };
   return { pages: 1984, scratch: 64, vcpus, seed, regions };

@@ -14,12 +14,13 @@ NAME is one of: ${BREAK_NAMES.join(', ')}.`;
 
 /** What a run of `FLOOR_SECONDS` must reach without a loss (issue 2, bars). */
 const FLOORS = { checked: 1e8, swapOuts: 1e5, ageingClears: 1e5, unmaps: 1e4, cowBreaks: 1e3 } as const;
-/** The same with `--everything`, where a loaded machine of two cores is enough. */
+/** The same with `--everything` (issue 3), where a loaded machine of two cores is enough. */
 const EVERYTHING_FLOORS = {
   ...{ checked: 3e7, swapOuts: 5e4, ageingClears: 5e4, unmaps: 3e3, cowBreaks: 1e4, forks: 20 },
   ...{ mergesBroken: 1e3, userFaults: 5e3, wpFaults: 500, sigbusFilled: 5e3, moves: 1e4 },
-  ...{ splits: 150, collapses: 150 },
 } as const;
+/** Not of seed08, whose leaves hold references: what somebody holds is not collapsed (H-22). */
+const HUGE_FLOORS = { splits: 150, collapses: 150 } as const;
 const FLOOR_SECONDS = 60;
 /** A broken variant must be caught within this time. */
 const CATCH_SECONDS = 60;
@@ -58,7 +59,7 @@ async function main(): Promise<number> {
   console.log(report(result));
   console.log(`load average ${loadavg()[0]?.toFixed(2)}; seed ${values.seed}`);
   if (broken) return verdictOfBroken(values.break as string, result);
-  return verdict(result, seconds, values.everything);
+  return verdict(result, seconds, floorsOf(values.everything, values.protocol));
 }
 
 const COLUMNS: readonly [keyof StressResult, string][] = [
@@ -117,14 +118,20 @@ async function inGuest(
   return lost ? 1 : 0;
 }
 
+type Floors = Partial<Record<Exclude<keyof StressResult, 'problems'>, number>>;
+
+function floorsOf(everything: boolean, protocol: string): Floors {
+  if (!everything) return FLOORS;
+  return protocol === 'seqlock' ? EVERYTHING_FLOORS : { ...EVERYTHING_FLOORS, ...HUGE_FLOORS };
+}
+
 /** Floors scale with the time asked for. */
-function verdict(result: StressResult, seconds: number, everything: boolean): number {
+function verdict(result: StressResult, seconds: number, floors: Floors): number {
   let code = result.lost + result.stale + result.failed + result.problems.length > 0 ? 1 : 0;
   if (code !== 0) console.log('LOST WRITES OR WORSE: see above');
-  const floors = everything ? EVERYTHING_FLOORS : FLOORS;
-  for (const [name, floor] of Object.entries(floors) as [keyof StressResult & string, number][]) {
+  for (const [name, floor] of Object.entries(floors) as [keyof Floors, number][]) {
     const wanted = Math.floor((floor * seconds) / FLOOR_SECONDS);
-    if ((result[name] as number) >= wanted) continue;
+    if (result[name] >= wanted) continue;
     console.log(`below the floor: ${name} ${result[name]} of ${wanted}`);
     code = 1;
   }

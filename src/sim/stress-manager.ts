@@ -9,6 +9,8 @@ import type { StressHost } from './stress-host.ts';
 import {
   COUNTERS,
   counterWord,
+  isIn,
+  MAX_WRITERS,
   type StressLayout,
   type StressRegions,
   type StressShape,
@@ -18,6 +20,7 @@ import type { StressUffd } from './stress-uffd.ts';
 export type ManagerOptions = {
   host: StressHost;
   layout: StressLayout;
+  control: Ptr<'stressControl'>;
   report: Ptr<'stressReport'>;
   shape: StressShape;
   regions: StressRegions;
@@ -34,6 +37,8 @@ const RUN = 8;
 const MESSAGES = 16;
 /** Protections that nobody has written through end by themselves after so many rounds. */
 const PROTECTED_ROUNDS = 64;
+/** Rounds with this bit protect; in the others there is time for the area to become huge. */
+const PROTECTS = 256;
 /** Contexts of children that are served at a time; the others are closed at once. */
 const CHILDREN = 2;
 const SLEEP_MS = 1;
@@ -69,7 +74,7 @@ export class StressManager {
     this.#sigbus = new Userfaultfd(host.mm, uffd.sigbus as Ptr<'uffd'>);
     this.#where = new Uint8Array(regions.asked.count);
     this.#protected = new Int32Array(regions.asked.count);
-    this.#counted = (shape.vcpus + 1) * COUNTERS;
+    this.#counted = MAX_WRITERS * COUNTERS;
     this.#snapshots = new Int32Array(regions.asked.count * this.#counted);
   }
 
@@ -83,7 +88,8 @@ export class StressManager {
     if (takes) {
       this.#takeAway();
       this.#takeSigbus();
-      if (this.#random.oneIn(4)) this.#protectRun();
+      if ((this.#round & PROTECTS) !== 0 && this.#random.oneIn(2)) this.#protectRun();
+      if (this.#random.oneIn(4)) this.#answerTwice();
     }
     this.#expire(takes ? PROTECTED_ROUNDS : 0);
     if (!answered && this.#later.length === 0) host.mm.uffdRead.wait(this.#fd.ctx, seen, SLEEP_MS);
@@ -226,7 +232,7 @@ export class StressManager {
   /** Pages of the SIGBUS region; who misses them brings them back. */
   #takeSigbus(): void {
     const { host, mm, regions, uffd, hva } = this.#o;
-    const first = this.#random.below(regions.sigbus.count);
+    const first = this.#pickSigbus();
     const count = Math.min(1 + this.#random.below(RUN), regions.sigbus.count - first);
     const from = hva + (regions.sigbus.first + first) * PAGE_SIZE;
     const to = uffd.sigbusStaging + first * PAGE_SIZE;
@@ -235,6 +241,22 @@ export class StressManager {
       const at = i * PAGE_SIZE;
       if (move.move(this.#sigbus.ctx, mm, to + at, from + at, PAGE_SIZE, 0) === 0) this.#count('moves');
     }
+  }
+
+  /** Often the page that everybody visits, if it is of the region. */
+  #pickSigbus(): number {
+    const { control, layout, regions } = this.#o;
+    const page = layout.control.contended.load(control);
+    const near = isIn(regions.sigbus, page) && !this.#random.oneIn(4);
+    return near ? page - regions.sigbus.first : this.#random.below(regions.sigbus.count);
+  }
+
+  /** Whatever was done to the page, it isn't a hole. */
+  #answerTwice(): void {
+    const { first, count } = this.#pickRun();
+    if (count === 0) return;
+    const result = this.#o.host.mm.mfill.copy(this.#fd.ctx, this.#guest(first), this.#zeros, PAGE_SIZE);
+    if (result !== -ERRNO.EEXIST && result !== -ERRNO.EAGAIN) this.#failed(result);
   }
 
   #protectRun(): void {

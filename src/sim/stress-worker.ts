@@ -1,6 +1,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { Arena } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
+import { StressDevice } from './stress-device.ts';
 import { type StressBreaks, type StressHost, stressHost } from './stress-host.ts';
 import { Housekeeper } from './stress-housekeeper.ts';
 import { type StressLayout, type StressShape, stressLayout } from './stress-layout.ts';
@@ -62,7 +63,7 @@ function housekeeper(here: Here): void {
   const control = here.control as Ptr<'stressControl'>;
   const { stop, finished, keeperDone } = layout.control;
   const keeper = new Housekeeper({
-    ...{ host, layout, control, shape, hva: here.hva, sigbus: resolver(here) },
+    ...{ host, layout, control, shape, hva: here.hva, sigbus: resolver(here), uffd: here.uffd },
     report: here.report as Ptr<'stressReport'>,
     mm: here.mm as Ptr<'mm'>,
   });
@@ -77,20 +78,25 @@ function housekeeper(here: Here): void {
   finished.add(control, 1);
 }
 
-/** Answers user faults, and makes them until told to stop; it goes when nobody can meet one any more. */
+/** Answers user faults, brings them about until told to stop, and is a device; it goes when nobody can meet one any more. */
 function manager(here: Here): void {
   const { host, layout, shape, uffd } = here;
   const control = here.control as Ptr<'stressControl'>;
   const { stop, finished, keeperDone } = layout.control;
   if (shape.regions === undefined || uffd === undefined) throw new Error('a manager of nothing');
-  const manager = new StressManager({
-    ...{ host, layout, shape, uffd, regions: shape.regions, hva: here.hva },
+  const common = {
+    ...{ host, layout, control, shape, hva: here.hva },
     report: here.report as Ptr<'stressReport'>,
     mm: here.mm as Ptr<'mm'>,
-  });
+  };
+  const manager = new StressManager({ ...common, uffd, regions: shape.regions });
+  const device = new StressDevice(common);
   awaitGo(here);
-  while (finished.load(control) < shape.vcpus || keeperDone.load(control) === 0)
+  while (finished.load(control) < shape.vcpus || keeperDone.load(control) === 0) {
     manager.round(stop.load(control) === 0);
+    device.round(layout.control.contended.load(control));
+  }
+  device.end();
   manager.end();
   host.mm.lru.close();
   finished.add(control, 1);

@@ -1,4 +1,5 @@
 import type { Worker } from 'node:worker_threads';
+import { assert } from '../base/assert.ts';
 import { MIB, PAGE_SIZE } from '../base/units.ts';
 import { VCPU_WORDS } from '../cpu/vcpu.ts';
 import { spawnWorker } from '../host/node/spawn.ts';
@@ -9,6 +10,7 @@ import { type StressBreaks, type StressHost, stressHost } from './stress-host.ts
 import {
   everythingShape,
   FIRST_GFN,
+  MAX_WRITERS,
   type StressLayout,
   type StressShape,
   stressLayout,
@@ -103,6 +105,10 @@ class StressRun {
   constructor(options: StressOptions) {
     this.#options = options;
     const { vcpus, seed } = options;
+    assert(
+      vcpus + (options.everything ? 2 : 1) <= MAX_WRITERS,
+      'stress: more writers than a page has room for',
+    );
     const plain = { pages: options.pages ?? 2048, scratch: 64, vcpus, seed };
     this.#shape = options.everything ? everythingShape(vcpus, seed) : plain;
     const { pages, scratch, regions } = this.#shape;

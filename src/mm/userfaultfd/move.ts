@@ -151,12 +151,15 @@ export class Move {
 
   /** The secondaries have let go of the source before the first entry changes, for both faces. */
   #bracketed(mm: Mm, vma: Vma, dst: Vpn, src: Vpn, pages: number, how: number): number {
-    const { notifiers, breaks } = this.#deps;
+    const { notifiers, breaks, y } = this.#deps;
     const [start, end] = [src, src + pages];
     if (!breaks.moveWithoutBracket) notifiers.start(mm, start, end, NotifyEvent.Clear, NotifyFlag.Blockable);
     if (!breaks.moveWithoutBracket) notifiers.unpinRange(mm, start, end, NotifyEvent.Clear);
     const moved = this.#chunk(mm, vma, dst, src, pages, how);
-    if (breaks.moveWithoutBracket) notifiers.start(mm, start, end, NotifyEvent.Clear, NotifyFlag.Blockable);
+    if (breaks.moveWithoutBracket) {
+      y('V.late');
+      notifiers.start(mm, start, end, NotifyEvent.Clear, NotifyFlag.Blockable);
+    }
     notifiers.end(mm, start, end, NotifyEvent.Clear);
     return moved;
   }
