@@ -1,4 +1,5 @@
 import { parentPort, workerData } from 'node:worker_threads';
+import { PageFlag } from '../mm/layout.ts';
 import { Arena } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
 import { StressDevice } from './stress-device.ts';
@@ -126,7 +127,19 @@ function takeDown(here: Here): string[] {
   if (uffdWait.used !== 0) problems.push(`${uffdWait.used} tickets are left over`);
   if (slots.used !== 0) problems.push(`${slots.used} swap slots are left over`);
   if (slots.cached !== 0) problems.push(`${slots.cached} pages of the swap cache are left over`);
+  const left = framesLeft(mm);
+  if (left !== 0) problems.push(`${left} frames are left over`);
   return problems;
+}
+
+/** Frames that somebody holds, beside the zero page and those of records, which stay with their caches. */
+function framesLeft(mm: StressHost['mm']): number {
+  const { pages, pageAlloc, sync } = mm;
+  let left = 0;
+  for (let pfn = sync.arena.firstFrame; pfn < pageAlloc.bump; pfn++) {
+    if (pages.refcount(pfn) !== 0 && pfn !== pages.zeroPage && !pages.has(pfn, PageFlag.Slab)) left++;
+  }
+  return left;
 }
 
 const data = workerData as StressWorkerData;
