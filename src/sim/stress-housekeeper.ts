@@ -5,6 +5,7 @@ import type { Ptr } from '../sync/struct.ts';
 import type { StressHost } from './stress-host.ts';
 import { StressHuge } from './stress-huge.ts';
 import { counterWord, isIn, type StressLayout, type StressShape } from './stress-layout.ts';
+import { StressScrap } from './stress-scrap.ts';
 import type { SigbusResolver } from './stress-sigbus.ts';
 import type { StressUffd } from './stress-uffd.ts';
 
@@ -41,6 +42,7 @@ const SAMPLES = 32;
 /** Pages that have twins in an address space of their own, so that there is something to merge; rounds between. */
 const TWINS = 48;
 const TWIN_EVERY = 16;
+const SCRAP_EVERY = 4;
 
 /** What takes the vCPUs' memory away: reclaim, ageing, DONTNEED, fork, merging. And it counts itself, as a VMM does. */
 export class Housekeeper {
@@ -52,6 +54,7 @@ export class Housekeeper {
   #samples: Sample[] = [];
   #round = 0;
   readonly #huge: StressHuge | undefined;
+  readonly #scrap: StressScrap | undefined;
   readonly #twins: Ptr<'mm'>;
   readonly #twinsAt: number;
   readonly #bytes = new Uint8Array(PAGE_SIZE);
@@ -66,7 +69,8 @@ export class Housekeeper {
     const { mm } = options.host;
     const { regions } = options.shape;
     this.#huge = regions && new StressHuge({ ...options, ...regions });
-    const { sigbus } = options;
+    const { sigbus, uffd } = options;
+    this.#scrap = uffd && new StressScrap({ ...options, uffd });
     if (sigbus !== undefined)
       mm.access.onSigbus((space, address) => {
         return space === options.mm && sigbus.resolve(Math.floor((address - options.hva) / PAGE_SIZE));
@@ -104,6 +108,7 @@ export class Housekeeper {
   /** Nothing of the test's own is left in the arena. */
   end(): void {
     this.endChild();
+    this.#scrap?.end();
     this.#o.host.mm.exit(this.#twins);
   }
 
@@ -122,6 +127,7 @@ export class Housekeeper {
       this.#count();
     }
     this.#huge?.round();
+    if (this.#round % SCRAP_EVERY === 0) this.#scrap?.round();
     if (this.#round % TWIN_EVERY === 0) this.#merge();
     if (this.#round % FORK_EVERY === 0) this.#fork();
     if (this.#round % FORK_EVERY === CHILD_LIVES) this.endChild();

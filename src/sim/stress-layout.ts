@@ -86,6 +86,7 @@ export function stressLayout(words: Int32Array) {
       sigbus: i32, //   holes that who faulted has filled
       moves: i32, //    pages moved, one way or the other
       collapses: i32,
+      events: i32, //   of fork, remap, remove and unmap, read by the manager
     }),
   };
 }

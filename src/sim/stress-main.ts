@@ -17,7 +17,7 @@ const FLOORS = { checked: 1e8, swapOuts: 1e5, ageingClears: 1e5, unmaps: 1e4, co
 /** The same with `--everything` (issue 3), where a loaded machine of two cores is enough. */
 const EVERYTHING_FLOORS = {
   ...{ checked: 3e7, swapOuts: 5e4, ageingClears: 5e4, unmaps: 3e3, cowBreaks: 1e4, forks: 20 },
-  ...{ mergesBroken: 1e3, userFaults: 5e3, wpFaults: 500, sigbusFilled: 5e3, moves: 1e4 },
+  ...{ mergesBroken: 1e3, userFaults: 5e3, wpFaults: 500, sigbusFilled: 5e3, moves: 1e4, events: 200 },
 } as const;
 /** Not of seed08, whose leaves hold references: what somebody holds is not collapsed (H-22). */
 const HUGE_FLOORS = { splits: 150, collapses: 150 } as const;
@@ -81,6 +81,7 @@ const COLUMNS: readonly [keyof StressResult, string][] = [
   ['moves', 'pages moved'],
   ['splits', 'huge pages split'],
   ['collapses', 'huge pages made'],
+  ['events', 'events read'],
   ['scratchChecked', 'checks after an unmap'],
   ['vmmChecked', 'checks by the VMM'],
   ['lost', 'lost writes'],

@@ -52,6 +52,7 @@ export class StressManager {
   readonly #random: Random;
   readonly #fd: Userfaultfd;
   readonly #sigbus: Userfaultfd;
+  readonly #told: Userfaultfd;
   readonly #where: Uint8Array;
   /** Round at which a page was protected; 0: it isn't. */
   readonly #protected: Int32Array;
@@ -72,6 +73,7 @@ export class StressManager {
     this.#random = new Random(shape.seed * 17 + 5);
     this.#fd = new Userfaultfd(host.mm, uffd.asked as Ptr<'uffd'>);
     this.#sigbus = new Userfaultfd(host.mm, uffd.sigbus as Ptr<'uffd'>);
+    this.#told = new Userfaultfd(host.mm, uffd.told as Ptr<'uffd'>);
     this.#where = new Uint8Array(regions.asked.count);
     this.#protected = new Int32Array(regions.asked.count);
     this.#counted = MAX_WRITERS * COUNTERS;
@@ -84,6 +86,7 @@ export class StressManager {
     this.#round++;
     const seen = host.mm.uffdRead.seen(this.#fd.ctx);
     const answered = this.#serve();
+    this.#serveZeros(this.#told);
     this.#serveChildren();
     if (takes) {
       this.#takeAway();
@@ -95,14 +98,15 @@ export class StressManager {
     if (!answered && this.#later.length === 0) host.mm.uffdRead.wait(this.#fd.ctx, seen, SLEEP_MS);
   }
 
-  /** The last close of both contexts; who still sleeps is woken. */
+  /** The last close of each context; who still sleeps is woken. */
   end(): void {
     for (const child of this.#children.splice(0)) child.close();
     this.#fd.close();
     this.#sigbus.close();
+    this.#told.close();
   }
 
-  #count(field: 'asked' | 'protections' | 'moves' | 'stale', by = 1): void {
+  #count(field: 'asked' | 'protections' | 'moves' | 'events' | 'stale', by = 1): void {
     this.#o.layout.report[field].add(this.#o.report, by);
   }
 
@@ -128,6 +132,7 @@ export class StressManager {
   }
 
   #handle(event: UserfaultEvent): void {
+    if (event.event !== 'pagefault') this.#count('events');
     if (event.event === 'fork') this.#adopt(event.child);
     if (event.event !== 'pagefault') return;
     const i = Math.floor(event.address / PAGE_SIZE) - this.#guest(0) / PAGE_SIZE;
@@ -312,15 +317,20 @@ export class StressManager {
 
   /** What a child lacks is zero, as it is where nobody is asked. */
   #serveChildren(): void {
-    const { host } = this.#o;
-    for (const child of this.#children) {
-      for (let event = child.tryRead(); event !== undefined; event = child.tryRead()) {
-        if (event.event !== 'pagefault') continue;
-        const at = event.address - (event.address % PAGE_SIZE);
-        if (!event.wp) host.mm.mfill.zeropage(child.ctx, at, PAGE_SIZE);
-        child.wake(at, PAGE_SIZE);
-      }
-    }
+    for (const child of this.#children) this.#serveZeros(child);
     if (this.#children.length > 0 && this.#random.oneIn(64)) this.#children.shift()?.close();
+  }
+
+  #serveZeros(fd: Userfaultfd): void {
+    const { mfill } = this.#o.host.mm;
+    for (let event = fd.tryRead(); event !== undefined; event = fd.tryRead()) {
+      if (event.event !== 'pagefault') {
+        this.#count('events');
+        continue;
+      }
+      const at = event.address - (event.address % PAGE_SIZE);
+      if (!event.wp) mfill.zeropage(fd.ctx, at, PAGE_SIZE);
+      fd.wake(at, PAGE_SIZE);
+    }
   }
 }

@@ -10,6 +10,8 @@ export type StressUffd = {
   asked: number;
   /** The context that answers SIGBUS; the manager closes it, too. */
   sigbus: number;
+  /** One that is told of every change; of memory that comes and goes (stress-scrap.ts). The manager's, too. */
+  told: number;
   /** Where pages of both regions are kept while the guest lacks them, one place for each. */
   askedStaging: number;
   sigbusStaging: number;
@@ -34,5 +36,7 @@ export function armRegions(mm: MmCore, space: Ptr<'mm'>, hva: number, regions: S
   self.api(UffdFeature.Sigbus | UffdFeature.Move);
   self.register(at(sigbus.first), sigbus.count * PAGE_SIZE, UffdMode.Missing);
   self.register(sigbusStaging, sigbus.count * PAGE_SIZE, UffdMode.Missing);
-  return { asked: manager.ctx, sigbus: self.ctx, askedStaging, sigbusStaging };
+  const told = Userfaultfd.create(mm, space);
+  told.api(UffdFeature.EventRemap | UffdFeature.EventRemove | UffdFeature.EventUnmap);
+  return { asked: manager.ctx, sigbus: self.ctx, told: told.ctx, askedStaging, sigbusStaging };
 }

@@ -59,6 +59,8 @@ export type StressResult = {
   moves: number;
   splits: number;
   collapses: number;
+  /** Events of fork, remap, remove and unmap that the manager has read. */
+  events: number;
   lost: number;
   stale: number;
   failed: number;
@@ -76,6 +78,7 @@ type Summed =
   | 'sigbus'
   | 'moves'
   | 'collapses'
+  | 'events'
   | 'lost'
   | 'stale'
   | 'failed';
@@ -249,6 +252,7 @@ class StressRun {
       moves: this.#sum('moves'),
       splits: mm.vmstat.read('thp_split_pmd'),
       collapses: this.#sum('collapses'),
+      events: this.#sum('events'),
       lost: this.#sum('lost'),
       stale: this.#sum('stale'),
       failed: this.#sum('failed'),
