@@ -4,6 +4,7 @@ import type { AtomicWords } from '../sync/atomics.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
 import { FAULT_RETRY, FaultFlag, GUP_BLOCKED, GUP_FAULT, GUP_HUGE, GUP_WRITABLE } from './fault-codes.ts';
+import { createFastWalk, FAST_DROP, type FastWalk, MISS, readNeeds, writeNeeds } from './gup-fast.ts';
 import { type MmLayout, Pte, pmdIsHuge, ptePfn } from './layout.ts';
 import type { Memory } from './memory.ts';
 import type { Pages } from './page.ts';
@@ -27,23 +28,22 @@ export type GupDeps = {
   readonly retryRule: '2014' | 'modern';
 };
 
-/** Internal: not there, or not with these rights. */
-const MISS = -200;
-const READ_NEEDS = Pte.Present | Pte.Young;
-const WRITE_NEEDS = READ_NEEDS | Pte.Write | Pte.Dirty;
-
 /** Gets a page of an mm for an access, with a reference. Linux: mm/gup.c. */
 export class Gup {
   readonly #deps: GupDeps;
   readonly #atomics: AtomicWords;
   readonly #mm: MmLayout['mm'];
   readonly #pages: Pages;
+  /** Generated; undefined where the explorer may stop within. */
+  readonly #generated: FastWalk | undefined;
 
   constructor(deps: GupDeps) {
     this.#deps = deps;
     this.#atomics = deps.sync.arena.atomics;
     this.#mm = deps.layout.mm;
     this.#pages = deps.pages;
+    const { arena } = deps.sync;
+    if (arena.atomicsKind === 'generated') this.#generated = createFastWalk(arena, deps.layout, deps.pages);
   }
 
   /**
@@ -91,6 +91,16 @@ export class Gup {
    * the same reason it writes nothing: an entry that lacks the marks of use is left to the slow path.
    */
   fast(mm: Mm, vpn: Vpn, write: boolean): number {
+    if (this.#generated === undefined) return this.walk(mm, vpn, write);
+    const found = this.#generated(mm, vpn, write ? writeNeeds : readNeeds);
+    if (found >= 0 || found === MISS) return found;
+    if (found > FAST_DROP) return this.walk(mm, vpn, write);
+    this.#pages.put(FAST_DROP - found);
+    return MISS;
+  }
+
+  /** `fast` as it is meant, huge entries included. */
+  walk(mm: Mm, vpn: Vpn, write: boolean): number {
     if (vpn >>> 0 >= VPN_MAX) return MISS;
     const seq = this.#mm.wpSeq.load(mm);
     if ((seq & 1) !== 0) return MISS;
@@ -102,14 +112,14 @@ export class Gup {
     if (!this.#deps.sync.arena.isFrame(ptePfn(middle))) return MISS;
     const pte = frameWord(ptePfn(middle)) + (vpn & 511);
     const entry = this.#atomics.load(pte);
-    const need = write ? WRITE_NEEDS : READ_NEEDS;
+    const need = write ? writeNeeds : readNeeds;
     if ((entry & (need | Pte.ProtNone)) !== need) return MISS;
     return this.#grab(mm, seq, pte, entry);
   }
 
   /** As for a pte, but the entry that must still be what we read is the middle one. */
   #fastHuge(mm: Mm, vpn: Vpn, write: boolean, seq: number, pmd: number, middle: number): number {
-    const need = write ? WRITE_NEEDS : READ_NEEDS;
+    const need = write ? writeNeeds : readNeeds;
     if ((middle & (need | Pte.ProtNone)) !== need) return MISS;
     const pfn = ptePfn(hugePte(middle, vpn));
     if (!this.#deps.sync.arena.isFrame(pfn) || !this.#pages.tryGet(pfn)) return MISS;

@@ -58,6 +58,7 @@ export class Arena {
   readonly shared: boolean;
   /** How its words are reached atomically. */
   readonly atomics: AtomicWords;
+  readonly atomicsKind: AtomicsKind;
   readonly firstFrame: Pfn;
   readonly frames: number;
   /** Word index of the struct page array. */
@@ -71,6 +72,7 @@ export class Arena {
     this.bytes = new Uint8Array(memory.buffer);
     this.shared = typeof SharedArrayBuffer !== 'undefined' && memory.buffer instanceof SharedArrayBuffer;
     this.atomics = bindAtomics(memory, this.shared, atomics);
+    this.atomicsKind = atomics;
     this.firstFrame = this.words[HEADER.firstFrame] as number;
     this.frames = this.words[HEADER.frames] as number;
     this.pageArray = this.words[HEADER.pageArray] as number;

@@ -10,6 +10,19 @@ function trace(a: AtomicWords, words: Int32Array, at: number): number[] {
   words[at] = -7;
   const got = [a.load(at), a.add(at, 9), a.sub(at, 3), a.or(at, 0x50), a.and(at, ~1), a.exchange(at, -1)];
   got.push(a.cas(at, 5, 6), a.cas(at, -1, -0x80000000), words[at] as number);
+  words.fill(0, at, at + 2);
+  got.push(
+    a.enterIdle(at),
+    a.enterIdle(at),
+    words[at] as number,
+    a.leave(at),
+    a.leave(at),
+    words[at] as number,
+  );
+  words.set([1, 3], at);
+  got.push(a.leave(at), words[at] as number, a.enterIdle(at), words[at] as number);
+  words.set([-1, 0], at);
+  got.push(a.enterIdle(at), words[at] as number);
   a.store(at, 0x7fffffff);
   return [...got, words[at] as number];
 }

@@ -16,7 +16,14 @@ export type AtomicWords = {
   or(at: number, bits: number): number;
   exchange(at: number, value: number): number;
   cas(at: number, from: number, to: number): number;
+  /** Takes an idle reader/writer lock for reading: 1; 0 when somebody has it or a writer waits (`sync.ts`). */
+  enterIdle(at: number): number;
+  /** A reader leaves: how many there were, LAST_READER when it was the last and a writer waits. */
+  leave(at: number): number;
 };
+
+/** What `leave` answers for the last reader, when a writer waits. */
+export const LAST_READER = -2;
 
 /** By the buffer of a memory, so that whoever has a view of it has them: one set for each memory and thread. */
 const byBuffer = new WeakMap<ArrayBufferLike, AtomicWords>();
@@ -55,6 +62,12 @@ function builtIn(words: Int32Array): AtomicWords {
     or: (at, bits) => Atomics.or(words, at, bits),
     exchange: (at, value) => Atomics.exchange(words, at, value),
     cas: (at, from, to) => Atomics.compareExchange(words, at, from, to),
+    enterIdle: at =>
+      Atomics.load(words, at + 1) === 0 && Atomics.compareExchange(words, at, 0, 1) === 0 ? 1 : 0,
+    leave(at) {
+      const before = Atomics.sub(words, at, 1);
+      return before === 1 && Atomics.load(words, at + 1) !== 0 ? LAST_READER : before;
+    },
   };
 }
 
@@ -76,5 +89,17 @@ function atomicsModule(shared: boolean): Uint8Array<ArrayBuffer> {
   define('or', 'i32_atomic_rmw_or', 1);
   define('exchange', 'i32_atomic_rmw_xchg', 1);
   define('cas', 'i32_atomic_rmw_cmpxchg', 2);
+  m.define('enterIdle', { params: [I32], results: [I32] }, c => {
+    c.get(0).i32(2).op('i32_shl').tee(0).mem('i32_atomic_load', 4);
+    c.if(() => c.i32(0).op('return_'), undefined, { likely: false });
+    c.get(0).i32(0).i32(1).mem('i32_atomic_rmw_cmpxchg').op('i32_eqz');
+  });
+  m.define('leave', { params: [I32], results: [I32] }, c => {
+    const before = c.local(I32);
+    c.get(0).i32(2).op('i32_shl').tee(0).i32(1).mem('i32_atomic_rmw_sub').tee(before);
+    c.i32(1).op('i32_ne');
+    c.if(() => c.get(before).op('return_'), undefined, { likely: false });
+    c.i32(LAST_READER).i32(1).get(0).mem('i32_atomic_load', 4).op('select');
+  });
   return m.finish();
 }

@@ -1,6 +1,6 @@
 import { assert } from '../base/assert.ts';
 import type { Arena } from './arena.ts';
-import type { AtomicWords } from './atomics.ts';
+import { type AtomicWords, LAST_READER } from './atomics.ts';
 import { type LockClass, Lockdep } from './lockdep.ts';
 import { productionWaiter, type Waiter } from './waiter.ts';
 
@@ -75,7 +75,7 @@ export class Sync {
   readLock(cls: LockClass, at: number): void {
     this.lockdep?.acquire(cls, at);
     // Most often nobody has it and no writer waits.
-    if (this.#atomics.load(at + 1) === 0 && this.#atomics.cas(at, 0, 1) === 0) return;
+    if (this.#atomics.enterIdle(at) !== 0) return;
     this.#readLockSlow(at);
   }
 
@@ -101,10 +101,10 @@ export class Sync {
 
   readUnlock(cls: LockClass, at: number): void {
     this.lockdep?.release(cls, at);
-    const before = this.#atomics.sub(at, 1);
-    assert(before > 0, 'readUnlock: the lock was not held for reading');
+    const before = this.#atomics.leave(at);
+    assert(before > 0 || before === LAST_READER, 'readUnlock: the lock was not held for reading');
     // Only writers wait for a reader to leave, and each has counted itself before it looks at the state.
-    if (before === 1 && this.#atomics.load(at + 1) !== 0) this.#wakeRw(at);
+    if (before === LAST_READER) this.#wakeRw(at);
   }
 
   writeLock(cls: LockClass, at: number): void {
