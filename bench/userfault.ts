@@ -39,15 +39,28 @@ function measure(pages: number, sample: number, work: (page: number) => void): n
   return times[times.length >> 1]!;
 }
 
+/** The Host's one arena and this thread's core, which all address spaces share. */
+function createCore(): MmCore {
+  const arena = Arena.create({ frames: 16 * PAGES, heapBytes: 32 << 20, shared: true });
+  return initMm(new Sync(arena), { pageOps: createPageOps(arena.memory, true) });
+}
+
 /** An address space of a production Host's kind, with a context over one area and a source beside it. */
 class Rig {
-  readonly arena = Arena.create({ frames: 8 * PAGES, heapBytes: 32 << 20, shared: true });
-  readonly core: MmCore = initMm(new Sync(this.arena), { pageOps: createPageOps(this.arena.memory, true) });
-  readonly #mm = this.core.createMm({ limitPages: 3 * PAGES });
-  readonly ctx: Ptr<'uffd'> = this.core.uffds.create(this.#mm, 0);
-  readonly #area = this.core.mmap.map(this.#mm, PAGES * PAGE);
-  readonly #from = this.core.mmap.map(this.#mm, PAGES * PAGE, { flags: { lo: VmFlag.DontDump } });
+  readonly core: MmCore;
+  readonly #mm: Ptr<'mm'>;
+  readonly ctx: Ptr<'uffd'>;
+  readonly #area: number;
+  readonly #from: number;
   readonly #source = new Uint8Array(PAGE).fill(7);
+
+  constructor(core: MmCore) {
+    this.core = core;
+    this.#mm = core.createMm({ limitPages: 3 * PAGES });
+    this.ctx = core.uffds.create(this.#mm, 0);
+    this.#area = core.mmap.map(this.#mm, PAGES * PAGE);
+    this.#from = core.mmap.map(this.#mm, PAGES * PAGE, { flags: { lo: VmFlag.DontDump } });
+  }
 
   /** Empties the area, and registers it with these modes; the context gets these features. */
   #arm(mode: number, features: number): void {
@@ -128,10 +141,10 @@ class Rig {
 }
 
 /** A rig whose faults another thread answers, for as long as `work` lasts. */
-async function withManager<T>(work: (rig: Rig) => T): Promise<T> {
-  const rig = new Rig();
+async function withManager<T>(core: MmCore, work: (rig: Rig) => T): Promise<T> {
+  const rig = new Rig(core);
   const worker = spawnWorker(new URL('./userfault-manager.ts', import.meta.url), {
-    memory: rig.arena.memory,
+    memory: core.sync.arena.memory,
     context: rig.ctx,
   });
   await new Promise((resolve, reject) => {
@@ -215,7 +228,8 @@ export async function run(): Promise<boolean | undefined> {
   const folder = mkdtempSync(join(tmpdir(), 'faultline-bench-'));
   try {
     const program = buildBaseline(folder);
-    return await withManager(managed => compare(new Rig(), managed, program));
+    const core = createCore();
+    return await withManager(core, managed => compare(new Rig(core), managed, program));
   } finally {
     rmSync(folder, { recursive: true });
   }
