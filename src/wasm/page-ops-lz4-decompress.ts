@@ -45,6 +45,7 @@ export function defineLz4Decompress(m: ModuleBuilder): void {
       c.loop(sequence => {
         readByte(c, l, malformed);
         c.get(l.byte).tee(l.token).i32(4).op('i32_shr_u').set(l.n);
+        shortcut(c, l, sequence);
         extendLength(c, l, malformed);
         copyLiterals(c, l, malformed);
         // A block ends after literals, and nowhere else.
@@ -61,6 +62,37 @@ export function defineLz4Decompress(m: ModuleBuilder): void {
       });
     });
     c.i32(-1);
+  });
+}
+
+/**
+ * Most sequences have fewer than 15 literals and a match of at most 18 bytes: where both sides have room for the
+ * longest such, each part is copied whole, in pieces that no length decides. Leaves to `sequence` when the sequence
+ * is done; else in, out, token and n are as they were.
+ */
+function shortcut(c: Code, l: Locals, sequence: Label): void {
+  // in + 16 literals and out + 14 + 18 bytes stay inside; `in` is past the token.
+  left(c, l.length, l.in).i32(18).op('i32_ge_s');
+  left(c, l.capacity, l.out).i32(32).op('i32_ge_s', 'i32_and');
+  c.get(l.n).i32(15).op('i32_ne', 'i32_and');
+  c.if(() => {
+    address(c, l.src, l.in).tee(l.from);
+    c.get(l.n).op('i32_add').mem('i32_load16_u').set(l.offset);
+    address(c, l.dst, l.out).tee(l.end).get(l.from).mem('v128_load').mem('v128_store');
+    address(c, l.in, l.n).set(l.in);
+    address(c, l.out, l.n).set(l.out);
+    c.get(l.token).i32(15).op('i32_and').tee(l.stop).i32(15).op('i32_ne');
+    c.get(l.offset).i32(8).op('i32_ge_u', 'i32_and');
+    c.get(l.offset).get(l.out).op('i32_le_u', 'i32_and');
+    c.if(() => {
+      address(c, l.dst, l.out).tee(l.end).get(l.offset).op('i32_sub').set(l.from);
+      for (const at of [0, 8]) c.get(l.end).get(l.from).mem('i64_load', at).mem('i64_store', at);
+      c.get(l.end).get(l.from).mem('i32_load16_u', 16).mem('i32_store16', 16);
+      bump(c, l.in, 2);
+      address(c, l.out, l.stop).i32(4).op('i32_add').set(l.out);
+      c.br(sequence);
+    });
+    c.i32(0).set(l.n);
   });
 }
 
