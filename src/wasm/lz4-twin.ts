@@ -1,6 +1,6 @@
 import {
   LZ4_HASH,
-  LZ4_HASH_SHIFT,
+  LZ4_HASH_BITS,
   LZ4_MATCH_END,
   LZ4_MATCH_START_LAST,
   LZ4_SKIP,
@@ -30,6 +30,7 @@ export function lz4CompressTwin(src: Uint8Array, dst: Uint8Array, scratch: Uint8
     writer.offset(from - candidate);
     writer.length(length - 4);
     at = anchor = from + length;
+    if (at > LZ4_MATCH_START_LAST) break;
     enter(src, scratch, at - 2);
   }
   if (!writer.fits(src.length - anchor, 0, 0)) return 0;
@@ -37,9 +38,22 @@ export function lz4CompressTwin(src: Uint8Array, dst: Uint8Array, scratch: Uint8
   return writer.at;
 }
 
+/**
+ * The top 12 of the low 48 bits of six bytes times the prime, in halves of 24 bits, so that every product and sum is
+ * exact.
+ */
+function hash6(src: Uint8Array, at: number): number {
+  const half = 2 ** 24;
+  const [a, b] = [u32(src, at) & (half - 1), u32(src, at + 3) & (half - 1)];
+  const prime = LZ4_HASH.high * 2 ** 32 + LZ4_HASH.low;
+  const [c, d] = [prime % half, Math.floor(prime / half)];
+  const product = a * c + ((a * d + b * c) % half) * half;
+  return Math.floor((product % 2 ** 48) / 2 ** (48 - LZ4_HASH_BITS));
+}
+
 /** Enters a position in the table; returns the one it replaces. */
 function enter(src: Uint8Array, table: Uint8Array, at: number): number {
-  const slot = (Math.imul(u32(src, at), LZ4_HASH) >>> LZ4_HASH_SHIFT) * 2;
+  const slot = hash6(src, at) * 2;
   const before = u16(table, slot);
   table[slot] = at;
   table[slot + 1] = at >>> 8;
