@@ -101,6 +101,10 @@ export type KvmBreaks = {
   zapAllQuietly: boolean;
   /** T-RMAP-04: tables are freed without waiting for those who walk them. */
   freeTablesAtOnce: boolean;
+  /** T-FIP-12: pages beside a fault are mapped without asking whether an invalidation is about them. */
+  prefetchUnchecked: boolean;
+  /** T-AGE-08: a leaf without an accessed bit counts as used, and stays (K-13). */
+  ageKeepsLeaves: boolean;
   /** T-LIFE-09: a VM is freed without waiting for its vCPUs. */
   destroyWithoutWait: boolean;
   /** K-28: a read fault in a read-only slot maps the page as writable as the primary has it. */
@@ -154,6 +158,8 @@ export const NO_BREAKS: KvmBreaks = {
   staleMmio: false,
   zapAllQuietly: false,
   freeTablesAtOnce: false,
+  prefetchUnchecked: false,
+  ageKeepsLeaves: false,
   destroyWithoutWait: false,
   ignoreReadOnlySlot: false,
 };

@@ -94,6 +94,7 @@ export class Kvm {
    */
   age(vm: Vm, start: Vpn, end: Vpn, clear: boolean, flush: boolean): boolean {
     const { vm: v } = this.layout;
+    if (v.noAccessed.get(vm) !== 0) return this.#ageByUnmapping(vm, start, end, clear);
     const token = this.srcu.readLock(vm + v.srcuIndex.at);
     this.sync.lock('mmu', vm + v.mmuLock.at);
     this.sync.y('A.l');
@@ -112,6 +113,34 @@ export class Kvm {
     this.sync.y('A.f');
     this.srcu.readUnlock(vm + v.srcuIndex.at, token);
     return young;
+  }
+
+  /** Without accessed bits what is mapped counts as used, and goes: the next use is a fault (K-13). */
+  #ageByUnmapping(vm: Vm, start: Vpn, end: Vpn, clear: boolean): boolean {
+    const { vm: v } = this.layout;
+    const keep = !clear || this.breaks.ageKeepsLeaves;
+    const token = this.srcu.readLock(vm + v.srcuIndex.at);
+    this.sync.lock('mmu', vm + v.mmuLock.at);
+    this.pins.begin();
+    const set = this.memslots.active(vm);
+    let zapped = 0;
+    let mapped = false;
+    for (let i = 0; this.hvaRange(set, i, start, end, this.#range) !== 0; i++) {
+      const { slot, first, last } = this.#range;
+      if (keep) mapped = this.#isMapped(slot, first, last) || mapped;
+      else zapped += this.mmu.zapRange(vm, slot, first, last, this.pins.remember);
+    }
+    if (zapped > 0) this.requests.flushRemoteTlbs(vm);
+    this.sync.unlock('mmu', vm + v.mmuLock.at);
+    this.pins.release(vm);
+    this.srcu.readUnlock(vm + v.srcuIndex.at, token);
+    return mapped || zapped > 0;
+  }
+
+  #isMapped(slot: Ptr<'slot'>, first: number, last: number): boolean {
+    for (let gfn = first; gfn < last; gfn++)
+      for (const level of [0, 1]) if (this.rmap.first(this.rmap.head(slot, gfn, level)) !== 0) return true;
+    return false;
   }
 
   /** Whoever samples before and checks after begins again. Requires: 'mmu'. */

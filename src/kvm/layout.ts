@@ -37,6 +37,9 @@ export const SpteTable = { gfn: 512, level: 513, space: 514 } as const;
 /** Levels: 0 is 4 KiB, 1 is 2 MiB, 2 the root (gpa below 512 GiB). */
 export const ROOT_LEVEL = 2;
 
+/** Guest frames around a fault that may be prefetched, at most: one lowest table has them all. */
+export const PREFETCH_MAX = 512;
+
 export const SlotFlag = { LogDirty: 1 << 0, ReadOnly: 1 << 1, /** internal */ Invalid: 1 << 16 } as const;
 
 /** How the VM's faults race invalidations (semantics.md 0.2). */
@@ -51,6 +54,8 @@ export function kvmLayout(words: Int32Array) {
       mm: ptr('mm'),
       notifier: i32,
       protocol: i32,
+      noAccessed: i32, //  leaves have no accessed bit that means anything: ageing unmaps (K-13)
+      prefetch: i32, //    guest frames that a fault looks at, a power of two; 0 for its own alone
       slots: ptr('slots'), // atomic: the published set
       generation: i32, //  atomic: of the slots; bit 0 while an update is in progress (L-16)
       seq: i32, //         atomic: ends of invalidations (K-22)

@@ -29,6 +29,8 @@ export type MmPorts = {
   readonly pageTable: {
     /** Does a huge entry map the page, to this frame (any: -1)? Lockless; an invalidation in progress may be about it. */
     mapsHuge(mm: Ptr<'mm'>, vpn: Vpn, pfn: Pfn): boolean;
+    /** pfn | GUP_WRITABLE of a page that a 4 KiB entry maps, or -1. As lockless. */
+    mapped(mm: Ptr<'mm'>, vpn: Vpn): number;
   };
   readonly pages: {
     put(pfn: Pfn): void;

@@ -1,5 +1,8 @@
 import { expect, test } from 'vitest';
+import { PAGE_SIZE } from '../base/units.ts';
+import { PageFlag } from '../mm/layout.ts';
 import { NotifyEvent, NotifyFlag } from '../mm/mmu-notifier-ops.ts';
+import type { KvmBreaks } from './breaks.ts';
 import { Protocol, Spte, sptePfn } from './layout.ts';
 import { GFN, KvmRig } from './testing.ts';
 import { Vms } from './vm.ts';
@@ -326,4 +329,45 @@ test('T-AGE-12 M-11: no table lock is taken under mmu_lock; a fault that brings 
   };
   run({});
   expect(() => run({ gupUnderLock: true })).toThrow('lock order');
+});
+
+test('T-AGE-08 K-13: without accessed bits ageing unmaps, says yes if anything was mapped, and the guest faults again; else it stays young', () => {
+  const run = (protocol: 0 | 1, breaks: Partial<KvmBreaks>) => {
+    const rig = new KvmRig({ protocol, breaks });
+    rig.kvm.layout.vm.noAccessed.set(rig.vm, 1);
+    const pfn = rig.write(GFN);
+    const refs = rig.core.pages.refcount(pfn);
+    rig.core.pages.clear(pfn, PageFlag.Dirty);
+    const age = () => rig.kvm.age(rig.vm, rig.vpn, rig.vpn + 4, true, true);
+    const answers = [rig.kvm.age(rig.vm, rig.vpn, rig.vpn + 4, false, false), age(), age()];
+    const left = { present: rig.present(), dirty: rig.core.pages.has(pfn, PageFlag.Dirty) };
+    const dropped = refs - rig.core.pages.refcount(pfn);
+    expect(rig.write(GFN)).toBe(pfn);
+    rig.check();
+    return { answers, ...left, dropped };
+  };
+  const unmapped = { answers: [true, true, false], present: [], dirty: true };
+  expect(run(Protocol.Modern, {})).toEqual({ ...unmapped, dropped: 0 });
+  expect(run(Protocol.SeqlockPin, {})).toEqual({ ...unmapped, dropped: 1 });
+  expect(run(Protocol.Modern, { ageKeepsLeaves: true }).answers).toEqual([true, true, true]);
+});
+
+test('K-24 (8): what the mm has beside a fault is mapped with it, unused and within the slot, if the VM asks for it', () => {
+  const run = (prefetch: number) => {
+    const rig = new KvmRig({ pages: 0 });
+    rig.set({ gfn: GFN + 2, page: 2, pages: 4 });
+    for (const page of [1, 2, 3, 5, 6]) rig.core.access.write32(rig.mm, (rig.vpn + page) * PAGE_SIZE, page);
+    rig.core.access.read32(rig.mm, (rig.vpn + 4) * PAGE_SIZE); // the zero page is left alone
+    rig.kvm.layout.vm.prefetch.set(rig.vm, prefetch);
+    rig.read(GFN + 3);
+    rig.check();
+    expect([rig.leaf(GFN + 2) & Spte.Accessed, rig.leaf(GFN + 5) & Spte.Accessed]).toEqual([0, 0]);
+    const found = rig.present();
+    rig.advise('dontneed', 2, 4);
+    rig.check();
+    return found;
+  };
+  expect(run(0)).toEqual([GFN + 3]);
+  expect(run(4)).toEqual([GFN + 2, GFN + 3]);
+  expect(run(8)).toEqual([GFN + 2, GFN + 3, GFN + 5]);
 });

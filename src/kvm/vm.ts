@@ -4,7 +4,7 @@ import type { MmuNotifierOps } from '../mm/mmu-notifier-ops.ts';
 import { type Arena, Root } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Kvm } from './kvm.ts';
-import { MAX_VCPUS, Protocol } from './layout.ts';
+import { MAX_VCPUS, PREFETCH_MAX, Protocol } from './layout.ts';
 
 type Vm = Ptr<'vm'>;
 type Mm = Ptr<'mm'>;
@@ -22,6 +22,10 @@ export type VmOptions = {
   protocol?: (typeof Protocol)[keyof typeof Protocol];
   /** The decode cache that its vCPUs share, or 0. */
   code?: number;
+  /** Ages by unmapping, as where the hardware sets no accessed bit (K-13). */
+  noAccessed?: boolean;
+  /** Guest frames, a power of two up to 512, that a fault maps together if the mm has them; off by default. */
+  prefetch?: number;
 };
 
 /** Making and unmaking VMs. Everything the notifier reads is ready before it is registered (K-2, B-4). */
@@ -46,6 +50,8 @@ export class Vms {
     v.mm.set(vm, options.mm);
     v.protocol.set(vm, options.protocol ?? Protocol.Modern);
     v.code.set(vm, options.code ?? 0);
+    v.noAccessed.set(vm, options.noAccessed ? 1 : 0);
+    v.prefetch.set(vm, Math.min(options.prefetch ?? 0, PREFETCH_MAX));
     try {
       v.slots.store(vm, heap.alloc(slots.words) as Ptr<'slots'>);
       v.flushList.set(vm, this.#kvm.requests.createList());

@@ -42,6 +42,8 @@ export type MmBreaks = {
   mapUncached: boolean;
   /** C-16: reclaim asks whether a VMA is locked before it has the lock of the entry, and not again. */
   mlockSeenEarly: boolean;
+  /** T-THP-06: the huge zero page is split into holes (H-11). */
+  splitZeroToHoles: boolean;
   /** T-LIFE-06: unregister does not wait for callbacks that run. */
   unregisterWithoutWait: boolean;
   /** T-LIFE-07: whoever ends the subscription sends `release`, claimed or not. */
@@ -189,6 +191,7 @@ export const NO_MM_BREAKS: MmBreaks = {
   punchUnmapsOnce: false,
   mapUncached: false,
   mlockSeenEarly: false,
+  splitZeroToHoles: false,
   unregisterWithoutWait: false,
   releaseUnclaimed: false,
   registerInRange: false,

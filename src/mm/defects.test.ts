@@ -1,4 +1,6 @@
 import { expect, test } from 'vitest';
+import { GUP_SIGBUS } from './fault-codes.ts';
+import { HugeRig } from './huge/huge-testing.ts';
 import { NotifyEvent } from './mmu-notifier-ops.ts';
 import { Checker } from './notifier-testing.ts';
 import { testMm } from './testing.ts';
@@ -92,4 +94,21 @@ test('B-37: a descriptor that can not be made for want of memory, or of an addre
   for (const at of drained) core.slabs.uffd.free(at as never);
   expect(core.layout.mm.count.load(mm)).toBe(count);
   core.checkInvariants();
+});
+
+test('T-THP-06 H-11: the huge zero page, split in an armed area, is 512 zero pages: reads ask nobody, a write copies; holes would ask', () => {
+  const run = (splitZeroToHoles: boolean) => {
+    const rig = new HugeRig({ breaks: splitZeroToHoles ? { splitZeroToHoles: true } : {} });
+    rig.read(0);
+    rig.advise('userfault', 0, 512);
+    rig.core.hugePmd.split(rig.mm, rig.at(0) / PAGE);
+    const asked = Array.from({ length: 512 }, (_, page) => rig.touch(page, false)).filter(found => found < 0);
+    return { rig, asked };
+  };
+  const { rig, asked } = run(false);
+  expect(asked).toEqual([]);
+  rig.write(3, 1);
+  expect([rig.read(3), rig.read(4)]).toEqual([1, 0]);
+  rig.text();
+  expect(run(true).asked).toEqual(Array(512).fill(GUP_SIGBUS));
 });

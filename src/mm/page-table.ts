@@ -5,6 +5,7 @@ import type { AtomicWords } from '../sync/atomics.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
 import type { PageOps } from '../wasm/page-ops.ts';
+import { GUP_WRITABLE } from './fault-codes.ts';
 import { type MmLayout, mkPte, PageFlag, PTE_BITS, PTE_PFN_SHIFT, Pte, ptePfn, Table } from './layout.ts';
 import type { Pages } from './page.ts';
 import type { PageAlloc } from './page-alloc.ts';
@@ -99,6 +100,16 @@ export class PageTable {
     const middle = pmd === 0 ? 0 : this.#atomics.load(pmd);
     if ((middle & Pte.Huge) !== 0) return hugePte(middle, vpn);
     return middle === 0 ? 0 : this.#atomics.load(frameWord(ptePfn(middle)) + (vpn & INDEX));
+  }
+
+  /**
+   * pfn | GUP_WRITABLE of a page that a small entry maps and anybody may use; -1 for all else, the zero page too. Takes
+   * no lock: the caller knows that no invalidation is about the page.
+   */
+  mapped(mm: Ptr<'mm'>, vpn: Vpn): number {
+    const entry = this.entryOf(mm, vpn);
+    if ((entry & (Pte.Present | Pte.Zero | Pte.ProtNone | Pte.Huge)) !== Pte.Present) return -1;
+    return ptePfn(entry) | ((entry & Pte.Write) !== 0 ? GUP_WRITABLE : 0);
   }
 
   /** Does a huge entry map a page to this frame, or to any when -1? Takes no lock. */

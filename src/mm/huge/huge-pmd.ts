@@ -1,6 +1,6 @@
 import { assert } from '../../base/assert.ts';
 import type { Pfn, Vpn } from '../../base/units.ts';
-import { PAGE_STRUCT_WORDS } from '../../sync/arena.ts';
+import { frameWord, PAGE_STRUCT_WORDS } from '../../sync/arena.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import type { Sync } from '../../sync/sync.ts';
 import type { AnonVmas } from '../anon-vma.ts';
@@ -65,6 +65,12 @@ export class HugePmd {
     sync.y('M.0');
     const entry = pageTable.held(pmd);
     if (pmdIsHuge(entry)) pageTable.splitHuge(pmd);
+    if (this.#deps.breaks.splitZeroToHoles && (entry & Pte.Zero) !== 0)
+      sync.words.fill(
+        0,
+        frameWord(ptePfn(pageTable.held(pmd))),
+        frameWord(ptePfn(pageTable.held(pmd))) + 512,
+      );
     sync.y('M.k');
     pageTable.unlock(pmd);
     if (!pmdIsHuge(entry)) return;

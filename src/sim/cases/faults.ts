@@ -433,7 +433,54 @@ const otherPage: WorldCase = {
   ],
 };
 
+/** A fault that maps its neighbours while one of them is taken away. */
+// K-24 (8), K-17
+const prefetch: WorldCase = {
+  ...base,
+  name: 'T-FIP-12',
+  title: 'a fault maps the seven pages beside it while the fifth is discarded: that one is left alone',
+  profiles: COUNTED,
+  setup(world) {
+    const guest = world.createGuest({ pages: 8, vcpus: 1 });
+    for (let page = 0; page < 8; page++) world.hostStore(guest.mm, guest.vpn + page, 41 + page);
+    world.kvm.layout.vm.prefetch.set(guest.vm, 8);
+    world.settle();
+    return { guest, flag: 0 };
+  },
+  actors: {
+    vcpu(world, { guest }) {
+      world.vcpu(guest).run(vcpu => {
+        assert(vcpu.load(GFN) === 41, 'OR-2: the guest reads another page');
+        vcpu.stopPoint();
+        assert([0, 45].includes(vcpu.load(GFN + 4)), 'OR-2: the guest reads what nobody wrote');
+        assert(vcpu.load(GFN + 5) === 46, 'OR-2: the guest reads another page');
+      });
+    },
+    discard: (world, { guest }) => world.discard(guest, 4),
+  },
+  reach: profile => ({
+    'before the start': 'F.U < S.l',
+    'after the end': 'E.u < F.s',
+    ...(profile === 'modern' ? { 'T-FIP-12': 'S.u < F.L < F.U < M.0' } : {}),
+  }),
+  oracle(world, { guest }, trace) {
+    checkFaults(world, guest, trace);
+    const faults = trace.filter(e => e.label === 'F.i').length;
+    assert(faults <= 2, 'K-24: what the mm had was not mapped beside the fault');
+    assert(world.hostLoad(guest.mm, guest.vpn + 4) === 0, 'what was discarded is zero');
+  },
+  mutants: [
+    {
+      name: 'only the page of the fault is checked',
+      breaks: { kvm: { prefetchUnchecked: true } },
+      profiles: ['modern'],
+    },
+    { name: 'ignore the sequence', breaks: { kvm: { ignoreSeq: true } } },
+  ],
+};
+
 export const cases: readonly AnyCase[] = [
+  prefetch,
   discard,
   swapOut,
   pinned,
