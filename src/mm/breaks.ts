@@ -50,6 +50,8 @@ export type MmBreaks = {
   releaseUnclaimed: boolean;
   /** N-21: an interval inserted during an invalidation counts as untouched by it. */
   intervalInsertedEarly: boolean;
+  /** N-14, T-FIR-22: when a subscriber refuses, those that began are not ended. */
+  refusalWithoutEnds: boolean;
   /** N-14, T-FIR-22: when a subscriber of the list refuses, the intervals stay begun. */
   intervalLeftBegun: boolean;
   /** N-20: what is put is freed while callbacks may run. */
@@ -196,6 +198,7 @@ export const NO_MM_BREAKS: MmBreaks = {
   releaseUnclaimed: false,
   registerInRange: false,
   intervalInsertedEarly: false,
+  refusalWithoutEnds: false,
   intervalLeftBegun: false,
   putWithoutWait: false,
   flushPrimaryAlone: false,

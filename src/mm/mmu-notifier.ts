@@ -281,7 +281,7 @@ export class MmuNotifiers {
       assert(ops.invalidateRangeEnd === undefined, 'N-14: who may fail has no end');
       failed = true;
     }
-    if (failed) this.#ends(mm, start, end, event, false);
+    if (failed && !this.#deps.breaks?.refusalWithoutEnds) this.#ends(mm, start, end, event, false);
     // 6.12 forgets the intervals here (N-14).
     if (failed && !this.#deps.breaks?.intervalLeftBegun) this.intervals.end(mm);
     this.#srcu.readUnlock(this.#deps.srcuAt, token);

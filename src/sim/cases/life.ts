@@ -183,7 +183,7 @@ const refused: LifeCase = {
     const { starts, ends } = probeReport(world.sync.words, probe);
     assert(starts === 1 && ends === 1, 'T-FIR-22: who was told of the start is told of the end');
   },
-  mutants: [],
+  mutants: [{ name: 'who began is not ended', breaks: { mm: { refusalWithoutEnds: true } } }],
 };
 
 /** A VM is destroyed from another thread while its vCPU is in a fault. */
