@@ -1,6 +1,7 @@
 // Runs memory scripts on this machine's own kernel: the oracle of `npm run conformance -- linux`.
 //
 // stdin: a script a line, steps between semicolons, each `PROCESS.CALL ARGUMENT…` as script.ts writes them.
+// With the argument `probe` it only tells what this kernel offers, as machine.ts reads it.
 // stdout: a line for each script, an outcome for each step between semicolons. Addresses count from WINDOW.
 //
 // Each script has processes of its own. They take turns: `next` is the step that is due, its process runs it,
@@ -655,8 +656,19 @@ static void stay_here(void) {
   sched_setaffinity(0, sizeof set, &set);
 }
 
-int main(void) {
+// What machine.ts decides by: errno of userfaultfd(2), errno of its handshake, the features that it offers.
+static int probe(void) {
+  struct uffdio_api api = {.api = UFFD_API};
+  int opened = (int)syscall(SYS_userfaultfd, O_NONBLOCK);
+  int refused = opened < 0 ? errno : 0;
+  int failed = opened >= 0 && ioctl(opened, UFFDIO_API, &api) ? errno : 0;
+  printf("userfaultfd %d %d %llx\n", refused, failed, (unsigned long long)api.features);
+  return 0;
+}
+
+int main(int count_of_words, char **words) {
   static char line[1 << 16];
+  if (count_of_words > 1 && !strcmp(words[1], "probe")) return probe();
   shared = mmap(0, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   source = mmap(0, SOURCE_PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   stay_here();

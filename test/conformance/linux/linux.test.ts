@@ -3,6 +3,7 @@ import { Random } from '../../../src/base/random.ts';
 import { withoutBounds } from './differences.ts';
 import { Generator } from './generate.ts';
 import { buildDriver, Comparison, randomScripts, runLinux } from './linux.ts';
+import { needsUserfault, type Probe, parseProbe, whyNoUserfault } from './machine.ts';
 import { Ours } from './ours.ts';
 import { formatScript, parseScript } from './script.ts';
 
@@ -22,6 +23,29 @@ test('mappings that touch and are alike but for their bounds are one', () => {
   );
 });
 
+const ALL = 0x1ffff;
+test.each<[string, Probe, string | undefined]>([
+  ['offers it all', { open: 0, api: 0, features: ALL }, undefined],
+  ['has none', { open: 38, api: 0, features: 0 }, 'no userfaultfd in this kernel'],
+  ['forbids it', { open: 1, api: 0, features: 0 }, 'userfaultfd is refused here (EPERM)'],
+  ['fails otherwise', { open: 24, api: 0, features: 0 }, 'userfaultfd is refused here (errno 24)'],
+  ['speaks another API', { open: 0, api: 22, features: 0 }, 'the handshake of userfaultfd fails (EINVAL)'],
+  ['is older', { open: 0, api: 0, features: 0xffff & ~0x4000 }, 'userfaultfd without Poison, Move'],
+])('on a machine that %s, scripts with user faults run or say why not', (_, answer, why) => {
+  expect(whyNoUserfault(answer)).toBe(why);
+});
+
+test('the answer of the probe reads as it was printed; anything else is that of no userfaultfd', () => {
+  expect(parseProbe('userfaultfd 0 0 1ffff\n')).toEqual({ open: 0, api: 0, features: ALL });
+  expect(parseProbe('userfaultfd 1 0 0\n')).toEqual({ open: 1, api: 0, features: 0 });
+  expect(parseProbe('')).toEqual({ open: 38, api: 0, features: 0 });
+});
+
+test('scripts without a descriptor need no userfaultfd', () => {
+  expect(needsUserfault(parseScript('0.mmap 0 0x1000 3 0x32; 0.mlock 0 0x1000; 0.log; 0.dump'))).toBe(false);
+  expect(needsUserfault(parseScript('0.mmap 0 0x1000 3 0x32; 0.handler 1 0'))).toBe(true);
+});
+
 afterAll(() => driver?.remove());
 
 test.skipIf(driver === undefined).each(['forkKeepsWritable', 'fillWithoutRecheck'] as const)(
@@ -38,4 +62,13 @@ test.skipIf(driver === undefined)('random scripts end as on the kernel of this m
   const print = (line: string) => lines.push(line);
   const differences = await runLinux(driver!.program, { seed: 7, scripts: 400, print });
   expect(differences, lines.join('\n')).toBe(0);
+});
+
+test.skipIf(driver === undefined)('without userfaultfd the rest runs, and is told apart', async () => {
+  const lines: string[] = [];
+  const print = (line: string) => lines.push(line);
+  const refused = { open: 1, api: 0, features: 0 };
+  const differences = await runLinux(driver!.program, { seed: 8, scripts: 40, print }, refused);
+  expect(differences, lines.join('\n')).toBe(0);
+  expect(lines.at(-1)).toMatch(/^linux: \d+ scripts with user faults: not run: userfaultfd is refused here/);
 });

@@ -7,6 +7,7 @@ import { Random } from '../../../src/base/random.ts';
 import { shrink } from '../shrink.ts';
 import { explain, type KnownDifference } from './differences.ts';
 import { Generator } from './generate.ts';
+import { needsUserfault, probe, whyNoUserfault } from './machine.ts';
 import { Ours } from './ours.ts';
 import { formatScript, parseScript, type Script } from './script.ts';
 
@@ -123,14 +124,18 @@ const show = async (comparison: Comparison, script: Script, o: LinuxOptions): Pr
 export const randomScripts = (r: Random, count: number): Script[] =>
   Array.from({ length: count }, () => new Generator(r).script(LENGTH_MIN + r.below(LENGTH_SPREAD)));
 
-/** Returns how many scripts differ without a reason. */
-export async function runLinux(program: string, o: LinuxOptions): Promise<number> {
+/** Returns how many scripts differ without a reason. What the machine can't be asked is told as not run. */
+export async function runLinux(program: string, o: LinuxOptions, here = probe(program)): Promise<number> {
   const comparison = new Comparison(program);
   const r = new Random(o.seed);
+  const why = whyNoUserfault(here);
   let differences = 0;
+  let notRun = 0;
   for (let done = 0; done < o.scripts && differences < SHOWN; done += BATCH) {
     const count = Math.min(BATCH, o.scripts - done);
-    const scripts = randomScripts(r, count);
+    const made = randomScripts(r, count);
+    const scripts = why === undefined ? made : made.filter(script => !needsUserfault(script));
+    notRun += made.length - scripts.length;
     for (const [i, difference] of (await comparison.run(scripts)).entries()) {
       if (difference === undefined || !(await isRepeatable(comparison, scripts[i]!, difference, o))) continue;
       if (++differences <= SHOWN) await show(comparison, scripts[i]!, o);
@@ -138,6 +143,7 @@ export async function runLinux(program: string, o: LinuxOptions): Promise<number
   }
   for (const [{ name, reason }, count] of comparison.explained)
     o.print(`known difference, ${count} times: ${name}: ${reason}`);
+  if (notRun > 0) o.print(`linux: ${notRun} scripts with user faults: not run: ${why}`);
   if (comparison.unrepeatable > 0) o.print(`${comparison.unrepeatable} scripts differed once and not again`);
   return differences;
 }
@@ -149,6 +155,11 @@ export async function runOneScript(
   print: (line: string) => void,
 ): Promise<number> {
   const script = parseScript(text);
+  const why = whyNoUserfault(probe(program));
+  if (why !== undefined && needsUserfault(script)) {
+    print(`linux: not run: ${why}`);
+    return 0;
+  }
   const [theirs] = await runTheirs(program, [script]);
   const ours = new Ours().run(script);
   const [difference] = await new Comparison(program).run([script]);
