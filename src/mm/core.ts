@@ -249,7 +249,8 @@ export class MmCore {
     });
     this.uffds.wire(ctx => this.uffdRelease.release(ctx));
     this.mlock = new Mlock({ ...memoryDeps, sync, edit, gup: this.gup });
-    const populate = (mm: Mm, start: Vpn, end: Vpn): void => this.mlock.populateQuietly(mm, start, end);
+    const populate = (mm: Mm, start: Vpn, end: Vpn, how?: number): void =>
+      this.mlock.populateQuietly(mm, start, end, how);
     this.mmap = new Mmap({ ...memoryDeps, sync, edit, uffdEvents, zap: this.zap, populate });
     this.mremap = new Mremap({ ...memoryDeps, sync, edit, uffdEvents, mmap: this.mmap });
     this.mms = new Mms(this);

@@ -183,6 +183,50 @@ test('a page that two address spaces have locked is let go only by the second', 
   core.checkInvariants();
 });
 
+test('C-16 merging takes a page from the locked mapping alone; for a child that still maps it, it is free', () => {
+  const { core, mm, at, page, mlocked } = mapped(2);
+  for (const i of [0, 1]) core.access.write32(mm, page(i), 7);
+  core.mlock.lock(mm, at, 2 * PAGE_SIZE);
+  const child = core.fork(mm);
+  core.madvise.advise(mm, at, 2 * PAGE_SIZE, 'mergeable');
+  const lockedOfChild = () => [0, 1].filter(i => mlocked(i, child)).length;
+  expect([mlocked(0), mlocked(1), lockedOfChild()]).toEqual([true, true, 2]);
+  for (let pass = 0; pass < 4; pass++) core.ksm.scan(64);
+  // One of the two pages was given up for the other, which stays locked by the parent.
+  expect([core.ksm.stats().pages_sharing, mlocked(0), mlocked(1), lockedOfChild()]).toEqual([
+    1,
+    true,
+    true,
+    1,
+  ]);
+  core.checkInvariants();
+  core.exit(child);
+  core.checkInvariants();
+});
+
+test('mprotect that makes locked memory writable brings its pages in, a user fault being no reason to wait', () => {
+  const { core, mm, at, page, resident } = mapped(4);
+  const rights = (write: boolean) => core.mmap.protect(mm, at, 3 * PAGE_SIZE, { read: true, write });
+  rights(false);
+  core.madvise.advise(mm, page(1), PAGE_SIZE, 'userfault');
+  core.mlock.lock(mm, at, PAGE_SIZE);
+  expect(code(() => core.mlock.lock(mm, page(1), PAGE_SIZE))).toBe('ENOMEM');
+  core.mlock.lock(mm, page(2), PAGE_SIZE, true);
+  expect(resident()).toBe('1000');
+  core.madvise.advise(mm, page(1), PAGE_SIZE, 'nouserfault');
+  rights(true);
+  // What comes in as it is touched still does.
+  expect(resident()).toBe('1100');
+  core.checkInvariants();
+});
+
+test('munlock of no bytes inside a page is of that page, as for Linux', () => {
+  const { core, mm, page, flags } = mapped(2);
+  core.mlock.lock(mm, page(0) + 8, 0);
+  core.mlock.lock(mm, page(1), 0);
+  expect([flags(0), flags(1)]).toEqual([VmFlag.Locked, 0]);
+});
+
 test('mincore tells present pages, pages of the swap cache and of inodes; ENOMEM at a gap, EINVAL unaligned', () => {
   const { world, core, mm, at, page } = mapped(3);
   const ask = (address: number, count: number): string =>

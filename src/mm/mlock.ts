@@ -133,23 +133,23 @@ export class Mlock {
   }
 
   /** Touches every page of a range that is mapped; write access where the mapping is private (Linux: __mm_populate). */
-  populate(mm: Mm, start: Vpn, end: Vpn): void {
+  populate(mm: Mm, start: Vpn, end: Vpn, how: number = FaultFlag.Kernel): void {
     const { gup, pages } = this.#deps;
     for (let vpn = start; vpn < end; vpn++) {
       const next = this.#nextMapped(mm, vpn);
       if (next.vpn >= end) return;
       vpn = next.vpn;
       if (next.skip) continue;
-      const result = gup.faultWait(mm, vpn, next.write, FaultFlag.Kernel);
+      const result = gup.faultWait(mm, vpn, next.write, how);
       if (result >= 0) pages.put(result & GUP_PFN_MASK);
       else throw new Errno(result === GUP_NOMEM ? 'EAGAIN' : 'ENOMEM', 'mlock', 'a page cannot be had');
     }
   }
 
-  /** As `populate`, to the first page that can't be had (MAP_POPULATE, mlockall). */
-  populateQuietly(mm: Mm, start: Vpn, end: Vpn): void {
+  /** As `populate`, to the first page that can't be had (MAP_POPULATE, mlockall, mprotect). */
+  populateQuietly(mm: Mm, start: Vpn, end: Vpn, how: number = FaultFlag.Kernel): void {
     try {
-      this.populate(mm, start, end);
+      this.populate(mm, start, end, how);
     } catch (error) {
       if (!(error instanceof Errno)) throw error;
     }
@@ -203,10 +203,10 @@ export class Mlock {
   }
 }
 
-/** The pages that a range of bytes touches. */
+/** The pages that a range of bytes touches; of no bytes, the page that the address is inside of. */
 function covered(call: string, address: Hva, bytes: number): { start: Vpn; end: Vpn } {
   const start = Math.floor(address / PAGE_SIZE);
   const end = Math.ceil((address + bytes) / PAGE_SIZE);
   if (!(bytes >= 0) || start < 0 || end > VPN_MAX) throw new Errno('EINVAL', call, 'not a range');
-  return { start, end: bytes === 0 ? start : end };
+  return { start, end };
 }

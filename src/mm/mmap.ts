@@ -4,6 +4,7 @@ import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
 import type { AnonVmas } from './anon-vma.ts';
 import type { MmBreaks } from './breaks.ts';
+import { FaultFlag } from './fault-codes.ts';
 import type { HugePmd } from './huge/huge-pmd.ts';
 import { type MmLayout, Pte, pteIsPresent, VmFlag } from './layout.ts';
 import type { MlockPages } from './mlock-page.ts';
@@ -52,7 +53,7 @@ export type MmapDeps = {
   readonly shmem: Shmem;
   readonly mlockPages: MlockPages;
   /** Touches every page of a range (mlock.ts). */
-  readonly populate: (mm: Mm, start: Vpn, end: Vpn) => void;
+  readonly populate: (mm: Mm, start: Vpn, end: Vpn, how?: number) => void;
   readonly hugePmd: HugePmd;
   readonly uffdEvents: UffdEvents;
 };
@@ -221,10 +222,19 @@ export class Mmap {
    */
   protect(mm: Mm, address: Hva, bytes: number, protection: Protection): void {
     const { start, end } = range('mprotect', address, bytes);
-    if (start < end) this.#write(mm, 'mprotect', () => this.#protect(mm, start, end, protection));
+    if (start === end) return;
+    const gained: [Vpn, Vpn][] = [];
+    try {
+      this.#write(mm, 'mprotect', () => this.#protect(mm, start, end, protection, gained));
+    } finally {
+      // Linux does this under its lock, and so can't wait for a user fault.
+      for (const [from, to] of gained)
+        this.#deps.populate(mm, from, to, FaultFlag.Kernel | FaultFlag.NoRetry);
+    }
   }
 
-  #protect(mm: Mm, start: Vpn, end: Vpn, protection: Protection): void {
+  /** `gained`: locked memory that can be written from now on, and so has to have its pages (C-16). */
+  #protect(mm: Mm, start: Vpn, end: Vpn, protection: Protection, gained: [Vpn, Vpn][]): void {
     const { vmas, edit, layout } = this.#deps;
     const rights = VmFlag.Read | VmFlag.Write | VmFlag.Exec;
     let vpn = start;
@@ -240,6 +250,8 @@ export class Mmap {
       if (flags !== lo) {
         const changed = edit.setFlags(mm, vpn, stop, flags, hi, 'mprotect');
         this.#changeProtection(mm, vpn, stop, layout.vma.flags.get(changed), lo);
+        const { Locked, Shared, Write } = VmFlag;
+        if (writable && (lo & (Locked | Shared | Write)) === Locked) gained.push([vpn, stop]);
       }
       vpn = stop;
     }

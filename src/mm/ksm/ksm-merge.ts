@@ -7,6 +7,7 @@ import type { AnonVmas } from '../anon-vma.ts';
 import type { MmBreaks } from '../breaks.ts';
 import type { HugePmd } from '../huge/huge-pmd.ts';
 import { type MmLayout, mkPte, PageFlag, Pte, pteIsPresent, ptePfn, VmFlag } from '../layout.ts';
+import type { MlockPages } from '../mlock-page.ts';
 import type { MmuNotifiers } from '../mmu-notifier.ts';
 import { NotifyEvent, NotifyFlag } from '../mmu-notifier-ops.ts';
 import type { Pages } from '../page.ts';
@@ -35,6 +36,7 @@ export type KsmMergeDeps = {
   readonly rmap: Rmap;
   readonly swap: Swap;
   readonly hugePmd: HugePmd;
+  readonly mlockPages: MlockPages;
   readonly breaks: MmBreaks;
   readonly items: KsmItems;
 };
@@ -87,12 +89,15 @@ export class KsmMerger {
     let [anonVma, index] = [0 as Ptr<'anonVma'>, 0];
     const done = this.#locked(item, pfn, (vma, vpn) => {
       if (!this.#replace(vma, vpn, pfn, stable)) return 0;
+      if ((layout.vma.flags.get(vma) & VmFlag.Locked) !== 0) this.#deps.mlockPages.lock(stable);
       anonVma = layout.vma.anonVma.load(vma);
       index = layout.vma.pgoff.get(vma) + vpn - layout.vma.start.get(vma);
       anonVmas.get(anonVma);
       return 1;
     });
     if (done === 0) return false;
+    // Others may map it still, and none of them be locked (C-16).
+    this.#deps.mlockPages.recheck(pfn);
     pages.lock(stable);
     items.append(item, node, anonVma, index);
     pages.unlock(stable);
@@ -105,8 +110,10 @@ export class KsmMerger {
     const done = this.#locked(item, pfn, (vma, vpn) =>
       this.#replace(vma, vpn, pfn, pages.zeroPage) ? 1 : 0,
     );
-    if (done !== 0) ksm.ksm.zero_pages.add(this.#root, 1);
-    return done !== 0;
+    if (done === 0) return false;
+    this.#deps.mlockPages.recheck(pfn);
+    ksm.ksm.zero_pages.add(this.#root, 1);
+    return true;
   }
 
   /** The item's mapping is one more of a merged page that fork shared. */
