@@ -63,7 +63,7 @@ Swap:                  4 kB
 SwapPss:               2 kB
 Locked:                0 kB
 THPeligible:           0
-VmFlags: rd wr mr mw me 
+VmFlags: rd wr mr mw me ac 
 `);
 });
 

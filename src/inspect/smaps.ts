@@ -113,10 +113,13 @@ function figures(s: MappingStat, rollup: boolean): string {
 const kinds = (s: MappingStat): string =>
   kib('Pss_Anon', pssKib(s.pssAnon)) + kib('Pss_File', 0) + kib('Pss_Shmem', pssKib(s.pssShmem));
 
-/** 1 if a fault here may be huge: MADV_HUGEPAGE over at least one aligned 2 MiB (H-1). */
+/** 1 if a fault here may be huge: by the Host's setting, over at least one aligned 2 MiB (H-1). */
 function thpEligible(core: MmCore, vma: Vma): number {
   const { start, end, flags, ops } = core.layout.vma;
-  const asked = (flags.get(vma) & (VmFlag.HugePage | VmFlag.NoHugePage)) === VmFlag.HugePage;
+  const mode = core.thp.enabled;
+  const { HugePage, NoHugePage } = VmFlag;
+  const asked = (flags.get(vma) & (HugePage | NoHugePage)) === HugePage;
+  const allowed = mode === 'always' ? (flags.get(vma) & NoHugePage) === 0 : mode === 'madvise' && asked;
   const fits = Math.ceil(start.get(vma) / 512) * 512 + 512 <= end.get(vma);
-  return asked && fits && ops.get(vma) === 0 ? 1 : 0;
+  return allowed && fits && ops.get(vma) === 0 ? 1 : 0;
 }

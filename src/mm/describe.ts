@@ -38,8 +38,8 @@ export function describe(core: MmCore, mm: Mm): string {
   return lines.join('\n');
 }
 
-/** Said by the letters before, or true of every mapping. */
-const COMMON = ['rd', 'wr', 'ex', 'mr', 'mw', 'me', 'sh', 'ms'];
+/** Said by the letters before, or by none: they are true of every mapping, or of no interest. */
+const COMMON = ['rd', 'wr', 'ex', 'mr', 'mw', 'me', 'sh', 'ms', 'ac'];
 
 const UFFD_MODES = ['um', 'uw', 'ui'];
 

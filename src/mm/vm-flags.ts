@@ -23,6 +23,8 @@ export const VM_FLAG_CODES: readonly Code[] = [
   { code: 'dc', bit: VmFlag.DontCopy },
   { code: 'de', bit: VmFlag.DontExpand },
   { code: 'lf', bit: VmFlag.LockOnFault },
+  { code: 'ac', bit: VmFlag.Account },
+  { code: 'nr', bit: VmFlag.NoReserve },
   { code: 'ht', bit: VmFlag.HugeTlb },
   { code: 'dd', bit: VmFlag.DontDump },
   { code: 'hg', bit: VmFlag.HugePage },

@@ -4,7 +4,7 @@ import type { Ptr } from '../../sync/struct.ts';
 import type { MmCore } from '../core.ts';
 import { VmFlag } from '../layout.ts';
 import type { MapOptions, Protection } from '../mmap.ts';
-import { type Abi, MADV, MAP, MREMAP, PROT } from './abi.ts';
+import { type Abi, MADV, MAP, MLOCK_ONFAULT, MREMAP, PROT } from './abi.ts';
 import { mincore } from './mincore.ts';
 
 type Mm = Ptr<'mm'>;
@@ -82,6 +82,23 @@ export class Syscalls {
       if (name === undefined) throw new Errno('EINVAL', 'madvise', 'unknown advice');
       this.#core.madvise.advise(mm, address, bytes, name);
     });
+  }
+
+  /** Any address: the page that it is in counts whole. */
+  mlock(mm: Mm, address: number, bytes: number): number {
+    return this.#call(() => this.#core.mlock.lock(mm, address, bytes));
+  }
+
+  /** As mlock; with MLOCK_ONFAULT pages come in as they are touched. */
+  mlock2(mm: Mm, address: number, bytes: number, flags: number): number {
+    return this.#call(() => {
+      if ((flags & ~MLOCK_ONFAULT) !== 0) throw new Errno('EINVAL', 'mlock2', 'unknown flag');
+      this.#core.mlock.lock(mm, address, bytes, flags !== 0);
+    });
+  }
+
+  munlock(mm: Mm, address: number, bytes: number): number {
+    return this.#call(() => this.#core.mlock.unlock(mm, address, bytes));
   }
 
   /** Fills a byte for each page: bit 0 says that it is resident. */

@@ -54,7 +54,10 @@ function differInZeros(theirs: string, ours: string): boolean {
   const [a, b] = [theirs.split(' '), ours.split(' ')];
   return a.length === b.length && a.every((word, i) => word === b[i] || word === '0' || b[i] === '0');
 }
-const withoutSwap = (maps: string): string => maps.replaceAll(/ (?:Rss|Anonymous|Swap)=\d+/g, '');
+const withoutSwap = (maps: string): string =>
+  maps.replaceAll(/ (?:Rss|Pss|Pss_Dirty|\w+_Clean|\w+_Dirty|Anonymous|Locked|Swap)=\d+/g, '');
+
+const withoutDirt = (maps: string): string => maps.replaceAll(/ (?:Pss_Dirty|\w+_Clean|\w+_Dirty)=\d+/g, '');
 
 const GIVE_ANON_VMAS = ['mremap', 'copy', 'copyfrom', 'zeropage', 'poison', 'move'];
 
@@ -108,6 +111,25 @@ export const KNOWN_DIFFERENCES: readonly KnownDifference[] = [
     matches: ({ step, theirs, ours }) => step.call === 'log' && sorted(theirs) === sorted(ours),
   },
   {
+    name: 'dirt of shared pages after MADV_FREE',
+    reason:
+      'Linux clears the dirty bit of this entry though the page is not freed lazily; ours leaves a shared page ' +
+      'alone. The other entry keeps it either way',
+    matches: ({ step, script, index, theirs, ours }) =>
+      step.call === 'maps' &&
+      script.slice(0, index).some(({ call }) => call === 'fork') &&
+      script.slice(0, index).some(({ call, args }) => call === 'madvise' && args[2] === FREE) &&
+      withoutDirt(theirs) === withoutDirt(ours),
+  },
+  {
+    name: 'RLIMIT_MEMLOCK',
+    reason:
+      'ours has no such limit: what may be locked is bounded by the memory of the group. A process that may not ' +
+      'lock more gets ENOMEM or EPERM from mlock, and EAGAIN from mremap',
+    ends: true,
+    matches: ({ theirs }) => theirs.endsWith(' limited'),
+  },
+  {
     name: 'the code of a poison SIGBUS',
     reason: 'V-60: a kernel without memory-failure handling says BUS_ADRERR; ours says that content is lost',
     matches: ({ theirs, ours }) => ours.includes('poison') && ours.replaceAll('poison', 'bus') === theirs,
@@ -119,18 +141,28 @@ export const KNOWN_DIFFERENCES: readonly KnownDifference[] = [
  * accounted (`ac`) is left out: mprotect clears it where there is no anon_vma.
  */
 export function withoutBounds(maps: string): string {
-  const merged: { end: string; kind: string; sums: number[]; start: string }[] = [];
+  const merged: { end: string; kind: string; sums: Record<string, number>; start: string }[] = [];
   for (const [, text] of maps.matchAll(/\[([^\]]*)\]/g)) {
     const [range = '', rights, ...rest] = text!.split(' ');
     const [start = '', end = ''] = range.split('-');
-    const sums = rest.filter(word => word.includes('=')).map(word => Number(word.split('=')[1]));
-    const kind = [rights, ...rest.filter(word => !word.includes('=') && word !== 'ac')].join(' ');
-    const last = merged.at(-1);
-    if (last?.end !== start || last.kind !== kind) merged.push({ start, end, kind, sums });
-    else Object.assign(last, { end, sums: last.sums.map((sum, i) => sum + sums[i]!) });
+    const kind = [rights, ...rest.filter(word => !SUM.test(word) && word !== 'ac')].join(' ');
+    let last = merged.at(-1);
+    if (last?.end !== start || last.kind !== kind) merged.push((last = { start, end, kind, sums: {} }));
+    last.end = end;
+    for (const [, name = '', value] of rest.map(word => SUM.exec(word) ?? []))
+      last.sums[name] = (last.sums[name] ?? 0) + Number(value);
   }
-  return JSON.stringify(merged);
+  // Proportional sizes are rounded down mapping by mapping.
+  return JSON.stringify(
+    merged.map(({ sums: { Pss: _, Pss_Dirty: __, '': ___, ...sums }, ...m }) => [
+      m,
+      Object.entries(sums).sort(),
+    ]),
+  );
 }
+
+/** A figure that adds up over mappings. */
+const SUM = /^((?!KernelPageSize|MMUPageSize|THPeligible)\w+)=(\d+)$/;
 
 /** The known difference that a step shows, if it is one. `outcomes` are ours, up to the step at least. */
 export function explain(

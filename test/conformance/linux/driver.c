@@ -9,6 +9,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/futex.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
@@ -25,6 +26,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -148,25 +150,33 @@ static void each_line(void (*line)(const char *text, unsigned long start, unsign
   if (file) fclose(file);
 }
 
+// Figures that both sides tell; our-maps.ts has the same.
+static int is_told(const char *name) {
+  static const char *const told[] = {
+      "KernelPageSize", "MMUPageSize",   "Rss",           "Pss",       "Pss_Dirty",
+      "Shared_Clean",   "Shared_Dirty",  "Private_Clean", "Private_Dirty", "Anonymous",
+      "AnonHugePages",  "Swap",          "Locked",        "THPeligible"};
+  for (size_t i = 0; i < sizeof told / sizeof told[0]; i++)
+    if (!strcmp(name, told[i])) return 1;
+  return 0;
+}
+
+static void say_flags(const char *text) {
+  char flag[8];
+  for (int n; sscanf(text, " %7s%n", flag, &n) == 1; text += n)
+    if (strcmp(flag, "sd")) say(" %s", flag); // soft-dirty is not in ours
+  say("]");
+}
+
 static void say_maps_line(const char *text, unsigned long start, unsigned long end, int head) {
   char permissions[8] = "", key[64];
-  unsigned long kb;
+  unsigned long value;
   if (head) {
     sscanf(text, "%*s %7s", permissions);
-    say(" [%lx-%lx %.3s", start - WINDOW, end - WINDOW, permissions);
-  } else if (!strncmp(text, "VmFlags:", 8)) {
-    for (const char *at = text + 8; *at; at += 3) {
-      while (*at == ' ') at++;
-      if (*at < 'a') break;
-      say(" %.2s", at);
-      while (at[3] == ' ') at++;
-    }
-    say("]");
-  } else if (sscanf(text, "%63[A-Za-z]: %lu kB", key, &kb) == 2) {
-    int wanted = !strcmp(key, "Rss") || !strcmp(key, "Anonymous") || !strcmp(key, "Swap") ||
-                 !strcmp(key, "AnonHugePages");
-    if (wanted) say(" %s=%lu", key, kb);
-  }
+    say(" [%lx-%lx %s", start - WINDOW, end - WINDOW, permissions);
+  } else if (!strncmp(text, "VmFlags:", 8)) say_flags(text + 8);
+  else if (sscanf(text, "%63[A-Za-z_]: %lu", key, &value) == 2 && is_told(key) && value > 0)
+    say(" %s=%lu", key, value);
 }
 
 static void do_maps(const struct step *s) {
@@ -218,6 +228,8 @@ static void do_mincore(const struct step *s) {
 
 // ---- calls ----------------------------------------------------------------------------------------------
 
+static int limited; // by RLIMIT_MEMLOCK, and says so of what fails, which may be for that
+
 static void do_mmap(const struct step *s) {
   unsigned long at = WINDOW + s->arg[0];
   long result = syscall(SYS_mmap, at, s->arg[1], s->arg[2], s->arg[3], -1, 0);
@@ -234,7 +246,7 @@ static void do_mremap(const struct step *s) {
   unsigned long from = WINDOW + s->arg[0], to = s->arg[3] & MREMAP_FIXED ? WINDOW + s->arg[4] : 0;
   long result = syscall(SYS_mremap, from, s->arg[1], s->arg[2], s->arg[3], to);
   int inside = (unsigned long)result >= WINDOW && (unsigned long)result < WINDOW + WINDOW_BYTES;
-  if (result == -1) say_result(-1);
+  if (result == -1) say(limited && errno == EAGAIN ? "%ld limited" : "%ld", -(long)errno);
   else if (inside) say("at %lx", result - WINDOW);
   else {
     say("at another place");
@@ -533,8 +545,15 @@ static void do_read(const struct step *s) { do_touch(s, 0); }
 static void do_munmap(const struct step *s) { do_range(s, SYS_munmap); }
 static void do_mprotect(const struct step *s) { do_range(s, SYS_mprotect); }
 static void do_madvise(const struct step *s) { do_range(s, SYS_madvise); }
-static void do_mlock(const struct step *s) { do_range(s, SYS_mlock); }
-static void do_mlock2(const struct step *s) { do_range(s, SYS_mlock2); }
+
+static void do_lock(const struct step *s, long number) {
+  long result = syscall(number, WINDOW + s->arg[0], s->arg[1], s->arg[2]);
+  say_result(result);
+  if (result < 0 && limited) say(" limited");
+}
+
+static void do_mlock(const struct step *s) { do_lock(s, SYS_mlock); }
+static void do_mlock2(const struct step *s) { do_lock(s, SYS_mlock2); }
 static void do_munlock(const struct step *s) { do_range(s, SYS_munlock); }
 static void do_unregister(const struct step *s) { do_uffd_range(s, UFFDIO_UNREGISTER); }
 static void do_wake(const struct step *s) { do_uffd_range(s, UFFDIO_WAKE); }
@@ -542,6 +561,18 @@ static void do_copyfrom(const struct step *s) { do_copy(s, WINDOW + s->arg[3]); 
 static void do_copyvalue(const struct step *s) {
   fill_source(s->arg[1], (uint32_t)s->arg[3]);
   do_copy(s, (unsigned long)source);
+}
+// Takes the right to lock what it wants from this process, and sets how much it may.
+static void do_memlock(const struct step *s) {
+  struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+  struct __user_cap_data_struct data[2];
+  struct rlimit limit = {s->arg[0], s->arg[0]};
+  long result = syscall(SYS_capget, &head, data);
+  data[0].effective &= ~(1u << CAP_IPC_LOCK);
+  if (result == 0) result = syscall(SYS_capset, &head, data);
+  if (result == 0) result = setrlimit(RLIMIT_MEMLOCK, &limit);
+  limited = result == 0;
+  say_result(result);
 }
 static void do_thp(const struct step *s) { say_result(prctl(PR_SET_THP_DISABLE, !s->arg[0], 0, 0, 0)); }
 
@@ -556,7 +587,7 @@ static const struct call calls[] = {
     {"writeprotect", do_writeprotect}, {"move", do_move}, {"poison", do_poison},
     {"continue", do_continue}, {"uread", do_uread},     {"poll", do_poll},
     {"close", do_close},       {"handler", do_handler}, {"log", do_log},
-    {"race", do_race},         {"thp", do_thp},
+    {"race", do_race},         {"thp", do_thp},         {"memlock", do_memlock},
 };
 
 // Returns 1 when another process goes on.
@@ -666,12 +697,21 @@ static int probe(void) {
   return 0;
 }
 
+// Scripts lock less than a MiB. Where even that is forbidden, differences.ts says why ours is not.
+static void allow_locking(void) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_MEMLOCK, &limit)) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_MEMLOCK, &limit);
+}
+
 int main(int count_of_words, char **words) {
   static char line[1 << 16];
   if (count_of_words > 1 && !strcmp(words[1], "probe")) return probe();
   shared = mmap(0, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   source = mmap(0, SOURCE_PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   stay_here();
+  allow_locking();
   catch_faults();
   while (fgets(line, sizeof line, stdin)) run_script(line);
   return 0;

@@ -31,6 +31,7 @@ export class Generator {
   script(length: number): Script {
     const steps: Step[] = [this.#map(0, 16 * PAGE), this.#map(this.page(), this.pages() * PAGE)];
     if (this.r.oneIn(10)) return this.#race(steps, length);
+    if (this.r.oneIn(50)) steps.push(this.#of(0, 'memlock', this.r.below(PAGES) * PAGE));
     const asksForPages = this.r.oneIn(2);
     if (asksForPages) steps.push(...this.#openUffd(0), this.uffd('register', 0, 16 * PAGE, this.modes()));
     while (steps.length < length) {
@@ -131,6 +132,13 @@ export class Generator {
     ]);
   }
 
+  lock(): Step {
+    const range = this.range();
+    if (this.r.oneIn(3)) return this.step('munlock', ...range);
+    if (this.r.oneIn(2)) return this.step('mlock', ...range);
+    return this.step('mlock2', ...range, this.r.oneIn(15) ? 2 : this.r.below(2));
+  }
+
   mremap(): Step {
     const [from, bytes] = this.range();
     const newBytes = this.r.oneIn(3) ? bytes : this.pages() * PAGE;
@@ -207,6 +215,7 @@ const CALLS: Weighted = [
   [8, g => g.mremap()],
   [10, g => g.step('mprotect', ...g.range(), g.r.oneIn(30) ? 0x40 : g.r.pick(PROTS))],
   [18, g => g.step('madvise', ...g.range(), g.r.oneIn(30) ? 99 : g.r.pick(ADVICE))],
+  [6, g => g.lock()],
   [5, g => g.fork()],
   [3, g => g.exit()],
   [4, g => g.step('mincore', ...g.range())],

@@ -1,67 +1,38 @@
-import { PAGE_SIZE } from '../../../src/base/units.ts';
+import { smaps } from '../../../src/inspect/smaps.ts';
 import type { MmCore } from '../../../src/mm/core.ts';
-import { isSwap, Pte, pteIsPresent, VmFlag, VmFlagHigh } from '../../../src/mm/layout.ts';
 import type { Ptr } from '../../../src/sync/struct.ts';
 import { WINDOW, WINDOW_BYTES } from './script.ts';
 
-type Vma = Ptr<'vma'>;
-
-/** smaps' letters in the order of the bits. */
-const LETTERS: readonly (readonly [number, string])[] = [
-  [VmFlag.Read, 'rd'],
-  [VmFlag.Write, 'wr'],
-  [VmFlag.Exec, 'ex'],
-  [VmFlag.Shared, 'sh'],
-  [VmFlag.MayRead, 'mr'],
-  [VmFlag.MayWrite, 'mw'],
-  [VmFlag.MayExec, 'me'],
-  [VmFlag.UffdMissing, 'um'],
-  [VmFlag.UffdWp, 'uw'],
-  [VmFlag.Locked, 'lo'],
-  [VmFlag.DontCopy, 'dc'],
-  [VmFlag.Account, 'ac'],
-  [VmFlag.NoReserve, 'nr'],
-  [VmFlag.DontDump, 'dd'],
-  [VmFlag.HugePage, 'hg'],
-  [VmFlag.NoHugePage, 'nh'],
-  [VmFlag.Mergeable, 'mg'],
+/**
+ * Figures of smaps that both sides tell. Not `Referenced`, `LazyFree` and `SwapPss`, which are a matter of time, nor what
+ * is always 0. driver.c has the same list.
+ */
+const TOLD = [
+  ...['KernelPageSize', 'MMUPageSize', 'Rss', 'Pss', 'Pss_Dirty', 'Shared_Clean', 'Shared_Dirty'],
+  ...['Private_Clean', 'Private_Dirty', 'Anonymous', 'AnonHugePages', 'Swap', 'Locked'],
+  'THPeligible',
 ];
 
-/** What driver.c tells of /proc/self/smaps. */
-export function mapsLines(core: MmCore, mm: Ptr<'mm'>): string {
-  const { vmas, layout } = core;
-  let text = '';
-  for (let i = 0; i < vmas.count(mm); i++) {
-    const vma = vmas.at(mm, i);
-    const start = layout.vma.start.get(vma) * PAGE_SIZE - WINDOW;
-    const end = layout.vma.end.get(vma) * PAGE_SIZE - WINDOW;
-    if (start < 0 || start >= WINDOW_BYTES) continue;
-    const { rss, swap } = count(core, mm, vma);
-    const head = `${start.toString(16)}-${end.toString(16)} ${rights(vmas.flags(vma).lo)}`;
-    const sizes = `Rss=${rss * 4} Anonymous=${rss * 4} AnonHugePages=0 Swap=${swap * 4}`;
-    text += ` [${head} ${sizes} ${letters(vmas.flags(vma))}]`;
+/** What driver.c tells of /proc/self/smaps, of the text that we print for it. */
+export const mapsLines = (core: MmCore, mm: Ptr<'mm'>): string => toldOf(smaps(core, mm));
+
+/** A bracket for each mapping in the window: bounds, rights, figures that are not 0, flags. */
+export function toldOf(text: string): string {
+  let told = '';
+  let inside = false;
+  for (const line of text.split('\n')) {
+    const [, from, to, rights] = /^([0-9a-f]+)-([0-9a-f]+) (....)/.exec(line) ?? [];
+    if (rights !== undefined) {
+      const [start, end] = [from!, to!].map(address => Number.parseInt(address, 16) - WINDOW);
+      inside = start! >= 0 && start! < WINDOW_BYTES;
+      if (inside) told += ` [${start!.toString(16)}-${end!.toString(16)} ${rights}`;
+    } else if (inside) told += toldOfLine(line);
   }
-  return text;
+  return told;
 }
 
-const rights = (lo: number): string =>
-  `${(lo & VmFlag.Read) !== 0 ? 'r' : '-'}${(lo & VmFlag.Write) !== 0 ? 'w' : '-'}${(lo & VmFlag.Exec) !== 0 ? 'x' : '-'}`;
-
-function letters({ lo, hi }: { lo: number; hi: number }): string {
-  const low = LETTERS.filter(([flag]) => (lo & flag) !== 0).map(([, letter]) => letter);
-  return [...low, ...((hi & VmFlagHigh.UffdMinor) !== 0 ? ['ui'] : [])].join(' ');
-}
-
-function count(core: MmCore, mm: Ptr<'mm'>, vma: Vma): { rss: number; swap: number } {
-  const { layout, pageTable } = core;
-  let rss = 0;
-  let swap = 0;
-  for (let vpn = layout.vma.start.get(vma); vpn < layout.vma.end.get(vma); vpn++) {
-    const pte = pageTable.walk(mm, vpn);
-    if (pte === 0) continue;
-    const entry = pageTable.load(pte);
-    if (pteIsPresent(entry) && (entry & Pte.Zero) === 0) rss++;
-    if (isSwap(entry)) swap++;
-  }
-  return { rss, swap };
+function toldOfLine(line: string): string {
+  if (line.startsWith('VmFlags:')) return `${line.slice('VmFlags:'.length).trimEnd()}]`;
+  const [, name = '', value] = /^([A-Za-z_]+): +(\d+)/.exec(line) ?? [];
+  return TOLD.includes(name) && value !== '0' ? ` ${name}=${value}` : '';
 }

@@ -129,6 +129,9 @@ export class Ours {
     if (call === 'munmap') return String(this.#calls.munmap(mm, at, b));
     if (call === 'mprotect') return String(this.#calls.mprotect(mm, at, b, c));
     if (call === 'madvise') return String(this.#calls.madvise(mm, at, b, c));
+    if (call === 'mlock') return String(this.#calls.mlock(mm, at, b));
+    if (call === 'mlock2') return String(this.#calls.mlock2(mm, at, b, c));
+    if (call === 'munlock') return String(this.#calls.munlock(mm, at, b));
     return undefined;
   }
 
@@ -147,7 +150,7 @@ export class Ours {
     if (call === 'maps') return `maps${mapsLines(this.#core, mm)}`;
     if (call === 'dump') return `dump${this.#dump(mm)}`;
     if (call === 'mincore') return this.#mincore(mm, a, b);
-    if (call === 'thp' || call === 'race') return '0';
+    if (call === 'thp' || call === 'race' || call === 'memlock') return '0';
     return undefined;
   }
 
