@@ -68,10 +68,6 @@ const BREAKS: Record<string, Named> = {
     mm: { moveWithoutRecheck: true },
     why: 'T-RAP-10: entries are not looked at again',
   },
-  'move-swap-without-rekey': {
-    mm: { moveSwapWithoutRekey: true },
-    why: 'B-24: a swap entry moves without the page that has its content',
-  },
   'fill-without-recheck': { mm: { fillWithoutRecheck: true }, why: 'R-6: COPY replaces what is there' },
   'finish-without-unlink': {
     mm: { finishWithoutUnlink: true },
