@@ -252,7 +252,7 @@ export class MmCore {
     const populate = (mm: Mm, start: Vpn, end: Vpn, how?: number): void =>
       this.mlock.populateQuietly(mm, start, end, how);
     this.mmap = new Mmap({ ...memoryDeps, sync, edit, uffdEvents, zap: this.zap, populate });
-    this.mremap = new Mremap({ ...memoryDeps, sync, edit, uffdEvents, mmap: this.mmap });
+    this.mremap = new Mremap({ ...memoryDeps, sync, edit, uffdEvents, mmap: this.mmap, populate });
     this.mms = new Mms(this);
     this.move = new Move({
       ...{ ...memoryDeps, sync, hugeMove: this.hugeMove, uffds: this.uffds, killed: config.killed },

@@ -4,6 +4,7 @@ import type { Ptr } from '../sync/struct.ts';
 import { PageFlag, VmFlag } from './layout.ts';
 import { Mcl } from './mlock.ts';
 import { Swapping } from './swap/swapping-testing.ts';
+import { testMm } from './testing.ts';
 
 type Mm = Ptr<'mm'>;
 
@@ -252,4 +253,36 @@ test('O-3 at the limit locked pages stay, and the charge that needs one of them 
   for (let i = 36; i < 64; i++) expect(core.access.read32(mm, page(i))).toBe(i);
   expect(core.mlock.mincore(mm, at, 36 * PAGE_SIZE).every(x => x === 1)).toBe(true);
   core.checkInvariants();
+});
+
+test.each(['merged', 'collapsed'])(
+  'C-16 R8 a locked page that a fork shares is marked no more once it is %s where it was locked',
+  how => {
+    const core = testMm({ frames: 2560, swap: { kind: 'zram', bytes: 1 << 20 } });
+    const mm = core.createMm();
+    const at = 0x20000000;
+    core.mmap.map(mm, 512 * PAGE_SIZE, { address: at, fixed: 'exclusive' });
+    core.madvise.advise(mm, at, 512 * PAGE_SIZE, 'mergeable');
+    for (let i = 0; i < 3; i++) core.access.write32(mm, at + i * PAGE_SIZE, 7);
+    core.mlock.lock(mm, at, 512 * PAGE_SIZE, true);
+    const child = core.fork(mm);
+    if (how === 'merged') core.ksm.fullScans(3);
+    else core.madvise.advise(mm, at, 512 * PAGE_SIZE, 'collapse');
+    core.checkInvariants();
+    core.exit(mm);
+    core.checkInvariants();
+    core.vmscan.reclaim(core.layout.mm.memcg.get(child), 64);
+    expect(core.access.read32(child, at)).toBe(7);
+    core.exit(child);
+  },
+);
+
+test('C-16 a locked mapping that mremap makes longer is brought in; locked on fault, it is not', () => {
+  for (const onFault of [false, true]) {
+    const { core, mm, at } = mapped(4);
+    core.mlock.lock(mm, at, 4 * PAGE_SIZE, onFault);
+    core.mremap.remap(mm, at, 4 * PAGE_SIZE, 8 * PAGE_SIZE);
+    expect(core.mlock.mincore(mm, at, 8 * PAGE_SIZE).join('')).toBe(onFault ? '00000000' : '11111111');
+    core.checkInvariants();
+  }
 });

@@ -39,6 +39,8 @@ export type MremapDeps = {
   readonly hugePmd: HugePmd;
   readonly uffdEvents: UffdEvents;
   readonly breaks: MmBreaks;
+  /** Touches every page of a range (mlock.ts). */
+  readonly populate: (mm: Mm, start: Vpn, end: Vpn) => void;
 };
 
 /** Where a mapping may be put that has to move; as mmap does. */
@@ -73,13 +75,17 @@ export class Mremap {
     if (!(oldBytes >= 0) || !(newBytes > 0)) refuse('EINVAL', 'no length');
     const from = pageNumber(address);
     if (to !== undefined) this.#checkTarget(from, old, pages, to);
+    let [at, locked] = [0, false];
     sync.writeLock('mmap', mm + layout.mm.mmapLock.at);
     try {
-      return this.#remap(mm, from, old, pages, options) * PAGE_SIZE;
+      at = this.#remap(mm, from, old, pages, options);
+      locked = (layout.vma.flags.get(this.#deps.vmas.find(mm, at)) & VmFlag.Locked) !== 0;
     } finally {
       sync.writeUnlock('mmap', mm + layout.mm.mmapLock.at);
       uffdEvents.settle();
     }
+    if (locked && pages > old) this.#deps.populate(mm, at + old, at + pages);
+    return at * PAGE_SIZE;
   }
 
   #remap(mm: Mm, from: Vpn, old: number, pages: number, { mayMove, to, keep }: MremapOptions): Vpn {

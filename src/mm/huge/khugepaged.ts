@@ -4,6 +4,7 @@ import type { Ptr } from '../../sync/struct.ts';
 import { FaultFlag, GUP_PFN_MASK } from '../fault-codes.ts';
 import type { Gup } from '../gup.ts';
 import { isSwap, mkPte, PageFlag, Pte, pteIsPresent, ptePfn, Swp, VmFlag } from '../layout.ts';
+import type { MlockPages } from '../mlock-page.ts';
 import type { Mms } from '../mms.ts';
 import { NotifyEvent, NotifyFlag } from '../mmu-notifier-ops.ts';
 import { HUGE_FRAMES } from '../page-alloc.ts';
@@ -21,6 +22,7 @@ export type KhugepagedDeps = Omit<HugeMemoryDeps, 'uffdHandle' | 'strictSeedOrde
   readonly gup: Gup;
   readonly swap: Swap;
   readonly mms: Mms;
+  readonly mlockPages: MlockPages;
 };
 
 /** What became of an area; Linux's names of scan_result without SCAN_. */
@@ -195,12 +197,21 @@ export class Khugepaged {
 
   /** Brings in what is swapped; what doesn't come ends the attempt later. Requires: no lock. */
   #swapIn(mm: Mm, base: Vpn): void {
-    const { gup, pages, pageTable } = this.#deps;
+    const { gup, pages, sync, layout } = this.#deps;
     for (let vpn = base; vpn < base + HUGE_FRAMES; vpn++) {
-      if (!isSwap(pageTable.entryOf(mm, vpn))) continue;
+      sync.readLock('mmap', mm + layout.mm.mmapLock.at);
+      const swapped = this.#isSwapped(mm, vpn);
+      sync.readUnlock('mmap', mm + layout.mm.mmapLock.at);
+      if (!swapped) continue;
       const found = gup.fault(mm, vpn, false, FaultFlag.NoRetry);
       if (found >= 0) pages.put(found & GUP_PFN_MASK);
     }
+  }
+
+  /** Without mmap, the table might be freed and reused as we look. */
+  #isSwapped(mm: Mm, vpn: Vpn): boolean {
+    const { pageTable, layout } = this.#deps;
+    return layout.mm.users.load(mm) > 0 && isSwap(pageTable.entryOf(mm, vpn));
   }
 
   /** From here on in the order of H-23. Requires: mmap for write. */
@@ -303,7 +314,12 @@ export class Khugepaged {
 
   /** The references that the mappings held. */
   #free(count: number): void {
-    for (let i = 0; i < count; i++) this.#deps.swap.putMapped(this.#pfns[i] as Pfn);
+    for (let i = 0; i < count; i++) {
+      const pfn = this.#pfns[i] as Pfn;
+      // A locked VMA maps it no more, but a fork may.
+      if (this.#deps.pages.mapcount(pfn) > 0) this.#deps.mlockPages.recheck(pfn);
+      this.#deps.swap.putMapped(pfn);
+    }
   }
 
   /**
