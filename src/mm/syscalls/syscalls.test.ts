@@ -59,5 +59,8 @@ test('V-2, V-4: the calls of a descriptor by number; nothing works before the ha
   expect(calls.writeprotect(fd, AT, PAGE_SIZE, 1)).toBe(-2);
   expect(calls.read(fd, new Uint8Array(32))).toBe(-11);
   fd.close();
+  expect([calls.zeropage(fd, AT, PAGE_SIZE, 0).result, calls.writeprotect(fd, AT, PAGE_SIZE, 1)]).toEqual([
+    -9, -9,
+  ]);
   core.checkInvariants();
 });

@@ -80,19 +80,22 @@ export class UffdCalls {
   }
 
   writeprotect(fd: Userfaultfd, address: number, bytes: number, mode: number): number {
-    if (!this.#isRunning(fd)) return -ERRNO.EINVAL;
+    const refused = this.#refuse(fd);
+    if (refused !== 0) return refused;
     return this.#core.writeProtect.protect(fd.ctx, address, bytes, mode);
   }
 
   #fill(fd: Userfaultfd, call: () => number, resolver: { result: number | undefined }): Done {
-    if (!this.#isRunning(fd)) return { result: -ERRNO.EINVAL, field: undefined };
+    const refused = this.#refuse(fd);
+    if (refused !== 0) return { result: refused, field: undefined };
     const result = call();
     return { result, field: resolver.result };
   }
 
-  /** V-2: nothing works before the handshake. */
-  #isRunning(fd: Userfaultfd): boolean {
-    return this.#core.layout.uffd.features.load(fd.ctx) !== 0;
+  /** EBADF once closed, when the context may be another's; V-2: EINVAL before the handshake. */
+  #refuse(fd: Userfaultfd): number {
+    if (!fd.isOpen) return -ERRNO.EBADF;
+    return this.#core.layout.uffd.features.load(fd.ctx) === 0 ? -ERRNO.EINVAL : 0;
   }
 
   /** Bytes read, or a negative errno. */

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
 import { testMm } from '../testing.ts';
+import { Managed } from './manager-testing.ts';
 import { UffdEvent, WaitState } from './state.ts';
 
 function context() {
@@ -69,4 +70,19 @@ test('V-54: the gate is shut from the beginning of a change to its end, however 
   expect([uffds.isChanging(ctx), uffds.tryEnter(ctx)]).toEqual([false, true]);
   uffds.leave(ctx);
   uffds.put(ctx);
+});
+
+test('T-LIFE-05: the mm exits between the last close and its release: one of them ends the context', () => {
+  const m = new Managed();
+  const { core, mm } = m;
+  const sleeper = m.sleeper(1);
+  core.uffds.wire(ctx => {
+    core.exit(mm);
+    core.uffdRelease.release(ctx);
+  });
+  m.userfault.close();
+  expect(m.isWoken(sleeper)).toBe(true);
+  m.finish(sleeper);
+  core.checkInvariants();
+  expect([core.slabs.uffd.used, core.slabs.mm.used]).toEqual([0, 0]);
 });

@@ -104,9 +104,12 @@ export class UffdContexts {
 
   /** A descriptor goes; with the last one the context is released (F-30, V-29). No lock may be held. */
   put(ctx: Uffd): void {
+    // The mm may exit as soon as nobody holds the context, and end it.
+    this.#uffd.count.add(ctx, 1);
     const before = this.#uffd.refs.add(ctx, -1);
     assert(before > 0, 'userfaultfd: a reference dropped that nobody held');
     if (before === 1) this.#release(ctx);
+    this.drop(ctx);
   }
 
   /** Drops a count of the structure. */
@@ -116,6 +119,11 @@ export class UffdContexts {
     if (before > 1) return;
     this.#deps.dropMm(this.#uffd.mm.get(ctx));
     this.#deps.slabs.uffd.free(ctx);
+  }
+
+  /** Will anybody read what it is told? Not after the last close, even where the policy is to hang. */
+  isHeld(ctx: Uffd): boolean {
+    return this.#uffd.refs.load(ctx) !== 0;
   }
 
   isReleased(ctx: Uffd): boolean {

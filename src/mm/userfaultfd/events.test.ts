@@ -2,8 +2,8 @@ import { expect, test } from 'vitest';
 import type { MmBreaks } from '../breaks.ts';
 import { GUP_FAULT, GUP_SIGBUS } from '../fault-codes.ts';
 import { AT, codeOf, Managed, PAGE, proven, provide, VPN } from './manager-testing.ts';
-import { UffdFeature } from './state.ts';
-import type { UserfaultEvent, Userfaultfd } from './userfaultfd.ts';
+import { UffdFeature, UffdMode } from './state.ts';
+import { type UserfaultEvent, Userfaultfd } from './userfaultfd.ts';
 
 const { EventFork, EventRemap, EventRemove, EventUnmap } = UffdFeature;
 
@@ -245,4 +245,47 @@ test('C-12: SIGBUS stays the rule of a child that VM_USERFAULT was set for', () 
   m.core.madvise.advise(m.mm, AT, 16 * PAGE, 'userfault');
   const child = m.core.fork(m.mm);
   expect(m.core.gup.fault(child, VPN, false)).toBe(GUP_SIGBUS);
+});
+
+test('V-29, V-55: with the policy to hang nobody is told of a change any more; what was told ends unread', () => {
+  const m = new Managed({ features: EventRemove | EventUnmap | EventFork, closePolicy: 'hang' });
+  m.provide(1);
+  let closes = 0;
+  const end = m.core.uffdWaits.serveInline(m.ctx, () => {
+    closes++;
+    m.userfault.close();
+    return true;
+  });
+  m.core.madvise.advise(m.mm, AT, 2 * PAGE, 'dontneed');
+  end();
+  expect(closes).toBe(1);
+  m.core.madvise.advise(m.mm, AT, 2 * PAGE, 'dontneed');
+  m.core.exit(m.core.fork(m.mm));
+  const sleeper = m.sleeper(3);
+  m.core.mmap.unmap(m.mm, AT, PAGE);
+  m.core.checkInvariants();
+  m.core.exit(m.mm);
+  expect(m.isWoken(sleeper)).toBe(true);
+  m.finish(sleeper);
+  expect(m.core.slabs.uffd.used).toBe(0);
+});
+
+test('a manager in line that throws at one event leaves no gate shut: the others are told theirs', () => {
+  const m = new Managed({ features: EventUnmap });
+  const other = Userfaultfd.create(m.core, m.mm, { nonBlock: true });
+  other.api(EventUnmap);
+  m.userfault.unregister(AT + 8 * PAGE, 8 * PAGE);
+  other.register(AT + 8 * PAGE, 8 * PAGE, UffdMode.Missing);
+  const heard: string[] = [];
+  m.userfault.serveInline(() => {
+    throw new Error('the manager fails');
+  });
+  other.serveInline(event => void heard.push(event.event));
+  expect(() => m.core.mmap.unmap(m.mm, AT, 16 * PAGE)).toThrow('the manager fails');
+  expect([heard, m.core.uffds.isChanging(m.ctx), m.core.uffds.isChanging(other.ctx)]).toEqual([
+    ['unmap'],
+    false,
+    false,
+  ]);
+  m.core.checkInvariants();
 });

@@ -53,7 +53,7 @@ export class UffdEvents {
   }
 
   #wants(ctx: Uffd, feature: number): boolean {
-    return (this.#deps.layout.uffd.features.load(ctx) & feature) !== 0;
+    return (this.#deps.layout.uffd.features.load(ctx) & feature) !== 0 && this.#deps.uffds.isHeld(ctx);
   }
 
   /** An event that will be told, with the gate shut. Throws ENOMEM with nothing changed. */
@@ -77,8 +77,8 @@ export class UffdEvents {
     uffds.queues.announce(ctx);
     let read = false;
     try {
-      // Released is stored before the events are woken: one of the two looks finds out.
-      if (!uffds.isReleased(ctx)) waits.wait(entry);
+      // The last reference goes before the events are woken: one of the two looks finds out.
+      if (uffds.isHeld(ctx)) waits.wait(entry);
       read = uffds.queues.wasRead(entry);
     } finally {
       uffds.queues.finish(entry);
@@ -142,15 +142,23 @@ export class UffdEvents {
    */
   settle(): void {
     while (this.#owed.length > 0) {
-      const owed = this.#owed.shift() as Owed;
-      const { ctx, entry, start, end } = owed;
-      const { uffds, breaks } = this.#deps;
-      if (!breaks.unmapWithoutWake) uffds.wakeRange(ctx, start, end);
       try {
-        if (entry !== 0) this.#tellAndEnd(ctx, entry);
-      } finally {
-        uffds.drop(ctx);
+        this.#settleOne(this.#owed.shift() as Owed);
+      } catch (error) {
+        // A manager on this thread has thrown; the others are owed theirs all the same.
+        this.settle();
+        throw error;
       }
+    }
+  }
+
+  #settleOne({ ctx, entry, start, end }: Owed): void {
+    const { uffds, breaks } = this.#deps;
+    if (!breaks.unmapWithoutWake) uffds.wakeRange(ctx, start, end);
+    try {
+      if (entry !== 0) this.#tellAndEnd(ctx, entry);
+    } finally {
+      uffds.drop(ctx);
     }
   }
 

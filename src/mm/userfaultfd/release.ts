@@ -32,35 +32,51 @@ export class UffdRelease {
   }
 
   /**
-   * The last descriptor is gone. With policy `hang` nothing happens until the mm exits: who touches a hole
-   * sleeps. Requires: no lock.
+   * The last descriptor is gone. With policy `hang` nothing happens until the mm exits but that events end unread:
+   * who touches a hole sleeps. Requires: no lock, and a count held.
    */
   release(ctx: Uffd): void {
-    const { layout } = this.#deps;
+    const { layout, uffds } = this.#deps;
     const hangs =
       !this.#deps.breaks.closeForgetsPolicy && (layout.uffd.flags.get(ctx) & UffdFlag.CloseHang) !== 0;
     const alive = layout.mm.users.load(layout.uffd.mm.get(ctx)) > 0;
-    if (!hangs || !alive) this.#end(ctx);
+    if (hangs && alive) uffds.queues.wakeEvents(ctx);
+    else if (this.#claim(ctx)) this.#end(ctx);
   }
 
   /** The mm exits: contexts that nobody holds any more go with it. Requires: no lock, `users` 0. */
   orphans(mm: Mm): void {
-    const { layout } = this.#deps;
-    for (let ctx = layout.mm.uffds.get(mm); ctx !== 0; ) {
-      const next = layout.uffd.next.get(ctx);
-      if (layout.uffd.refs.load(ctx) === 0 && !this.#deps.uffds.isReleased(ctx)) this.#end(ctx);
-      ctx = next;
-    }
+    for (let ctx = this.#orphan(mm); ctx !== 0; ctx = this.#orphan(mm)) this.#end(ctx);
+  }
+
+  /** One more that nobody holds, claimed; 0 when there is none. What is on the list is not freed under mmap. */
+  #orphan(mm: Mm): Uffd {
+    const { sync, layout } = this.#deps;
+    const { refs, next } = layout.uffd;
+    sync.writeLock('mmap', mm + layout.mm.mmapLock.at);
+    let ctx = layout.mm.uffds.get(mm);
+    while (ctx !== 0 && (refs.load(ctx) !== 0 || !this.#claim(ctx))) ctx = next.get(ctx);
+    sync.writeUnlock('mmap', mm + layout.mm.mmapLock.at);
+    return ctx;
+  }
+
+  /** The last close and the exit of the mm may meet: one of them ends the context. */
+  #claim(ctx: Uffd): boolean {
+    const { layout, breaks } = this.#deps;
+    const { state } = layout.uffd;
+    if (breaks.releaseLate) return !this.#deps.uffds.isReleased(ctx);
+    for (let seen = state.load(ctx); seen !== UffdState.Released; seen = state.load(ctx))
+      if (state.cas(ctx, seen, UffdState.Released) === seen) return true;
+    return false;
   }
 
   /**
-   * Released first, so that no fault begins to wait any more; then mmap, behind those that had begun to queue;
+   * It has been claimed, so that no fault begins to wait any more; then mmap, behind those that had begun to queue;
    * then everybody is woken.
    */
   #end(ctx: Uffd): void {
     const { sync, layout, uffds, breaks } = this.#deps;
     const mm = layout.uffd.mm.get(ctx);
-    if (!breaks.releaseLate) layout.uffd.state.store(ctx, UffdState.Released);
     sync.y('X.rel');
     sync.writeLock('mmap', mm + layout.mm.mmapLock.at);
     uffds.unlink(mm, ctx);

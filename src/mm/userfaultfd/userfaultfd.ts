@@ -98,6 +98,10 @@ export class Userfaultfd {
     return new Userfaultfd(core, this.ctx);
   }
 
+  get isOpen(): boolean {
+    return this.#open;
+  }
+
   #live(): void {
     if (!this.#open) throw new Errno('EBADF', 'userfaultfd', 'closed');
   }
