@@ -222,3 +222,38 @@ test('ranges that are not whole pages of RAM, or somebody else’s, are refused'
   expect(() => again(RAM_BASE + 2 * MIB, PAGE_SIZE, 'minor')).toThrow('EINVAL');
   g.uffd.close();
 });
+
+test('options that say nothing are E_USAGE before anything is registered', () => {
+  const answers: FaultHandler = () => {};
+  for (const [handler, options] of [
+    [answers, { closePolicy: 'posion' as 'poison' }],
+    [answers, { answerMs: Number.NaN }],
+    [undefined as unknown as FaultHandler, {}],
+  ] as const)
+    expect(() => guest(handler, options)).toThrow(/user faults: .*(no closePolicy|no time|not a function)/);
+});
+
+test('V-36 a copy in answer to a protected write is no answer: the manager fails, the guest does not ask for ever', async () => {
+  let asked = 0;
+  const g = guest(
+    (fault, uffd) => {
+      asked++;
+      uffd.copy(fault.address, page(1));
+    },
+    { mode: 'wp' },
+  );
+  g.uffd.arm({ start: AT, length: 64 * PAGE_SIZE }, 'missing');
+  g.uffd.arm({ start: AT, length: 64 * PAGE_SIZE }, 'wp');
+  g.host.mm.access.read32(g.machine.mm, g.machine.hva + MIB + PAGE_SIZE);
+  await run(g);
+  expect([asked, g.uffd.failure?.code]).toEqual([1, 'E_USER_FAULT']);
+  g.machine.destroy();
+});
+
+test('what is no Uint8Array is EINVAL, not zeros', () => {
+  const g = guest(() => {});
+  const text = 'x'.repeat(PAGE_SIZE) as unknown as Uint8Array;
+  expect(() => g.uffd.copy(AT, text)).toThrow(/EINVAL/);
+  g.uffd.close();
+  g.machine.destroy();
+});

@@ -57,6 +57,7 @@ export class Uffd {
     initial: (address: number) => Uint8Array,
     options: UserfaultOptions,
   ) {
+    checkOptions(handler, options);
     this.#faults = new GuestUserFaults(host, guest, options.closePolicy);
     this.#handler = handler;
     this.#initial = initial;
@@ -79,6 +80,7 @@ export class Uffd {
 
   /** Fills missing pages with `source`, whole pages of it, and wakes who waits; `wp`: protected against writes. */
   copy(address: number, source: Uint8Array, options: { wp?: boolean } = {}): void {
+    if (!(source instanceof Uint8Array)) throw new Errno('EINVAL', 'copy', 'the source is not a Uint8Array');
     this.#faults.copy(address, source, options);
     this.#answered(address, source.length);
   }
@@ -143,11 +145,14 @@ export class Uffd {
     }
   }
 
-  /** Two answers to one question are none too few; anything else the handler should have caught. */
+  /**
+   * Two answers to one question are none too few, but a page that is there is no answer to a write that is protected:
+   * the guest would ask for ever. Anything else the handler should have caught.
+   */
   #threw(fault: GuestFault, error: unknown): void {
     if (!this.#faults.open) return;
     const code = error instanceof Errno ? error.code : undefined;
-    if (code === 'EEXIST') this.wake({ start: fault.address, length: PAGE_SIZE });
+    if (code === 'EEXIST' && !fault.wp) this.wake({ start: fault.address, length: PAGE_SIZE });
     else if (code === 'EAGAIN') this.#faults.putBack(fault);
     else this.#fail(`the handler failed at 0x${fault.address.toString(16)}: ${String(error)}`, error);
   }
@@ -173,4 +178,19 @@ export class Uffd {
     });
     this.close();
   }
+}
+
+/** A policy that is none would be Linux's, which is zeros in the place of content. Throws E_USAGE. */
+function checkOptions(
+  handler: FaultHandler,
+  { closePolicy = 'poison', answerMs = 1 }: UserfaultOptions,
+): void {
+  const usage = (message: string): never => {
+    throw new FaultlineError('E_USAGE', `user faults: ${message}`, {
+      hint: "userfault(range, (fault, uffd) => uffd.copy(fault.address, page), { closePolicy: 'poison' })",
+    });
+  };
+  if (typeof handler !== 'function') usage('the handler is not a function');
+  if (!['poison', 'mainline', 'hang'].includes(closePolicy)) usage(`'${closePolicy}' is no closePolicy`);
+  if (!(answerMs > 0)) usage(`answerMs: ${answerMs} is no time`);
 }
