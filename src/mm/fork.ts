@@ -6,6 +6,7 @@ import type { Sync } from '../sync/sync.ts';
 import type { PageOps } from '../wasm/page-ops.ts';
 import type { AnonVmas } from './anon-vma.ts';
 import type { MmBreaks } from './breaks.ts';
+import { FAULT_RETRY, GUP_NOMEM, GUP_PFN_MASK } from './fault-codes.ts';
 import type { HugePmd } from './huge/huge-pmd.ts';
 import type { TransparentHugepage } from './huge/transparent-hugepage.ts';
 import {
@@ -175,6 +176,9 @@ export class Fork {
       }
       const stopped = this.#copyRun(child, from, into, done, end - start);
       if (stopped === DONE) return;
+      done = stopped;
+      // A page that is held and swapped out comes in first: then it is copied like one that never went.
+      if (isSwap(pageTable.load(from + stopped)) && this.#bringIn(parent, start + stopped)) continue;
       this.#copyPinned(child, to, start + stopped, from + stopped, into + stopped);
       done = stopped + 1;
     }
@@ -234,10 +238,11 @@ export class Fork {
     return stopped;
   }
 
-  /** False for a pinned page. Requires: both ptls. */
-  #copyEntry(child: Mm, from: PteAt, into: PteAt, entry: number): boolean {
+  /** False for a pinned page, one in the swap cache among them unless `settled`. Requires: both ptls. */
+  #copyEntry(child: Mm, from: PteAt, into: PteAt, entry: number, settled = false): boolean {
     const { pageTable, layout } = this.#deps;
     if (isSwap(entry)) {
+      if (!settled && this.#isHeldInCache(entry)) return false;
       this.#copySwap(child, from, into, entry);
       return true;
     }
@@ -268,6 +273,26 @@ export class Fork {
     if (!pages.has(pfn, PageFlag.AnonExclusive)) return false;
     const cached = layout.page.swap.load(pages.at(pfn)) === 0 ? 0 : 1;
     return pages.refcount(pfn) > 1 + cached;
+  }
+
+  /**
+   * Reclaim took a pinned page's mapping, and could not take the page: what its holder writes must not be the
+   * child's too. Reclaim may be the holder, by the look of it.
+   */
+  #isHeldInCache(entry: number): boolean {
+    if ((entry & Swp.Exclusive) === 0) return false;
+    const { swap, pages } = this.#deps;
+    const pfn = swap.cachedPage(swpOffset(entry));
+    return pfn !== 0 && pages.mapcount(pfn) === 0 && pages.refcount(pfn) > 1;
+  }
+
+  /** False where the VMA lets nothing be touched: such a page is shared after all. Throws ENOMEM. */
+  #bringIn(parent: Mm, vpn: Vpn): boolean {
+    const { memory, pages, vmas } = this.#deps;
+    const found = memory.fault(parent, vmas.find(parent, vpn), vpn, false);
+    if (found === GUP_NOMEM) throw new Errno('ENOMEM', 'fork', 'no frame for a page that is held');
+    if (found >= 0) pages.put(found & GUP_PFN_MASK);
+    return found >= 0 || found === FAULT_RETRY;
   }
 
   #share(pfn: Pfn): void {
@@ -301,7 +326,7 @@ export class Fork {
       const writable = (layout.vma.flags.get(to) & VmFlag.Write) !== 0 && wp === 0 ? Pte.Write : 0;
       pageTable.fill(into, mkPte(pfn, writable | wp | Pte.Dirty | (entry & Pte.ProtNone)));
       layout.mm.anonPages.add(child, 1);
-    } else if (entry !== 0) this.#copyEntry(child, from, into, entry); // reclaim was quicker
+    } else if (entry !== 0) this.#copyEntry(child, from, into, entry, true); // reclaim was quicker
     pageTable.unlockTwo(from, into);
     if (mapped) lru.add(pfn);
     else pages.put(pfn);

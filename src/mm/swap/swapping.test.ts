@@ -1,7 +1,9 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { PAGE_SIZE } from '../../base/units.ts';
+import { frameWord } from '../../sync/arena.ts';
 import type { Ptr } from '../../sync/struct.ts';
+import { GUP_PFN_MASK } from '../fault-codes.ts';
 import { PageFlag } from '../layout.ts';
 import type { MmuNotifierOps } from '../mmu-notifier-ops.ts';
 import type { SwapBackend } from './swap-backend.ts';
@@ -349,4 +351,21 @@ test('whatever is written, reclaimed, aged, discarded and forked, each address s
     }),
     { numRuns: 25, seed: 20 },
   );
+});
+
+test('M-31: a page that a device holds stays the parent’s alone after a fork, though reclaim took its mapping', () => {
+  const world = new Swapping();
+  const { mm, at } = world.map(1, 64);
+  const { access, gup, pages } = world.mm;
+  access.write32(mm, at, 7);
+  const pfn = gup.fault(mm, at / PAGE_SIZE, true) & GUP_PFN_MASK;
+  expect(world.pageOut(mm, at)).toBe(true);
+  const child = world.mm.fork(mm);
+  world.sync.words[frameWord(pfn)] = 8;
+  expect([access.read32(mm, at), access.read32(child, at)]).toEqual([8, 7]);
+  pages.put(pfn);
+  world.mm.checkInvariants();
+  world.mm.exit(child);
+  world.mm.exit(mm);
+  world.mm.checkInvariants();
 });
