@@ -1,7 +1,8 @@
 import { AssertionError } from '../../base/assert.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import type { MmCore } from '../core.ts';
-import { VmFlag, VmFlagHigh } from '../layout.ts';
+import { Pte, VmFlag, VmFlagHigh, withoutUffdWp } from '../layout.ts';
+import { nextTable } from '../page-table.ts';
 import { UffdFlag, WaitState } from './state.ts';
 
 type Mm = Ptr<'mm'>;
@@ -23,7 +24,27 @@ export function checkUffds(core: MmCore, mm: Mm): void {
     live.add(ctx);
     checkContext(core, mm, ctx);
   }
-  for (let i = 0; i < core.vmas.count(mm); i++) checkVma(core, core.vmas.at(mm, i), live);
+  for (let i = 0; i < core.vmas.count(mm); i++) {
+    checkVma(core, core.vmas.at(mm, i), live);
+    checkProtection(core, mm, core.vmas.at(mm, i));
+  }
+}
+
+function checkProtection(core: MmCore, mm: Mm, vma: Ptr<'vma'>): void {
+  const { start, end, flags } = core.layout.vma;
+  const registered = (flags.get(vma) & VmFlag.UffdWp) !== 0;
+  for (let vpn = start.get(vma); vpn < end.get(vma); vpn++) {
+    const pte = core.pageTable.walk(mm, vpn);
+    if (pte === 0) vpn = nextTable(vpn) - 1;
+    const entry = pte === 0 ? 0 : core.pageTable.entryOf(mm, vpn);
+    if (withoutUffdWp(entry) === entry) continue;
+    must(registered, 'U9: what is write-protected is registered for it', vpn, entry);
+    must(
+      (entry & (Pte.Present | Pte.Write)) !== (Pte.Present | Pte.Write),
+      'U9: protected and writable',
+      vpn,
+    );
+  }
 }
 
 function checkContext(core: MmCore, mm: Mm, ctx: Uffd): void {
