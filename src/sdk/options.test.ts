@@ -80,3 +80,8 @@ test.each(ERRORS)('%s is one line with a code and a hint', (_what, options, code
   expect((thrown as Error).message).toMatch(message);
   expect((thrown as Error).message).not.toMatch(/\n|NaN/);
 });
+
+test('a word that is none is E_USAGE, not taken for another', () => {
+  for (const options of [{ ksm: 'slef' }, { balloon: 'on' }] as unknown as SandboxOptions[])
+    expect(() => sizes(options)).toThrow(/is not one of off/);
+});

@@ -82,6 +82,8 @@ export function sizesOf(options: SandboxOptions, defaultMemory: number): Sizes {
       },
     );
   }
+  oneOf('ksm', options.ksm, ['off', 'self', 'same-owner']);
+  oneOf('balloon', options.balloon, ['off', 'free-page-reporting']);
   if ((options.cpus ?? 1) !== 1) {
     throw new FaultlineError('E_USAGE', `--cpus ${options.cpus}: one hart is what this version runs`, {
       hint: '--cpus 1',
@@ -93,6 +95,14 @@ export function sizesOf(options: SandboxOptions, defaultMemory: number): Sizes {
     limitBytes,
     ...parseSwap(options.swap ?? defaultSwap(memoryBytes, limitBytes), memoryBytes),
   };
+}
+
+/** A word that is none must not be taken for another: 'slef' would merge with other guests. */
+function oneOf(name: string, word: string | undefined, words: readonly string[]): void {
+  if (word === undefined || words.includes(word)) return;
+  throw new FaultlineError('E_USAGE', `--${name} ${word} is not one of ${words.join(', ')}`, {
+    hint: `--${name} ${words[0]}`,
+  });
 }
 
 /** A guest that may not have all its RAM needs somewhere to put the rest. */

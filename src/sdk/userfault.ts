@@ -121,7 +121,13 @@ export class Uffd {
   async #serve(): Promise<void> {
     while (this.#faults.open) {
       const seen = this.#faults.seen();
-      this.#faults.serve();
+      try {
+        this.#faults.serve();
+      } catch (error) {
+        // A page that the guest gave away could not be had again, for lack of memory.
+        this.#fail(`an empty page cannot be filled: ${String(error)}`, error);
+        return;
+      }
       if (this.#faults.deferred) await new Promise(resolve => setTimeout(resolve, DEFERRED_MS));
       else if (this.#faults.open) await this.#faults.more(seen);
     }
