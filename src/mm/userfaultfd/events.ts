@@ -53,7 +53,8 @@ export class UffdEvents {
   }
 
   #wants(ctx: Uffd, feature: number): boolean {
-    return (this.#deps.layout.uffd.features.load(ctx) & feature) !== 0 && this.#deps.uffds.isHeld(ctx);
+    const { layout, uffds, breaks } = this.#deps;
+    return (layout.uffd.features.load(ctx) & feature) !== 0 && (uffds.isHeld(ctx) || breaks.releaseLate);
   }
 
   /** An event that will be told, with the gate shut. Throws ENOMEM with nothing changed. */
@@ -78,7 +79,8 @@ export class UffdEvents {
     let read = false;
     try {
       // The last reference goes before the events are woken: one of the two looks finds out.
-      if (uffds.isHeld(ctx)) waits.wait(entry);
+      const over = this.#deps.breaks.releaseLate ? uffds.isReleased(ctx) : !uffds.isHeld(ctx);
+      if (!over) waits.wait(entry);
       read = uffds.queues.wasRead(entry);
     } finally {
       uffds.queues.finish(entry);
