@@ -168,6 +168,60 @@ export type MmBreaks = {
   hintWithoutNotify: boolean;
   /** An item that goes takes with it the way to mappings that fork made. */
   ksmNoOrphans: boolean;
+  /** T-RAP-01: a move does not ask first whether its destination is a hole (R-5, row 1). */
+  moveOntoPages: boolean;
+  /** T-RAP-02: a hole of the source counts as moved, asked for or not (R-5, row 2). */
+  moveSkipsHoles: boolean;
+  /** T-RAP-03: a move that stops half-way says why, and not how far it came. */
+  moveForgetsProgress: boolean;
+  /** T-RAP-05: a move that moved nothing says 0. */
+  moveSaysNothing: boolean;
+  /** T-RAP-07: remap_anon_pages moves the zero page. */
+  moveZero14: boolean;
+  /** T-RAP-08: a page is moved whoever else maps it. */
+  moveShared: boolean;
+  /** T-RAP-09: pages move between any two VMAs. */
+  moveUnchecked: boolean;
+  /** T-RAP-18: nobody asks whether a signal has come. */
+  moveUnkillable: boolean;
+  /** T-RAP-19: a page on its way elsewhere is not waited for. */
+  moveFailsMigration: boolean;
+  /** T-RAP-20: the destination of remap_anon_pages must be armed. */
+  moveWantsArmed: boolean;
+  /** T-RAP-24: a page that moved is counted as a new one. */
+  moveCountsAgain: boolean;
+  /** T-RAP-17: a huge page of which somebody has a lock is not tried again. */
+  moveHugeGivesUp: boolean;
+  /** T-ZERO-02, T-UF-10: the zero page in an armed area is as good as none (U-10). */
+  zeroIsHole: boolean;
+  /** T-SWP-01: a swap entry in an armed area is as good as none (U-10). */
+  swapIsHole: boolean;
+  /** T-SWP-10: what a failing device did not read is mapped all the same. */
+  swapErrorReadsOn: boolean;
+  /** T-SWP-12: a pte whose swap entry cannot be had is dropped (M-32). */
+  unmapWithoutRestore: boolean;
+  /** T-SWP-05: a lazily freed page goes, written since or not (C-14). */
+  freeForgetsDirty: boolean;
+  /** T-SWP-08, T-SWP-14: a charge that finds no room makes none. */
+  chargeWithoutReclaim: boolean;
+  /** T-CHG: a huge fault counts neither success nor fallback (H-2). */
+  hugeUncounted: boolean;
+  /** T-CHG: a huge fault that comes to nothing keeps its frames and their charge (H-2). */
+  hugeKeepsCharge: boolean;
+  /** T-KHP-04: an armed area is never collapsed, holes or not (C-9). */
+  collapseRefusesArmed: boolean;
+  /** T-KHP-05: a collapse leaves in holes what the frame held before. */
+  collapseSkipsZeroing: boolean;
+  /** T-FLG-01: VMAs merge by the low word of their flags (J-2, M-2). */
+  mergeIgnoresHigh: boolean;
+  /** T-FLG-02: madvise ends at the first gap (U-3). */
+  madviseStopsAtGap: boolean;
+  /** T-FLG-05: one table of numbers for every program. */
+  abiIgnored: boolean;
+  /** T-FRK-11: a lockless lookup does not see that a fork is write-protecting (N-25). */
+  fastWithoutSeq: boolean;
+  /** T-FRK-12: protection of userfaultfd goes to a child that has no context (V-62). */
+  forkKeepsProtection: boolean;
   /** Nothing is lost by it: reclaim takes pages by their order alone, so that those in use go too (stress). */
   evictUsed: boolean;
 };
@@ -256,5 +310,32 @@ export const NO_MM_BREAKS: MmBreaks = {
   ksmMergesProtected: false,
   hintWithoutNotify: false,
   ksmNoOrphans: false,
+  moveOntoPages: false,
+  moveSkipsHoles: false,
+  moveForgetsProgress: false,
+  moveSaysNothing: false,
+  moveZero14: false,
+  moveShared: false,
+  moveUnchecked: false,
+  moveUnkillable: false,
+  moveFailsMigration: false,
+  moveWantsArmed: false,
+  moveCountsAgain: false,
+  moveHugeGivesUp: false,
+  zeroIsHole: false,
+  swapIsHole: false,
+  swapErrorReadsOn: false,
+  unmapWithoutRestore: false,
+  freeForgetsDirty: false,
+  chargeWithoutReclaim: false,
+  hugeUncounted: false,
+  hugeKeepsCharge: false,
+  collapseRefusesArmed: false,
+  collapseSkipsZeroing: false,
+  mergeIgnoresHigh: false,
+  madviseStopsAtGap: false,
+  abiIgnored: false,
+  fastWithoutSeq: false,
+  forkKeepsProtection: false,
   evictUsed: false,
 };

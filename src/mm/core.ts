@@ -169,7 +169,7 @@ export class MmCore {
     this.pageAlloc = new PageAlloc(sync, layout, { poison: config.poison ? pageOps : undefined });
     this.pages = new Pages(sync, layout, this.pageAlloc);
     this.slabs = new Slabs(sync, layout, this.pageAlloc);
-    this.vmas = new Vmas(sync, layout);
+    this.vmas = new Vmas(sync, layout, breaks);
     this.anonVmas = new AnonVmas(sync, layout, this.slabs, this.vmas);
     this.uffds = new UffdContexts({
       ...{ sync, layout, breaks, slabs: this.slabs, dropMm: mm => this.mms.drop(mm) },
@@ -180,7 +180,7 @@ export class MmCore {
       ...{ ...Mms.shared(sync), enabled: config.notifiers ?? true },
     });
     const reclaim = createReclaim({
-      ...{ sync, layout, heap: this.heap, pages: this.pages, vmstat: this.vmstat },
+      ...{ sync, layout, breaks, heap: this.heap, pages: this.pages, vmstat: this.vmstat },
       ...{ clock: config.clock, processors: config.processors },
     });
     this.lru = reclaim.lru;

@@ -264,7 +264,7 @@ export class Fork {
   }
 
   #forChild(entry: number): number {
-    return this.#keepsWp ? entry : withoutUffdWp(entry);
+    return this.#keepsWp || this.#deps.breaks.forkKeepsProtection ? entry : withoutUffdWp(entry);
   }
 
   /** Held by someone other than its mapping and the swap cache: a device writes to it, or reads. */

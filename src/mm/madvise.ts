@@ -188,6 +188,7 @@ export class Madvise {
       const vma = index === vmas.count(mm) ? (0 as Vma) : vmas.at(mm, index);
       const from = vma === 0 ? end : Math.max(vpn, layout.vma.start.get(vma));
       gaps ||= from > vpn;
+      if (gaps && this.#deps.breaks.madviseStopsAtGap) break;
       if (from >= end) break;
       vpn = work(vma, from, Math.min(end, layout.vma.end.get(vma)));
     }

@@ -247,7 +247,8 @@ export class Memory {
         return this.#hole(mm, vma, vpn, pte, entry, write, how);
       return write ? this.#anonymous(mm, vma, vpn, pte, entry) : this.#zero(mm, vma, pte, entry);
     }
-    if (swpType(entry) === SwpType.Swap) return this.#swapIn!.fault(mm, vma, vpn, pte, entry, write);
+    if (swpType(entry) === SwpType.Swap)
+      return this.#deps.breaks.swapIsHole ? GUP_SIGBUS : this.#swapIn!.fault(mm, vma, vpn, pte, entry, write);
     return swpType(entry) === SwpType.Poison ? GUP_HWPOISON : GUP_FAULT;
   }
 
@@ -366,7 +367,8 @@ export class Memory {
 
   /** A write to a page mapped read-only in a VMA that may be written (M-31). */
   #writeProtected(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt, entry: number): number {
-    if ((entry & Pte.Zero) !== 0) return this.#copy(mm, vma, vpn, pte, entry);
+    if ((entry & Pte.Zero) !== 0)
+      return this.#deps.breaks.zeroIsHole ? GUP_SIGBUS : this.#copy(mm, vma, vpn, pte, entry);
     const pfn = ptePfn(entry);
     const pageTable = this.#pageTable;
     pageTable.lock(pte);

@@ -1,15 +1,17 @@
 import { expect, test } from 'vitest';
 import { Errno } from '../base/errno.ts';
 import type { Ptr } from '../sync/struct.ts';
+import type { MmBreaks } from './breaks.ts';
 import type { MmCore } from './core.ts';
 import { VmFlag, VmFlagHigh } from './layout.ts';
 import { testMm } from './testing.ts';
+import { proven } from './userfaultfd/manager-testing.ts';
 
 const PAGE = 4096;
 const AT = 0x20000000;
 
-function mapped(pages: number): { core: MmCore; mm: Ptr<'mm'> } {
-  const core = testMm();
+function mapped(pages: number, breaks: Partial<MmBreaks> = {}): { core: MmCore; mm: Ptr<'mm'> } {
+  const core = testMm({ breaks });
   const mm = core.createMm();
   core.mmap.map(mm, pages * PAGE, { address: AT, fixed: 'exclusive' });
   return { core, mm };
@@ -26,38 +28,47 @@ const code = (work: () => unknown): string => {
 };
 
 // J-2
-test('T-FLG-01: each of 64 flags is set, kept apart in split and merge, and cleared, alone', () => {
-  const { core, mm } = mapped(4);
-  const vma = core.mmap.find(mm, AT);
-  const before = core.vmas.flags(vma);
-  for (let bit = 0; bit < 64; bit++) {
-    const [lo, hi] = bit < 32 ? [1 << bit, 0] : [0, 1 << (bit - 32)];
-    core.vmas.setFlags(vma, lo, hi);
-    expect(core.vmas.flags(vma)).toEqual({ lo, hi });
-    core.mmap.map(mm, PAGE, { address: AT + 4 * PAGE, fixed: 'replace', protection: {}, flags: { lo, hi } });
-    const other = core.mmap.find(mm, AT + 4 * PAGE);
-    core.vmas.setFlags(other, lo, hi);
-    expect(core.vmas.sameKind(vma, other)).toBe(true);
-    core.vmas.setFlags(other, lo ^ (bit < 32 ? 0 : 1), hi ^ (bit < 32 ? 1 : 0));
-    expect(core.vmas.sameKind(vma, other)).toBe(false);
-    core.vmas.setFlags(other, 0, 0);
-    expect(core.vmas.flags(vma)).toEqual({ lo, hi });
-    core.mmap.unmap(mm, AT + 4 * PAGE, PAGE);
-  }
-  core.vmas.setFlags(vma, before.lo, before.hi);
-  core.checkInvariants();
+test('T-FLG-01: each of 64 flags is set, kept apart in split and merge, and cleared, alone; without the rule it fails', () => {
+  proven({ mergeIgnoresHigh: true }, breaks => {
+    const { core, mm } = mapped(4, breaks);
+    const vma = core.mmap.find(mm, AT);
+    const before = core.vmas.flags(vma);
+    for (let bit = 0; bit < 64; bit++) {
+      const [lo, hi] = bit < 32 ? [1 << bit, 0] : [0, 1 << (bit - 32)];
+      core.vmas.setFlags(vma, lo, hi);
+      expect(core.vmas.flags(vma)).toEqual({ lo, hi });
+      core.mmap.map(mm, PAGE, {
+        address: AT + 4 * PAGE,
+        fixed: 'replace',
+        protection: {},
+        flags: { lo, hi },
+      });
+      const other = core.mmap.find(mm, AT + 4 * PAGE);
+      core.vmas.setFlags(other, lo, hi);
+      expect(core.vmas.sameKind(vma, other)).toBe(true);
+      core.vmas.setFlags(other, lo ^ (bit < 32 ? 0 : 1), hi ^ (bit < 32 ? 1 : 0));
+      expect(core.vmas.sameKind(vma, other)).toBe(false);
+      core.vmas.setFlags(other, 0, 0);
+      expect(core.vmas.flags(vma)).toEqual({ lo, hi });
+      core.mmap.unmap(mm, AT + 4 * PAGE, PAGE);
+    }
+    core.vmas.setFlags(vma, before.lo, before.hi);
+    core.checkInvariants();
+  });
 });
 
-test('T-FLG-02: a gap is ENOMEM with the rest done; special memory in the middle EINVAL with the first part', () => {
-  const { core, mm } = mapped(6);
-  core.mmap.unmap(mm, AT + 2 * PAGE, PAGE);
-  expect(code(() => core.madvise.advise(mm, AT, 6 * PAGE, 'userfault'))).toBe('ENOMEM');
-  const armed = (page: number): boolean =>
-    (core.vmas.flagsHigh(core.mmap.find(mm, AT + page * PAGE)) & VmFlagHigh.UserFault) !== 0;
-  expect([0, 1, 3, 4, 5].map(armed)).toEqual([true, true, true, true, true]);
-  core.mmap.map(mm, PAGE, { address: AT + 3 * PAGE, fixed: 'replace', shared: true });
-  expect(code(() => core.madvise.advise(mm, AT, 6 * PAGE, 'nouserfault'))).toBe('EINVAL');
-  expect([0, 1, 3, 4].map(armed)).toEqual([false, false, false, true]);
+test('T-FLG-02: a gap is ENOMEM with the rest done; special memory in the middle EINVAL with the first part; without the rule it fails', () => {
+  proven({ madviseStopsAtGap: true }, breaks => {
+    const { core, mm } = mapped(6, breaks);
+    core.mmap.unmap(mm, AT + 2 * PAGE, PAGE);
+    expect(code(() => core.madvise.advise(mm, AT, 6 * PAGE, 'userfault'))).toBe('ENOMEM');
+    const armed = (page: number): boolean =>
+      (core.vmas.flagsHigh(core.mmap.find(mm, AT + page * PAGE)) & VmFlagHigh.UserFault) !== 0;
+    expect([0, 1, 3, 4, 5].map(armed)).toEqual([true, true, true, true, true]);
+    core.mmap.map(mm, PAGE, { address: AT + 3 * PAGE, fixed: 'replace', shared: true });
+    expect(code(() => core.madvise.advise(mm, AT, 6 * PAGE, 'nouserfault'))).toBe('EINVAL');
+    expect([0, 1, 3, 4].map(armed)).toEqual([false, false, false, true]);
+  });
 });
 
 test('T-FLG-02: bad calls of madvise are refused in the order of U-3', () => {
@@ -72,19 +83,21 @@ test('T-FLG-02: bad calls of madvise are refused in the order of U-3', () => {
   ]).toEqual(['EINVAL', 'EINVAL', 'EINVAL', 'ok', 'ENOMEM', 'ENOMEM']);
 });
 
-test('T-FLG-03: advice splits at the edges, survives forks, and merges again when equal', () => {
-  const { core, mm } = mapped(6);
-  core.access.write32(mm, AT + 2 * PAGE, 7);
-  core.madvise.advise(mm, AT + 2 * PAGE, 2 * PAGE, 'userfault');
-  const child = core.fork(mm);
-  const split = `0x20000000-0x20002000 rw- anon
+test('T-FLG-03: advice splits at the edges, survives forks, and merges again when equal; without the rule it fails', () => {
+  proven({ mergeIgnoresHigh: true }, breaks => {
+    const { core, mm } = mapped(6, breaks);
+    core.access.write32(mm, AT + 2 * PAGE, 7);
+    core.madvise.advise(mm, AT + 2 * PAGE, 2 * PAGE, 'userfault');
+    const child = core.fork(mm);
+    const split = `0x20000000-0x20002000 rw- anon
 0x20002000-0x20004000 rw- anon uf
   0x20002000 page shared×2 dirty
 0x20004000-0x20006000 rw- anon`;
-  expect([core.describe(mm), core.describe(child)]).toEqual([split, split]);
-  core.madvise.advise(mm, AT, 6 * PAGE, 'nouserfault');
-  expect(core.describe(mm)).toBe('0x20000000-0x20006000 rw- anon\n  0x20002000 page shared×2 dirty');
-  core.checkInvariants();
+    expect([core.describe(mm), core.describe(child)]).toEqual([split, split]);
+    core.madvise.advise(mm, AT, 6 * PAGE, 'nouserfault');
+    expect(core.describe(mm)).toBe('0x20000000-0x20006000 rw- anon\n  0x20002000 page shared×2 dirty');
+    core.checkInvariants();
+  });
 });
 
 test('neighbours that are equal become one mapping, whatever the order in which they come', () => {

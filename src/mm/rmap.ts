@@ -290,7 +290,7 @@ export class Rmap {
     if ((was & Pte.Dirty) !== 0 && !breaks.unmapForgetsDirty) pages.setDirty(pfn);
     const flags = layout.page.flags.load(p);
     if ((flags & PageFlag.SwapCache) === 0) return this.#dropLazyFree(pfn, was);
-    if (!swap.duplicate(layout.page.swap.load(p) - 1)) return was;
+    if (!swap.duplicate(layout.page.swap.load(p) - 1)) return breaks.unmapWithoutRestore ? 0 : was;
     const exclusive = (flags & PageFlag.AnonExclusive) !== 0 ? Swp.Exclusive : 0;
     if (exclusive !== 0) pages.clear(pfn, PageFlag.AnonExclusive);
     const softDirty = (was & Pte.SoftDirty) !== 0 ? Swp.SoftDirty : 0;
@@ -300,12 +300,13 @@ export class Rmap {
 
   /** A HOLE APPEARS where a lazily freed page was clean; redirtied, it is ordinary again. */
   #dropLazyFree(pfn: Pfn, was: number): number {
-    const { pages, layout, vmstat } = this.#deps;
+    const { pages, layout, vmstat, breaks } = this.#deps;
     const p = pages.at(pfn);
     const flags = layout.page.flags.load(p);
     assert((flags & PageFlag.LazyFree) !== 0, 'unmap: neither in the swap cache nor lazily freed');
     // One reference is the mapping's, one the caller's: more are pins (M-35).
-    if ((flags & PageFlag.Dirty) !== 0 || layout.page.refcount.load(p) > 2) {
+    const dirty = (flags & PageFlag.Dirty) !== 0 && !breaks.freeForgetsDirty;
+    if (dirty || layout.page.refcount.load(p) > 2) {
       pages.clear(pfn, PageFlag.LazyFree);
       return was;
     }

@@ -2,6 +2,7 @@ import type { Vpn } from '../base/units.ts';
 import { frameWord } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
+import type { MmBreaks } from './breaks.ts';
 import { type MmLayout, VmFlag } from './layout.ts';
 import { VPN_MAX } from './page-table.ts';
 
@@ -22,13 +23,15 @@ export class Vmas {
   readonly #words: Int32Array;
   readonly #mm: MmLayout['mm'];
   readonly #vma: MmLayout['vma'];
+  readonly #breaks: MmBreaks;
   /** Where this thread found its last VMA: a hint, tested before use. */
   #last = 0;
 
-  constructor(sync: Sync, layout: MmLayout) {
+  constructor(sync: Sync, layout: MmLayout, breaks: MmBreaks) {
     this.#words = sync.words;
     this.#mm = layout.mm;
     this.#vma = layout.vma;
+    this.#breaks = breaks;
   }
 
   count(mm: Mm): number {
@@ -122,7 +125,7 @@ export class Vmas {
     const { flags, ops, uffd, policy } = this.#vma;
     return (
       flags.get(a) === flags.get(b) &&
-      this.flagsHigh(a) === this.flagsHigh(b) &&
+      (this.flagsHigh(a) === this.flagsHigh(b) || this.#breaks.mergeIgnoresHigh) &&
       ops.get(a) === ops.get(b) &&
       uffd.get(a) === uffd.get(b) &&
       policy.get(a) === policy.get(b)

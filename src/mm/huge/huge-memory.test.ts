@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { PAGE_SIZE } from '../../base/units.ts';
 import { GUP_NOMEM, GUP_SIGBUS, GUP_WRITABLE } from '../fault-codes.ts';
-import { AT, Managed, VPN } from '../userfaultfd/manager-testing.ts';
+import { AT, Managed, proven, VPN } from '../userfaultfd/manager-testing.ts';
 import { HUGE_BYTES, HugeRig } from './huge-testing.ts';
 
 test('H-2 M-5: the first write to an area that asks for it maps 2 MiB, zeroed', () => {
@@ -242,50 +242,60 @@ describe.each([
   const FALLBACK = -101;
   const RETRY = -100;
 
-  test('T-CHG-01: no huge frame: FALLBACK, counted once', () => {
-    const made = rig();
-    made.core.pageAlloc.failHuge();
-    expect(change(made, () => hugeFault(made))).toEqual({ result: FALLBACK, thp_fault_fallback: 1 });
+  test('T-CHG-01: no huge frame: FALLBACK, counted once; without the rule it fails', () => {
+    proven({ hugeUncounted: true }, breaks => {
+      const made = rig({ breaks });
+      made.core.pageAlloc.failHuge();
+      expect(change(made, () => hugeFault(made))).toEqual({ result: FALLBACK, thp_fault_fallback: 1 });
+    });
   });
 
-  test('T-CHG-02: no charge: FALLBACK, counted once, and as a charge', () => {
-    const made = rig();
-    const memcg = made.core.layout.mm.memcg.get(made.mm);
-    made.core.memcontrol.setMax(memcg, 500, 32);
-    const counted = { thp_fault_fallback: 1, thp_fault_fallback_charge: 1 };
-    expect(change(made, () => hugeFault(made))).toEqual({ result: FALLBACK, ...counted });
+  test('T-CHG-02: no charge: FALLBACK, counted once, and as a charge; without the rule it fails', () => {
+    proven({ hugeUncounted: true }, breaks => {
+      const made = rig({ breaks });
+      const memcg = made.core.layout.mm.memcg.get(made.mm);
+      made.core.memcontrol.setMax(memcg, 500, 32);
+      const counted = { thp_fault_fallback: 1, thp_fault_fallback_charge: 1 };
+      expect(change(made, () => hugeFault(made))).toEqual({ result: FALLBACK, ...counted });
+    });
   });
 
-  test('T-CHG-03 H-3: no table: OOM, nothing counted', () => {
-    for (const write of [true, false]) {
-      const made = rig();
-      made.core.pageAlloc.failAt(1);
-      expect(change(made, () => hugeFault(made, write))).toEqual({ result: GUP_NOMEM });
-    }
+  test('T-CHG-03 H-3: no table: OOM, nothing counted; without the rule it fails', () => {
+    proven({ hugeKeepsCharge: true }, breaks => {
+      for (const write of [true, false]) {
+        const made = rig({ breaks });
+        made.core.pageAlloc.failAt(1);
+        expect(change(made, () => hugeFault(made, write))).toEqual({ result: GUP_NOMEM });
+      }
+    });
   });
 
   // B-29: a lost race is no allocation.
-  test('T-CHG-04 T-ZERO-05: the entry was filled meanwhile: 0, nothing counted, nothing kept', () => {
-    for (const write of [true, false]) {
-      const made = rig();
-      made.touch(0, true);
-      expect(change(made, () => hugeFault(made, write))).toEqual({ result: RETRY });
-      expect(made.core.thp.zeroRefs).toBe(write ? 0 : 1);
-    }
+  test('T-CHG-04 T-ZERO-05: the entry was filled meanwhile: 0, nothing counted, nothing kept; without the rule it fails', () => {
+    proven({ hugeKeepsCharge: true }, breaks => {
+      for (const write of [true, false]) {
+        const made = rig({ breaks });
+        made.touch(0, true);
+        expect(change(made, () => hugeFault(made, write))).toEqual({ result: RETRY });
+        expect(made.core.thp.zeroRefs).toBe(write ? 0 : 1);
+      }
+    });
   });
 
-  test('T-CHG-05 T-ZERO-04 H-2: an armed area is SIGBUS, and nothing changes', () => {
-    for (const [write, zeroPage] of [
-      [true, true],
-      [false, true],
-      [false, false],
-    ] as const) {
-      const made = rig();
-      made.core.thp.useZeroPage = zeroPage;
-      made.advise('userfault', 0, 512);
-      expect(change(made, () => hugeFault(made, write))).toEqual({ result: GUP_SIGBUS });
-      expect(made.core.thp.zeroRefs).toBeLessThanOrEqual(1);
-    }
+  test('T-CHG-05 T-ZERO-04 H-2: an armed area is SIGBUS, and nothing changes; without the rule it fails', () => {
+    proven({ fillArmed: true }, breaks => {
+      for (const [write, zeroPage] of [
+        [true, true],
+        [false, true],
+        [false, false],
+      ] as const) {
+        const made = rig({ breaks });
+        made.core.thp.useZeroPage = zeroPage;
+        made.advise('userfault', 0, 512);
+        expect(change(made, () => hugeFault(made, write))).toEqual({ result: GUP_SIGBUS });
+        expect(made.core.thp.zeroRefs).toBeLessThanOrEqual(1);
+      }
+    });
   });
 
   test('U-14: only the order of 2014 lets OOM mask a user fault', () => {
@@ -297,16 +307,20 @@ describe.each([
     made.core.pageAlloc.failAt(0, 0);
   });
 
-  test('T-CHG-06: success charges 512 pages, takes 512 frames and a table, counts once', () => {
-    const made = rig();
-    const taken = { charged: 512, frames: 513, anon: 512, tables: 1, thp_fault_alloc: 1 };
-    expect(change(made, () => hugeFault(made))).toEqual({ result: 0, ...taken });
+  test('T-CHG-06: success charges 512 pages, takes 512 frames and a table, counts once; without the rule it fails', () => {
+    proven({ hugeUncounted: true }, breaks => {
+      const made = rig({ breaks });
+      const taken = { charged: 512, frames: 513, anon: 512, tables: 1, thp_fault_alloc: 1 };
+      expect(change(made, () => hugeFault(made))).toEqual({ result: 0, ...taken });
+    });
   });
 
-  test('T-CHG-07: no huge zero page: FALLBACK, counted once', () => {
-    const made = rig();
-    made.core.thp.failZero();
-    expect(change(made, () => hugeFault(made, false))).toEqual({ result: FALLBACK, thp_fault_fallback: 1 });
+  test('T-CHG-07: no huge zero page: FALLBACK, counted once; without the rule it fails', () => {
+    proven({ hugeUncounted: true }, breaks => {
+      const made = rig({ breaks });
+      made.core.thp.failZero();
+      expect(change(made, () => hugeFault(made, false))).toEqual({ result: FALLBACK, thp_fault_fallback: 1 });
+    });
   });
 
   test('H-7: FALLBACK goes on page by page', () => {
@@ -316,59 +330,67 @@ describe.each([
     expect(made.text()).toBe('  0x20003000 page writable dirty');
   });
 
-  test('T-CHG-08: the pte path: no charge is OOM, a page that came meanwhile is 0, armed is SIGBUS; nothing is kept', () => {
-    const small = () => {
-      const made = rig({ swap: { kind: 'none' } });
-      made.advise('nohugepage', 0, 512);
-      made.touch(0, true); // the table
-      return made;
-    };
-    const charged = small();
-    const memcg = charged.core.layout.mm.memcg.get(charged.mm);
-    charged.core.memcontrol.setMax(memcg, 32, 32);
-    charged.core.pageAlloc.failAt(1, 1000);
-    expect(change(charged, () => charged.touch(3, true))).toEqual({ result: GUP_NOMEM });
-    const filled = small();
-    filled.touch(3, true);
-    expect(change(filled, () => filled.touch(3, true))).toEqual({ result: 0 });
-    const armed = small();
-    armed.advise('userfault', 0, 512);
-    expect(change(armed, () => armed.touch(3, true))).toEqual({ result: GUP_SIGBUS });
+  test('T-CHG-08: the pte path: no charge is OOM, a page that came meanwhile is 0, armed is SIGBUS; nothing is kept; without the rule it fails', () => {
+    proven({ fillArmed: true }, breaks => {
+      const small = () => {
+        const made = rig({ swap: { kind: 'none' }, breaks });
+        made.advise('nohugepage', 0, 512);
+        made.touch(0, true); // the table
+        return made;
+      };
+      const charged = small();
+      const memcg = charged.core.layout.mm.memcg.get(charged.mm);
+      charged.core.memcontrol.setMax(memcg, 32, 32);
+      charged.core.pageAlloc.failAt(1, 1000);
+      expect(change(charged, () => charged.touch(3, true))).toEqual({ result: GUP_NOMEM });
+      const filled = small();
+      filled.touch(3, true);
+      expect(change(filled, () => filled.touch(3, true))).toEqual({ result: 0 });
+      const armed = small();
+      armed.advise('userfault', 0, 512);
+      expect(change(armed, () => armed.touch(3, true))).toEqual({ result: GUP_SIGBUS });
+    });
   });
 
-  test('T-CHG-09 H-7: FALLBACK, then the pte path finds the area armed: SIGBUS, and FALLBACK counted only then', () => {
-    const made = rig();
-    made.advise('userfault', 0, 512);
-    made.core.pageAlloc.failHuge();
-    const {
-      tables: _tables,
-      frames: _frames,
-      ...rest
-    } = change(made, () => made.touch(3, true)) as Record<string, number>;
-    expect(rest).toEqual(
-      strictSeedOrder ? { result: GUP_SIGBUS, thp_fault_fallback: 1 } : { result: GUP_SIGBUS },
-    );
+  test('T-CHG-09 H-7: FALLBACK, then the pte path finds the area armed: SIGBUS, and FALLBACK counted only then; without the rule it fails', () => {
+    proven({ fillArmed: true }, breaks => {
+      const made = rig({ breaks });
+      made.advise('userfault', 0, 512);
+      made.core.pageAlloc.failHuge();
+      const {
+        tables: _tables,
+        frames: _frames,
+        ...rest
+      } = change(made, () => made.touch(3, true)) as Record<string, number>;
+      expect(rest).toEqual(
+        strictSeedOrder ? { result: GUP_SIGBUS, thp_fault_fallback: 1 } : { result: GUP_SIGBUS },
+      );
+    });
   });
 
-  test('T-CHG-11: as many user faults as one likes change no account', () => {
-    const made = rig();
-    made.advise('userfault', 0, 512);
-    const before = made.accounts();
-    for (let i = 0; i < (strictSeedOrder ? 20 : 100_000); i++)
-      expect(made.touch(i % 512, true)).toBe(GUP_SIGBUS);
-    expect(made.accounts()).toEqual(before);
-    expect(made.counts('thp_fault_fallback')).toEqual({});
+  test('T-CHG-11: as many user faults as one likes change no account; without the rule it fails', () => {
+    proven({ fillArmed: true }, breaks => {
+      const made = rig({ breaks });
+      made.advise('userfault', 0, 512);
+      const before = made.accounts();
+      for (let i = 0; i < (strictSeedOrder ? 20 : 100_000); i++)
+        expect(made.touch(i % 512, true)).toBe(GUP_SIGBUS);
+      expect(made.accounts()).toEqual(before);
+      expect(made.counts('thp_fault_fallback')).toEqual({});
+    });
   });
 });
 
-test('T-ZERO-02: the huge zero page that was there before stays readable when user faults are armed', () => {
-  const rig = new HugeRig();
-  rig.read(0);
-  rig.advise('userfault', 0, 512);
-  expect(rig.read(9)).toBe(0);
-  rig.write(9, 4);
-  expect([rig.read(9), rig.read(10)]).toEqual([4, 0]);
-  rig.text();
+test('T-ZERO-02: the huge zero page that was there before stays readable when user faults are armed; without the rule it fails', () => {
+  proven({ zeroIsHole: true }, breaks => {
+    const rig = new HugeRig({ breaks });
+    rig.read(0);
+    rig.advise('userfault', 0, 512);
+    expect(rig.read(9)).toBe(0);
+    rig.write(9, 4);
+    expect([rig.read(9), rig.read(10)]).toEqual([4, 0]);
+    rig.text();
+  });
 });
 
 test('T-THP-06 H-11: split in an armed area, the huge zero page leaves no hole to fire', () => {

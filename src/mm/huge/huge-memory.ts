@@ -88,7 +88,8 @@ export class HugeMemory {
   }
 
   #isArmed(vma: Vma): boolean {
-    const { uffdHandle, vmas, layout } = this.#deps;
+    const { uffdHandle, vmas, layout, breaks } = this.#deps;
+    if (breaks.fillArmed) return false;
     return uffdHandle.isArmed(layout.vma.flags.get(vma), vmas.flagsHigh(vma));
   }
 
@@ -119,7 +120,7 @@ export class HugeMemory {
   }
 
   #fallback(): number {
-    this.#deps.vmstat.add('thp_fault_fallback', 1);
+    if (!this.#deps.breaks.hugeUncounted) this.#deps.vmstat.add('thp_fault_fallback', 1);
     return FAULT_FALLBACK;
   }
 
@@ -150,7 +151,7 @@ export class HugeMemory {
 
   #counted(event: 'zero_page_map' | 'thp_fault_alloc', result: number): number {
     this.#deps.vmstat.add('pgfault', 1);
-    this.#deps.vmstat.add(event, 1);
+    if (!this.#deps.breaks.hugeUncounted) this.#deps.vmstat.add(event, 1);
     return result;
   }
 
@@ -196,7 +197,8 @@ export class HugeMemory {
 
   /** Takes back a run that nobody saw: the charge, then the frames. */
   release(mm: Mm, first: Pfn): void {
-    const { pageAlloc, memcontrol, layout } = this.#deps;
+    const { pageAlloc, memcontrol, layout, breaks } = this.#deps;
+    if (breaks.hugeKeepsCharge) return;
     memcontrol.uncharge(layout.mm.memcg.get(mm), HUGE_FRAMES);
     pageAlloc.freeHuge(first);
   }

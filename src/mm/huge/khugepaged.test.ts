@@ -4,7 +4,7 @@ import { PAGE_SIZE } from '../../base/units.ts';
 import type { MmBreaks } from '../breaks.ts';
 import { GUP_SIGBUS, GUP_WRITABLE } from '../fault-codes.ts';
 import { VmFlag } from '../layout.ts';
-import { AT, Managed, VPN } from '../userfaultfd/manager-testing.ts';
+import { AT, Managed, proven, VPN } from '../userfaultfd/manager-testing.ts';
 import { HUGE_BYTES, HugeRig } from './huge-testing.ts';
 
 /** An area of small pages, `value` + page in each but those left out. */
@@ -59,20 +59,26 @@ test('H-23: khugepaged copies 512 small pages into a huge one, and frees them', 
   rig.core.checkInvariants();
 });
 
-test('T-KHP-05: holes of ordinary memory become zeros, as many as max_ptes_none allows', () => {
-  const rig = filled({ holes: [3, 74, 111] });
-  rig.core.thp.setLimits({ maxPtesNone: 2 });
-  expect(scan(rig)).toBe('exceed-none-pte');
-  expect(rig.counts('thp_scan_exceed_none_pte', 'thp_collapse_alloc')).toEqual({
-    thp_scan_exceed_none_pte: 1,
+test('T-KHP-05: holes of ordinary memory become zeros, as many as max_ptes_none allows; without the rule it fails', () => {
+  proven({ collapseSkipsZeroing: true }, breaks => {
+    const rig = filled({ holes: [3, 74, 111], breaks });
+    rig.core.thp.setLimits({ maxPtesNone: 2 });
+    expect(scan(rig)).toBe('exceed-none-pte');
+    expect(rig.counts('thp_scan_exceed_none_pte', 'thp_collapse_alloc')).toEqual({
+      thp_scan_exceed_none_pte: 1,
+    });
+    rig.advise('userfault', 0, 512);
+    rig.advise('nouserfault', 0, 512);
+    rig.core.thp.setLimits({ maxPtesNone: 3 });
+    // Whatever frames it takes, they have been used before.
+    const used = rig.core.pageAlloc.allocHuge();
+    rig.core.sync.words.fill(7, used * 1024, (used + 512) * 1024);
+    rig.core.pageAlloc.freeHuge(used);
+    expect(scan(rig)).toBe('succeed');
+    content(rig, [3, 74, 111]);
+    expect(rig.read(3)).toBe(0);
+    rig.text();
   });
-  rig.advise('userfault', 0, 512);
-  rig.advise('nouserfault', 0, 512);
-  rig.core.thp.setLimits({ maxPtesNone: 3 });
-  expect(scan(rig)).toBe('succeed');
-  content(rig, [3, 74, 111]);
-  expect(rig.read(3)).toBe(0);
-  rig.text();
 });
 
 test('T-KHP-01 H-20: one hole of an armed area ends the attempt; without the rule it reads as zeros', () => {
@@ -126,63 +132,71 @@ test('T-KHP-03 H-24: armed between scan and isolation, with a hole: isolation se
   expect(run({ collapseUnchecked: true })).toEqual(['succeed', false]);
 });
 
-test('T-KHP-04 C-9: an armed area without holes may be collapsed, and fires no more', () => {
-  const rig = filled();
-  rig.advise('userfault', 0, 512);
-  expect(scan(rig)).toBe('succeed');
-  for (let page = 0; page < 512; page++) expect(rig.touch(page, true)).toBeGreaterThan(0);
-  content(rig);
+test('T-KHP-04 C-9: an armed area without holes may be collapsed, and fires no more; without the rule it fails', () => {
+  proven({ collapseRefusesArmed: true }, breaks => {
+    const rig = filled({ breaks });
+    rig.advise('userfault', 0, 512);
+    expect(scan(rig)).toBe('succeed');
+    for (let page = 0; page < 512; page++) expect(rig.touch(page, true)).toBeGreaterThan(0);
+    content(rig);
+  });
 });
 
-test('T-KHP-06: MADV_COLLAPSE of an armed area with a hole is EBUSY, fills nothing, counts once', () => {
-  const rig = filled({ holes: [74] });
-  rig.advise('userfault', 0, 512);
-  expect(advise(rig)).toBe('EBUSY');
-  expect(rig.counts('thp_scan_exceed_none_pte')).toEqual({ thp_scan_exceed_none_pte: 1 });
-  expect(rig.touch(74, true)).toBe(GUP_SIGBUS);
-  rig.advise('nouserfault', 0, 512);
-  expect(advise(rig)).toBe('ok');
-  content(rig, [74]);
+test('T-KHP-06: MADV_COLLAPSE of an armed area with a hole is EBUSY, fills nothing, counts once; without the rule it fails', () => {
+  proven({ collapseArmed: true }, breaks => {
+    const rig = filled({ holes: [74], breaks });
+    rig.advise('userfault', 0, 512);
+    expect(advise(rig)).toBe('EBUSY');
+    expect(rig.counts('thp_scan_exceed_none_pte')).toEqual({ thp_scan_exceed_none_pte: 1 });
+    expect(rig.touch(74, true)).toBe(GUP_SIGBUS);
+    rig.advise('nouserfault', 0, 512);
+    expect(advise(rig)).toBe('ok');
+    content(rig, [74]);
+  });
 });
 
-test('T-KHP-07 H-21: a zero page in an armed area ends the attempt', () => {
-  const rig = filled({ holes: [74] });
-  rig.read(74);
-  rig.advise('userfault', 0, 512);
-  expect([scan(rig), advise(rig)]).toEqual(['exceed-none-pte', 'EBUSY']);
-  rig.advise('nouserfault', 0, 512);
-  expect(scan(rig)).toBe('succeed');
+test('T-KHP-07 H-21: a zero page in an armed area ends the attempt; without the rule it fails', () => {
+  proven({ collapseArmed: true }, breaks => {
+    const rig = filled({ holes: [74], breaks });
+    rig.read(74);
+    rig.advise('userfault', 0, 512);
+    expect([scan(rig), advise(rig)]).toEqual(['exceed-none-pte', 'EBUSY']);
+    rig.advise('nouserfault', 0, 512);
+    expect(scan(rig)).toBe('succeed');
+  });
 });
 
-test('T-KHP-08: COPY of the last hole before, during or after a collapse: right data, and EEXIST on a huge page', () => {
-  const bytes = new Uint8Array(PAGE_SIZE).fill(7);
-  for (const label of ['before', 'C.scanned', 'after']) {
-    const managed = new Managed({ pages: 512, core: { frames: 2560 } });
-    const { core, mm, ctx } = managed;
-    core.memcontrol.setMax(core.layout.mm.memcg.get(mm), 2000, 32);
-    core.madvise.advise(mm, AT, HUGE_BYTES, 'nohugepage');
-    const copy = (page: number) => core.mfill.copy(ctx, AT + page * PAGE_SIZE, bytes, PAGE_SIZE);
-    for (let page = 0; page < 512; page++) if (page !== 74) expect(copy(page)).toBe(0);
-    core.madvise.advise(mm, AT, HUGE_BYTES, 'hugepage');
-    if (label === 'before') copy(74);
-    let due = label === 'C.scanned';
-    Object.defineProperty(core.sync, 'y', {
-      value: (name: string) => {
-        if (due && name === label) due = copy(74) < 0;
-      },
-    });
-    // Armed: a hole at the scan already ends it.
-    const results = [core.khugepaged.collapse(mm, VPN, false)];
-    if (label !== 'before') {
-      expect(results).toEqual(['exceed-none-pte']);
-      expect(copy(74)).toBe(label === 'after' ? 0 : -17);
-      results.push(core.khugepaged.collapse(mm, VPN, false));
+test('T-KHP-08: COPY of the last hole before, during or after a collapse: right data, and EEXIST on a huge page; without the rule it fails', () => {
+  proven({ collapseArmed: true }, breaks => {
+    const bytes = new Uint8Array(PAGE_SIZE).fill(7);
+    for (const label of ['before', 'C.scanned', 'after']) {
+      const managed = new Managed({ pages: 512, core: { frames: 2560, breaks } });
+      const { core, mm, ctx } = managed;
+      core.memcontrol.setMax(core.layout.mm.memcg.get(mm), 2000, 32);
+      core.madvise.advise(mm, AT, HUGE_BYTES, 'nohugepage');
+      const copy = (page: number) => core.mfill.copy(ctx, AT + page * PAGE_SIZE, bytes, PAGE_SIZE);
+      for (let page = 0; page < 512; page++) if (page !== 74) expect(copy(page)).toBe(0);
+      core.madvise.advise(mm, AT, HUGE_BYTES, 'hugepage');
+      if (label === 'before') copy(74);
+      let due = label === 'C.scanned';
+      Object.defineProperty(core.sync, 'y', {
+        value: (name: string) => {
+          if (due && name === label) due = copy(74) < 0;
+        },
+      });
+      // Armed: a hole at the scan already ends it.
+      const results = [core.khugepaged.collapse(mm, VPN, false)];
+      if (label !== 'before') {
+        expect(results).toEqual(['exceed-none-pte']);
+        expect(copy(74)).toBe(label === 'after' ? 0 : -17);
+        results.push(core.khugepaged.collapse(mm, VPN, false));
+      }
+      expect(results.at(-1)).toBe('succeed');
+      expect(copy(74)).toBe(-17);
+      for (const page of [0, 74, 511]) expect(core.access.read8(mm, AT + page * PAGE_SIZE)).toBe(7);
+      core.checkInvariants();
     }
-    expect(results.at(-1)).toBe('succeed');
-    expect(copy(74)).toBe(-17);
-    for (const page of [0, 74, 511]) expect(core.access.read8(mm, AT + page * PAGE_SIZE)).toBe(7);
-    core.checkInvariants();
-  }
+  });
 });
 
 test('H-22 T-THP-03: a page that somebody holds ends the attempt, found by scan or isolation; else a write is lost', () => {

@@ -141,6 +141,7 @@ export class Khugepaged {
     const unchecked = lock && breaks.collapseUnchecked;
     const armed = userFaultArmed(lo, hi) && !breaks.collapseArmed && !unchecked;
     const limits = forced || unchecked ? NO_LIMITS : thp.limits;
+    if (armed && breaks.collapseRefusesArmed) return 'vma-check';
     Object.assign(this.#tally, { none: 0, swap: 0, shared: 0, young: 0 });
     for (let i = 0; i < HUGE_FRAMES; i++) {
       const entry = pageTable.held(first + i);
@@ -271,10 +272,12 @@ export class Khugepaged {
   }
 
   #copy(ptes: PteAt, first: Pfn): void {
-    const { pageTable, pageOps } = this.#deps;
+    const { pageTable, pageOps, breaks } = this.#deps;
     for (let i = 0; i < HUGE_FRAMES; i++) {
       const entry = pageTable.held(ptes + i);
-      if (!pteIsPresent(entry) || (entry & Pte.Zero) !== 0) pageOps.zero(frameByte(first + i));
+      const isHole = !pteIsPresent(entry) || (entry & Pte.Zero) !== 0;
+      if (isHole && breaks.collapseSkipsZeroing) continue;
+      if (isHole) pageOps.zero(frameByte(first + i));
       else pageOps.copy(frameByte(first + i), frameByte(ptePfn(entry)));
     }
   }

@@ -3,6 +3,7 @@ import { Errno } from '../../base/errno.ts';
 import { Root } from '../../sync/arena.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import type { Sync } from '../../sync/sync.ts';
+import type { MmBreaks } from '../breaks.ts';
 import type { MmLayout } from '../layout.ts';
 import type { Psi } from './psi.ts';
 import type { WordsPort } from './reclaim-ports.ts';
@@ -31,6 +32,7 @@ export type MemcontrolDeps = {
   readonly psi: Pick<Psi, 'createGroup' | 'reset'>;
   /** Makes an LRU vector (lru.ts). */
   readonly createLruvec: () => Ptr<'lruvec'>;
+  readonly breaks?: MmBreaks;
 };
 
 export type MemcgOptions = {
@@ -140,6 +142,7 @@ export class Memcontrol {
   #chargeByReclaim(memcg: Memcg, pages: number): boolean {
     const { failcnt, maxEvents, oom } = this.#layout;
     failcnt.add(memcg, 1);
+    if (this.#deps.breaks?.chargeWithoutReclaim) return false;
     for (let idle = 0; idle < RETRIES_WITHOUT_PROGRESS; ) {
       maxEvents.add(memcg, 1);
       const freed = this.#deps.stallReclaim(memcg, Math.max(pages, RECLAIM_MIN));

@@ -18,6 +18,7 @@ export type ReclaimDeps = {
   readonly processors?: number | undefined;
   readonly sync: Sync;
   readonly layout: MmLayout;
+  readonly breaks?: MmBreaks;
   readonly heap: WordsPort;
   readonly pages: PagesPort;
   readonly vmstat: { add(name: VmstatName, by: number): void };

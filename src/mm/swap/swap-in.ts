@@ -128,12 +128,13 @@ export class SwapIn {
 
   /** Reads the slot into a new page of the cache. The page comes back locked, with a reference. */
   #read(mm: Mm, slot: Slot): Pfn | number {
-    const { pages, swap, lru, vmstat } = this.#deps;
+    const { pages, swap, lru, vmstat, breaks } = this.#deps;
     const pfn = this.#memory.newPage(mm, 1, 0);
     if (pfn < 0) return GUP_NOMEM;
     pages.lock(pfn);
     const added = swap.addToCache(slot, pfn);
-    if (added === 'ok' && this.#readPage(mm, slot, pfn) === 'ok') {
+    const read = added === 'ok' && this.#readPage(mm, slot, pfn) === 'ok';
+    if (read || breaks.swapErrorReadsOn) {
       pages.set(pfn, PageFlag.Uptodate);
       lru.add(pfn);
       vmstat.add('pgmajfault', 1);

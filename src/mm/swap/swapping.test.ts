@@ -3,29 +3,37 @@ import { expect, test } from 'vitest';
 import { PAGE_SIZE } from '../../base/units.ts';
 import { frameWord } from '../../sync/arena.ts';
 import type { Ptr } from '../../sync/struct.ts';
+import type { MmBreaks } from '../breaks.ts';
 import { GUP_PFN_MASK } from '../fault-codes.ts';
 import { PageFlag } from '../layout.ts';
 import type { MmuNotifierOps } from '../mmu-notifier-ops.ts';
+import { proven } from '../userfaultfd/manager-testing.ts';
 import type { SwapBackend } from './swap-backend.ts';
 import { Swapping } from './swapping-testing.ts';
 
 const NOTHING = 'slots 0, cached 0, frames 0, heap 0';
 const word = (page: number): number => Math.imul(page, 0x9e3779b1) | 1;
 
-test('memory of four times the limit keeps its contents, and takes no more frames than allowed (T-SWP-14)', () => {
-  const world = new Swapping();
-  const { mm, at } = world.map(400, 100);
-  const { access, layout } = world.mm;
-  for (let i = 0; i < 400; i++) access.write32(mm, at + i * PAGE_SIZE + 8, word(i));
-  for (let round = 0; round < 3; round++) {
-    for (let i = 0; i < 400; i++) expect(access.read32(mm, at + i * PAGE_SIZE + 8)).toBe(word(i));
-  }
-  world.mm.checkInvariants();
-  expect(layout.memcg.peak.load(layout.mm.memcg.get(mm))).toBeLessThanOrEqual(100);
-  expect([world.counter('pswpin') > 300, world.counter('pswpout') > 300]).toEqual([true, true]);
-  world.mm.exit(mm);
-  world.mm.checkInvariants();
-  expect(world.leftovers()).toBe(NOTHING);
+test('memory of four times the limit keeps its contents, and takes no more frames than allowed (T-SWP-14); without the rule it fails', () => {
+  for (const rule of [{ unmapForgetsDirty: true }, { chargeWithoutReclaim: true }])
+    proven(rule, breaks => {
+      const world = new Swapping({ breaks });
+      const { mm, at } = world.map(400, 100);
+      const { access, layout } = world.mm;
+      for (let i = 0; i < 400; i++) access.write32(mm, at + i * PAGE_SIZE + 8, word(i));
+      for (let round = 0; round < 3; round++) {
+        for (let i = 0; i < 400; i++) {
+          expect(access.read32(mm, at + i * PAGE_SIZE + 8)).toBe(word(i + round));
+          access.write32(mm, at + i * PAGE_SIZE + 8, word(i + round + 1));
+        }
+      }
+      world.mm.checkInvariants();
+      expect(layout.memcg.peak.load(layout.mm.memcg.get(mm))).toBeLessThanOrEqual(100);
+      expect([world.counter('pswpin') > 300, world.counter('pswpout') > 300]).toEqual([true, true]);
+      world.mm.exit(mm);
+      world.mm.checkInvariants();
+      expect(world.leftovers()).toBe(NOTHING);
+    });
 });
 
 test('a page that was swapped out comes back when touched (T-SWP-01)', () => {
@@ -53,28 +61,20 @@ test('a page only read since it came back goes again without a write, one writte
   expect(world.leftovers()).toBe(NOTHING);
 });
 
-test('a page that somebody holds stays until it is let go (T-SWP-03)', () => {
-  const world = new Swapping();
-  const { mm, at } = world.map(1);
-  world.mm.access.write32(mm, at, 7);
-  const pfn = world.mm.gup.fault(mm, at / PAGE_SIZE, true) & 0xffffff;
-  world.pageOut(mm, at);
-  // As a device would, past every page table.
-  world.sync.words[pfn * 1024] = 9;
-  world.mm.pages.setDirty(pfn);
-  expect([world.mm.access.read32(mm, at), world.pfn(mm, at)]).toEqual([9, pfn]);
-  world.mm.pages.put(pfn);
-  expect([world.pageOut(mm, at), world.mm.access.read32(mm, at)]).toEqual([true, 9]);
-});
-
-test('that same page is lost when the check of its references is skipped', () => {
-  const world = new Swapping({ breaks: { ignorePinned: true } });
-  const { mm, at } = world.map(1);
-  world.mm.access.write32(mm, at, 7);
-  const pfn = world.mm.gup.fault(mm, at / PAGE_SIZE, true) & 0xffffff;
-  world.pageOut(mm, at);
-  world.sync.words[pfn * 1024] = 9;
-  expect(world.mm.access.read32(mm, at)).toBe(7);
+test('a page that somebody holds stays until it is let go (T-SWP-03); without the rule it fails', () => {
+  proven({ ignorePinned: true }, breaks => {
+    const world = new Swapping({ breaks });
+    const { mm, at } = world.map(1);
+    world.mm.access.write32(mm, at, 7);
+    const pfn = world.mm.gup.fault(mm, at / PAGE_SIZE, true) & 0xffffff;
+    world.pageOut(mm, at);
+    // As a device would, past every page table.
+    world.sync.words[pfn * 1024] = 9;
+    world.mm.pages.setDirty(pfn);
+    expect([world.mm.access.read32(mm, at), world.pfn(mm, at)]).toEqual([9, pfn]);
+    world.mm.pages.put(pfn);
+    expect([world.pageOut(mm, at), world.mm.access.read32(mm, at)]).toEqual([true, 9]);
+  });
 });
 
 const subscriber = (ops: Partial<MmuNotifierOps>): MmuNotifierOps => ({
@@ -85,48 +85,52 @@ const subscriber = (ops: Partial<MmuNotifierOps>): MmuNotifierOps => ({
 });
 
 // C-14
-test('MADV_FREE drops a clean page, and keeps one that a secondary wrote (T-SWP-05)', () => {
-  const world = new Swapping();
-  const { mm, at } = world.map(2);
-  const { notifiers, madvise, access, pages } = world.mm;
-  for (const page of [0, 1]) access.write32(mm, at + page * PAGE_SIZE, 7);
-  const frames = [0, 1].map(page => world.pfn(mm, at + page * PAGE_SIZE));
-  madvise.advise(mm, at, 2 * PAGE_SIZE, 'free');
-  // The second page's leaf is found dirty when it is zapped.
-  const zap = (_s: number, _mm: number, start: number) => {
-    if (start === at / PAGE_SIZE + 1) pages.setDirty(frames[1] as number);
-    return 0;
-  };
-  const ops = notifiers.registerOps(subscriber({ invalidateRangeStart: zap }));
-  notifiers.register(mm, ops, 1);
-  world.pageOut(mm, at);
-  world.pageOut(mm, at + PAGE_SIZE);
-  expect([access.read32(mm, at), access.read32(mm, at + PAGE_SIZE)]).toEqual([0, 7]);
-  expect(world.counter('pglazyfreed')).toBe(1);
+test('MADV_FREE drops a clean page, and keeps one that a secondary wrote (T-SWP-05); without the rule it fails', () => {
+  proven({ freeForgetsDirty: true }, breaks => {
+    const world = new Swapping({ breaks });
+    const { mm, at } = world.map(2);
+    const { notifiers, madvise, access, pages } = world.mm;
+    for (const page of [0, 1]) access.write32(mm, at + page * PAGE_SIZE, 7);
+    const frames = [0, 1].map(page => world.pfn(mm, at + page * PAGE_SIZE));
+    madvise.advise(mm, at, 2 * PAGE_SIZE, 'free');
+    // The second page's leaf is found dirty when it is zapped.
+    const zap = (_s: number, _mm: number, start: number) => {
+      if (start === at / PAGE_SIZE + 1) pages.setDirty(frames[1] as number);
+      return 0;
+    };
+    const ops = notifiers.registerOps(subscriber({ invalidateRangeStart: zap }));
+    notifiers.register(mm, ops, 1);
+    world.pageOut(mm, at);
+    world.pageOut(mm, at + PAGE_SIZE);
+    expect([access.read32(mm, at), access.read32(mm, at + PAGE_SIZE)]).toEqual([0, 7]);
+    expect(world.counter('pglazyfreed')).toBe(1);
+  });
 });
 
 // C-3, M-32
-test('when the swap entry cannot be had the pte is restored, and the data with it (T-SWP-12)', () => {
-  const world = new Swapping();
-  const { mm, at } = world.map(1);
-  const seen: string[] = [];
-  const ops = world.mm.notifiers.registerOps(
-    subscriber({
-      invalidateRangeStart: () => Number(seen.push('start')) & 0,
-      invalidateRangeEnd: () => void seen.push('end'),
-    }),
-  );
-  world.mm.notifiers.register(mm, ops, 1);
-  world.mm.access.write32(mm, at, 7);
-  const pfn = world.pfn(mm, at);
-  world.mm.swap.duplicate = () => false;
-  world.pageOut(mm, at);
-  expect([seen, world.pfn(mm, at), world.mm.access.read32(mm, at)]).toEqual([['start', 'end'], pfn, 7]);
+test('when the swap entry cannot be had the pte is restored, and the data with it (T-SWP-12); without the rule it fails', () => {
+  proven({ unmapWithoutRestore: true }, breaks => {
+    const world = new Swapping({ breaks });
+    const { mm, at } = world.map(1);
+    const seen: string[] = [];
+    const ops = world.mm.notifiers.registerOps(
+      subscriber({
+        invalidateRangeStart: () => Number(seen.push('start')) & 0,
+        invalidateRangeEnd: () => void seen.push('end'),
+      }),
+    );
+    world.mm.notifiers.register(mm, ops, 1);
+    world.mm.access.write32(mm, at, 7);
+    const pfn = world.pfn(mm, at);
+    world.mm.swap.duplicate = () => false;
+    world.pageOut(mm, at);
+    expect([seen, world.pfn(mm, at), world.mm.access.read32(mm, at)]).toEqual([['start', 'end'], pfn, 7]);
+  });
 });
 
 test('a leaf that holds a reference is taken away before references are counted (T-SWP-13)', () => {
-  const takes = (hears: boolean): boolean => {
-    const world = new Swapping();
+  const takes = (hears: boolean, breaks: Partial<MmBreaks> = {}): boolean => {
+    const world = new Swapping({ breaks });
     const { mm, at } = world.map(1);
     world.mm.access.write32(mm, at, 7);
     const pfn = world.pfn(mm, at);
@@ -138,7 +142,11 @@ test('a leaf that holds a reference is taken away before references are counted 
     world.mm.notifiers.register(mm, ops, 1);
     return world.pageOut(mm, at) && !world.mm.pages.has(pfn, PageFlag.SwapCache);
   };
-  expect([takes(true), takes(false)]).toEqual([true, false]);
+  expect([takes(true), takes(false), takes(true, { unmapWithoutNotify: true })]).toEqual([
+    true,
+    false,
+    false,
+  ]);
 });
 
 test('a page of zeros comes back as a page that is there, not as a hole (T-SWP-15)', () => {
@@ -151,18 +159,20 @@ test('a page of zeros comes back as a page that is there, not as a hole (T-SWP-1
   expect([world.pfn(mm, at) !== 0, world.counter('zero_page_map') - zeroMapped]).toEqual([true, 0]);
 });
 
-test('a failing device keeps pages in memory; what it cannot read is a bus error (T-SWP-10)', () => {
-  const world = new Swapping();
-  const { mm, at } = world.map(2);
-  const device = world.mm.swapDevice as SwapBackend;
-  for (const page of [0, 1]) world.mm.access.write32(mm, at + page * PAGE_SIZE, 7);
-  world.pageOut(mm, at);
-  device.readPage = () => 'error';
-  expect(() => world.mm.access.read32(mm, at)).toThrow('EHWPOISON');
-  device.writePage = () => 'error';
-  world.pageOut(mm, at + PAGE_SIZE);
-  expect([world.mm.access.read32(mm, at + PAGE_SIZE), world.mm.swap.isFull()]).toEqual([7, true]);
-  world.mm.checkInvariants();
+test('a failing device keeps pages in memory; what it cannot read is a bus error (T-SWP-10); without the rule it fails', () => {
+  proven({ swapErrorReadsOn: true }, breaks => {
+    const world = new Swapping({ breaks });
+    const { mm, at } = world.map(2);
+    const device = world.mm.swapDevice as SwapBackend;
+    for (const page of [0, 1]) world.mm.access.write32(mm, at + page * PAGE_SIZE, 7);
+    world.pageOut(mm, at);
+    device.readPage = () => 'error';
+    expect(() => world.mm.access.read32(mm, at)).toThrow('EHWPOISON');
+    device.writePage = () => 'error';
+    world.pageOut(mm, at + PAGE_SIZE);
+    expect([world.mm.access.read32(mm, at + PAGE_SIZE), world.mm.swap.isFull()]).toEqual([7, true]);
+    world.mm.checkInvariants();
+  });
 });
 
 test('without swap a write beyond the limit is out of memory, and memory given back can be used', () => {

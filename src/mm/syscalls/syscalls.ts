@@ -78,7 +78,7 @@ export class Syscalls {
 
   madvise(mm: Mm, address: number, bytes: number, advice: number): number {
     return this.#call(() => {
-      const name = MADV[this.#abi][advice];
+      const name = MADV[this.#core.breaks.abiIgnored ? 'modern' : this.#abi][advice];
       if (name === undefined) throw new Errno('EINVAL', 'madvise', 'unknown advice');
       this.#core.madvise.advise(mm, address, bytes, name);
     });

@@ -145,16 +145,19 @@ test('T-FRK-08, U-31: without fork events the child has neither context nor mode
   });
 });
 
-test('T-FRK-02: a fork goes on while a thread sleeps in a fault, and the sleeper is served later', () => {
-  const m = new Managed();
-  const ticket = m.sleeper(3);
-  const child = m.core.fork(m.mm);
-  expect(m.core.access.read32(child, AT + 3 * PAGE)).toBe(0);
-  m.provide(3, 4);
-  expect(m.isWoken(ticket)).toBe(true);
-  m.finish(ticket);
-  expect(m.core.access.read32(m.mm, AT + 3 * PAGE)).toBe(4);
-  m.core.checkInvariants();
+test('T-FRK-02: a fork goes on while a thread sleeps in a fault, and the sleeper is served later; without the rule it fails', () => {
+  proven({ forkKeepsContext: true }, breaks => {
+    const m = new Managed({ core: { breaks } });
+    const ticket = m.sleeper(3);
+    const child = m.core.fork(m.mm);
+    expect(m.core.describe(child)).not.toContain('um');
+    expect(m.core.access.read32(child, AT + 3 * PAGE)).toBe(0);
+    m.provide(3, 4);
+    expect(m.isWoken(ticket)).toBe(true);
+    m.finish(ticket);
+    expect(m.core.access.read32(m.mm, AT + 3 * PAGE)).toBe(4);
+    m.core.checkInvariants();
+  });
 });
 
 test('T-FRK-06, T-DN-07, V-55: when the manager closes instead of reading, the mutator goes on', () => {

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
 import { POISON_ENTRY, VmFlag, WP_MARKER } from '../layout.ts';
+import { proven } from './manager-testing.ts';
 import { DST, name, PAGE, page, Resolving, SRC } from './resolve-testing.ts';
 
 test('V-31, C-11: COPY makes an exclusive dirty page, writable if the VMA is, charged to its space', () => {
@@ -147,35 +148,39 @@ test('T-UF-08: COPY with DONTWAKE leaves the sleeper, a wake releases it; withou
   core.checkInvariants();
 });
 
-test('T-UF-10: after ZEROPAGE a read goes on, and a write breaks off a copy with no user fault', () => {
-  const at = new Resolving(1);
-  expect(at.core.mfill.zeropage(at.ctx, DST, PAGE)).toBe(0);
-  expect([at.fault(DST, false), at.fault(DST, true)]).toEqual(['page', 'page']);
-  expect(at.describe()).toContain('0x20000000 page writable dirty');
-  expect(at.core.uffds.queues.counts(at.ctx)).toEqual({ pending: 0, read: 0, events: 0 });
-  at.core.checkInvariants();
+test('T-UF-10: after ZEROPAGE a read goes on, and a write breaks off a copy with no user fault; without the rule it fails', () => {
+  proven({ zeroIsHole: true }, breaks => {
+    const at = new Resolving(1, { breaks });
+    expect(at.core.mfill.zeropage(at.ctx, DST, PAGE)).toBe(0);
+    expect([at.fault(DST, false), at.fault(DST, true)]).toEqual(['page', 'page']);
+    expect(at.describe()).toContain('0x20000000 page writable dirty');
+    expect(at.core.uffds.queues.counts(at.ctx)).toEqual({ pending: 0, read: 0, events: 0 });
+    at.core.checkInvariants();
+  });
 });
 
-test('T-UF-11: two threads in SIGBUS mode both remap: one succeeds, one has EEXIST, both accesses go on', () => {
-  const at = new Resolving(2);
-  at.fill();
-  at.arm(0);
-  at.core.madvise.advise(at.mm, DST, 2 * PAGE, 'userfault');
-  const other = at.thread();
-  const said: (string | number)[] = [];
-  other.access.onSigbus((mm, address) => {
-    said.push(name(other.move.remapAnonPages(mm, address - (address % PAGE), SRC + PAGE, PAGE, 0)));
-    return true;
+test('T-UF-11: two threads in SIGBUS mode both remap: one succeeds, one has EEXIST, both accesses go on; without the rule it fails', () => {
+  proven({ moveOntoPages: true, moveWithoutRecheck: true }, breaks => {
+    const at = new Resolving(2, { breaks });
+    at.fill();
+    at.arm(0);
+    at.core.madvise.advise(at.mm, DST, 2 * PAGE, 'userfault');
+    const other = at.thread();
+    const said: (string | number)[] = [];
+    other.access.onSigbus((mm, address) => {
+      said.push(name(other.move.remapAnonPages(mm, address - (address % PAGE), SRC + PAGE, PAGE, 0)));
+      return true;
+    });
+    at.core.access.onSigbus((mm, address) => {
+      expect(other.access.read32(mm, address)).toBe(101); // the other is quicker
+      said.push(name(at.core.move.remapAnonPages(mm, address - (address % PAGE), SRC, PAGE, 0)));
+      return true;
+    });
+    expect(at.read(DST + 8 - 8)).toBe(101);
+    expect(said).toEqual([PAGE, 'EEXIST']);
+    expect(at.read(SRC)).toBe(100); // the loser's page is untouched
+    at.core.checkInvariants();
   });
-  at.core.access.onSigbus((mm, address) => {
-    expect(other.access.read32(mm, address)).toBe(101); // the other is quicker
-    said.push(name(at.core.move.remapAnonPages(mm, address - (address % PAGE), SRC, PAGE, 0)));
-    return true;
-  });
-  expect(at.read(DST + 8 - 8)).toBe(101);
-  expect(said).toEqual([PAGE, 'EEXIST']);
-  expect(at.read(SRC)).toBe(100); // the loser's page is untouched
-  at.core.checkInvariants();
 });
 
 test('T-UF-18: a source that is swapped out, or across two pages, is read; one that can’t be is EFAULT', () => {
@@ -218,21 +223,23 @@ test('T-UF-18, V-31: after the source was faulted in everything is looked at ane
   }
 });
 
-test('T-UF-18: a source that is another context’s hole sleeps with no lock held; its manager may fill on this thread', () => {
-  const at = new Resolving(2);
-  const { core, ctx, mm } = at;
-  const theirs = core.uffds.create(mm, 0);
-  core.layout.vma.uffd.set(core.mmap.find(mm, SRC), theirs);
-  const { lo, hi } = core.vmas.flags(core.mmap.find(mm, SRC));
-  core.vmas.setFlags(core.mmap.find(mm, SRC), lo | VmFlag.UffdMissing, hi);
-  core.uffdWaits.serveInline(theirs, () => {
-    core.sync.lockdep?.assertNone();
-    const code = core.mfill.copy(theirs, SRC, page(6), PAGE);
-    return code === 0;
+test('T-UF-18: a source that is another context’s hole sleeps with no lock held; its manager may fill on this thread; without the rule it fails', () => {
+  proven({ copyGivesUp: true }, breaks => {
+    const at = new Resolving(2, { breaks });
+    const { core, ctx, mm } = at;
+    const theirs = core.uffds.create(mm, 0);
+    core.layout.vma.uffd.set(core.mmap.find(mm, SRC), theirs);
+    const { lo, hi } = core.vmas.flags(core.mmap.find(mm, SRC));
+    core.vmas.setFlags(core.mmap.find(mm, SRC), lo | VmFlag.UffdMissing, hi);
+    core.uffdWaits.serveInline(theirs, () => {
+      core.sync.lockdep?.assertNone();
+      const code = core.mfill.copy(theirs, SRC, page(6), PAGE);
+      return code === 0;
+    });
+    expect(at.said(core.mfill.copyFrom(ctx, DST, mm, SRC, PAGE))).toEqual([0, PAGE]);
+    expect(at.read(DST)).toBe(0x06060606);
+    core.checkInvariants();
   });
-  expect(at.said(core.mfill.copyFrom(ctx, DST, mm, SRC, PAGE))).toEqual([0, PAGE]);
-  expect(at.read(DST)).toBe(0x06060606);
-  core.checkInvariants();
 });
 
 test('V-34, V-60: poison is EHWPOISON for an access, EFAULT for a system call; DONTNEED clears, fork copies, COPY replaces', () => {
@@ -269,43 +276,51 @@ test('T-FRK-10, T-DN-02: while a change is under way COPY is EAGAIN, afterwards 
   expect(name(at.core.mfill.copy(at.ctx, DST, page(1), PAGE))).toBe(0);
 });
 
-test('T-SWP-01, -15, C-1, U-10: a resolved page, zeros too, goes to swap and comes back with no user fault', () => {
-  const at = new Resolving(2);
-  const { core, ctx } = at;
-  core.mfill.copy(ctx, DST, page(3), PAGE);
-  core.mfill.copy(ctx, DST + PAGE, page(0), PAGE);
-  at.advise(DST, 2, 'pageout');
-  expect(at.describe()).toContain('0x20000000 swap exclusive ×2');
-  expect([at.read(DST), at.read(DST + PAGE)]).toEqual([0x03030303, 0]);
-  expect(core.uffds.queues.counts(ctx)).toEqual({ pending: 0, read: 0, events: 0 });
-  expect(core.vmstat.read('pswpin')).toBe(2);
-  core.checkInvariants();
+test('T-SWP-01, -15, C-1, U-10: a resolved page, zeros too, goes to swap and comes back with no user fault; without the rule it fails', () => {
+  proven({ swapIsHole: true }, breaks => {
+    const at = new Resolving(2, { breaks });
+    const { core, ctx } = at;
+    core.mfill.copy(ctx, DST, page(3), PAGE);
+    core.mfill.copy(ctx, DST + PAGE, page(0), PAGE);
+    at.advise(DST, 2, 'pageout');
+    expect(at.describe()).toContain('0x20000000 swap exclusive ×2');
+    expect([at.fault(DST, false), at.fault(DST + PAGE, true)]).toEqual(['page', 'page']);
+    expect([at.read(DST), at.read(DST + PAGE)]).toEqual([0x03030303, 0]);
+    expect(core.uffds.queues.counts(ctx)).toEqual({ pending: 0, read: 0, events: 0 });
+    expect(core.vmstat.read('pswpin')).toBe(2);
+    core.checkInvariants();
+  });
 });
 
-test('T-SWP-04, U-10: a clean MADV_FREE page that reclaim takes is a hole again, and asked for', () => {
-  const at = new Resolving(1);
-  const { core, ctx } = at;
-  core.mfill.copy(ctx, DST, page(3), PAGE);
-  core.lru.drainAll();
-  at.advise(DST, 1, 'free');
-  at.advise(DST, 1, 'pageout');
-  expect(at.entry(DST)).toBe(0);
-  expect(at.fault(DST, false)).toBe('blocked');
-  expect(at.message()).toBe(0);
-  core.checkInvariants();
+test('T-SWP-04, U-10: a clean MADV_FREE page that reclaim takes is a hole again, and asked for; without the rule it fails', () => {
+  proven({ fillArmed: true }, breaks => {
+    const at = new Resolving(1, { breaks });
+    const { core, ctx } = at;
+    core.mfill.copy(ctx, DST, page(3), PAGE);
+    core.lru.drainAll();
+    at.advise(DST, 1, 'free');
+    at.advise(DST, 1, 'pageout');
+    expect(at.entry(DST)).toBe(0);
+    expect(at.fault(DST, false)).toBe('blocked');
+    expect(at.message()).toBe(0);
+    core.checkInvariants();
+  });
 });
 
-test('T-SWP-08: COPY at the limit with everything swappable reclaims and goes on, sleepers holding no lock', () => {
-  const at = new Resolving(96, { limitPages: 32 });
-  const { core, ctx } = at;
-  expect(at.fault(DST + 95 * PAGE, false)).toBe('blocked');
-  const sleeper = core.gup.ticket;
-  for (let i = 0; i < 96; i++) expect(name(core.mfill.copy(ctx, DST + i * PAGE, page(i + 1), PAGE))).toBe(0);
-  expect(core.uffdWaits.isOver(sleeper)).toBe(true);
-  core.uffds.queues.finish(sleeper);
-  for (let i = 0; i < 96; i++) expect(at.read(DST + i * PAGE) & 0xff).toBe(i + 1);
-  expect(at.usage()).toBeLessThanOrEqual(32);
-  core.checkInvariants();
+test('T-SWP-08: COPY at the limit with everything swappable reclaims and goes on, sleepers holding no lock; without the rule it fails', () => {
+  proven({ chargeWithoutReclaim: true }, breaks => {
+    const at = new Resolving(96, { limitPages: 32, breaks });
+    const { core, ctx } = at;
+    expect(at.fault(DST + 95 * PAGE, false)).toBe('blocked');
+    const sleeper = core.gup.ticket;
+    for (let i = 0; i < 96; i++)
+      expect(name(core.mfill.copy(ctx, DST + i * PAGE, page(i + 1), PAGE))).toBe(0);
+    expect(core.uffdWaits.isOver(sleeper)).toBe(true);
+    core.uffds.queues.finish(sleeper);
+    for (let i = 0; i < 96; i++) expect(at.read(DST + i * PAGE) & 0xff).toBe(i + 1);
+    expect(at.usage()).toBeLessThanOrEqual(32);
+    core.checkInvariants();
+  });
 });
 
 test('V-30: COPY that a fatal signal ends after a page says what it has done', () => {

@@ -69,7 +69,7 @@ export class MoveHuge {
   #locked(mm: Mm, vma: Vma, to: PteAt, dst: Vpn, from: PteAt, src: Vpn, entry: number, how: number): number {
     const { hugeMove, pages, layout, anonVmas, pageTable, notifiers, y } = this.#deps;
     const first = ptePfn(entry);
-    if (!hugeMove.lockPages(first)) return AGAIN;
+    if (!hugeMove.lockPages(first)) return this.#deps.breaks.moveHugeGivesUp ? -ERRNO.EBUSY : AGAIN;
     const anonVma = layout.page.mapping.load(pages.at(first));
     if (anonVma === 0 || pages.has(first, PageFlag.Ksm)) {
       hugeMove.unlockPages(first);

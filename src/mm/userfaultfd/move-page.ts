@@ -79,7 +79,7 @@ export class MovePage {
    * on; `vma`, the destination's, has an anon_vma. `how` is of MoveFlag.
    */
   move(mm: Mm, vma: Vma, dst: Vpn, src: Vpn, how: number): number {
-    const { pageTable, y } = this.#deps;
+    const { pageTable, breaks, y } = this.#deps;
     this.#mm = mm;
     this.#vma = vma;
     this.#dst = dst;
@@ -87,7 +87,8 @@ export class MovePage {
     this.#how = how;
     this.#to = pageTable.alloc(mm, dst);
     if (this.#to === 0) return -ERRNO.ENOMEM;
-    if (this.#to === HUGE || pageTable.load(this.#to) !== 0) return -ERRNO.EEXIST;
+    const taken = this.#to === HUGE || (pageTable.load(this.#to) !== 0 && !breaks.moveOntoPages);
+    if (taken) return -ERRNO.EEXIST;
     this.#from = pageTable.walk(mm, src);
     if (this.#from === HUGE) {
       this.#deps.hugePmd.split(mm, src);
@@ -95,8 +96,8 @@ export class MovePage {
     }
     this.#entry = this.#from === 0 ? 0 : pageTable.load(this.#from);
     y('V.c');
-    if (this.#entry === 0) return (how & MoveFlag.AllowHoles) !== 0 ? MOVED : -ERRNO.ENOENT;
-    return this.#found();
+    if (this.#entry !== 0) return this.#found();
+    return (how & MoveFlag.AllowHoles) !== 0 || breaks.moveSkipsHoles ? MOVED : -ERRNO.ENOENT;
   }
 
   #found(): number {
@@ -104,7 +105,8 @@ export class MovePage {
     if ((entry & Pte.Zero) !== 0 && (entry & Pte.Present) !== 0) return this.#zero();
     if ((entry & Pte.Present) !== 0) return this.#present(ptePfn(entry));
     if (isSwap(entry)) return this.#swapped();
-    return swpType(entry) === SwpType.Migration ? AGAIN : -ERRNO.EFAULT;
+    const migrates = swpType(entry) === SwpType.Migration && !this.#deps.breaks.moveFailsMigration;
+    return migrates ? AGAIN : -ERRNO.EFAULT;
   }
 
   #present(pfn: Pfn): number {
@@ -140,6 +142,7 @@ export class MovePage {
     const { layout, pages, swap, breaks } = this.#deps;
     const p = pages.at(pfn);
     const flags = layout.page.flags.load(p);
+    if (breaks.moveShared) return true;
     if ((flags & (PageFlag.Ksm | PageFlag.Shmem)) !== 0) return false;
     if ((how & MoveFlag.Modern) !== 0) return (flags & PageFlag.AnonExclusive) !== 0;
     if (layout.page.mapcount.load(p) !== 1) return false;
@@ -197,6 +200,7 @@ export class MovePage {
       return refused;
     }
     this.#adopt(pfn);
+    if (breaks.moveCountsAgain) this.#deps.layout.mm.anonPages.add(this.#mm, 1);
     if (!pages.has(pfn, PageFlag.AnonExclusive)) pages.set(pfn, PageFlag.AnonExclusive);
     if (breaks.moveWithoutRecheck && pageTable.held(this.#to) !== 0) pageTable.clear(this.#to);
     pageTable.fill(this.#to, mkPte(pfn, this.#rights() | Pte.Young | Pte.Dirty));
@@ -209,9 +213,10 @@ export class MovePage {
    * shared: that pin may be another address space's [P]. A page that reclaim has in hand is looked at again.
    */
   #refusedByPin(pfn: Pfn): number {
-    const { layout, pages } = this.#deps;
+    const { layout, pages, breaks } = this.#deps;
     const p = pages.at(pfn);
     const flags = layout.page.flags.load(p);
+    if (breaks.moveShared) return MOVED;
     if ((this.#how & MoveFlag.Modern) === 0 && (flags & PageFlag.AnonExclusive) !== 0) return MOVED;
     // The mapping's, ours, and the swap cache's.
     const known = (flags & PageFlag.SwapCache) !== 0 ? 3 : 2;
@@ -237,8 +242,8 @@ export class MovePage {
 
   /** The zero page has nothing but its entry. */
   #zero(): number {
-    const { pageTable, pages, notifiers } = this.#deps;
-    if ((this.#how & MoveFlag.Modern) === 0) return -ERRNO.EBUSY;
+    const { pageTable, pages, notifiers, breaks } = this.#deps;
+    if ((this.#how & MoveFlag.Modern) === 0 && !breaks.moveZero14) return -ERRNO.EBUSY;
     this.#lockTables();
     const same = pageTable.held(this.#to) === 0 && this.#same();
     if (same) {

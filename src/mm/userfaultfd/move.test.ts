@@ -3,64 +3,73 @@ import { expect, test } from 'vitest';
 import type { Ptr } from '../../sync/struct.ts';
 import { PageFlag, POISON_ENTRY, ptePfn, Swp, SwpType, VmFlag, WP_MARKER } from '../layout.ts';
 import { Checker, Shadow } from '../notifier-testing.ts';
+import { proven } from './manager-testing.ts';
 import { DST, FACES, name, PAGE, Resolving, SRC } from './resolve-testing.ts';
 
 const MIGRATION = (7 << Swp.OffsetShift) | (SwpType.Migration << Swp.TypeShift);
 
 test.each(FACES)(
-  'T-RAP-01, R-5: %s onto anything but a hole is EEXIST, with both sides as they were',
+  'T-RAP-01, R-5: %s onto anything but a hole is EEXIST, with both sides as they were; without the rule it fails',
   face => {
-    const at = new Resolving(8);
-    at.fill();
-    at.arm(0);
-    for (let i = 0; i < 6; i++) at.write(DST + i * PAGE, 1);
-    at.advise(DST + PAGE, 2, 'dontneed');
-    at.read(DST + PAGE); // zero page
-    at.advise(DST + 3 * PAGE, 1, 'pageout');
-    at.arm(VmFlag.UffdMissing | VmFlag.UffdWp);
-    at.plant(DST + 6 * PAGE, POISON_ENTRY);
-    at.plant(DST + 7 * PAGE, WP_MARKER);
-    at.plant(DST + 2 * PAGE, MIGRATION);
-    at.core.pages.set(ptePfn(at.entry(DST + 4 * PAGE)), PageFlag.Ksm);
-    const before = at.describe();
-    for (let i = 0; i < 8; i++) expect([i, at.move(face, i, i, 1, i % 2 === 1)]).toEqual([i, 'EEXIST']);
-    expect(at.describe()).toBe(before);
-    at.core.pages.clear(ptePfn(at.entry(DST + 4 * PAGE)), PageFlag.Ksm);
-    at.plant(DST + 2 * PAGE, 0);
-    at.core.checkInvariants();
+    proven({ moveOntoPages: true, moveWithoutRecheck: true }, breaks => {
+      const at = new Resolving(8, { breaks });
+      at.fill();
+      at.arm(0);
+      for (let i = 0; i < 6; i++) at.write(DST + i * PAGE, 1);
+      at.advise(DST + PAGE, 2, 'dontneed');
+      at.read(DST + PAGE); // zero page
+      at.advise(DST + 3 * PAGE, 1, 'pageout');
+      at.arm(VmFlag.UffdMissing | VmFlag.UffdWp);
+      at.plant(DST + 6 * PAGE, POISON_ENTRY);
+      at.plant(DST + 7 * PAGE, WP_MARKER);
+      at.plant(DST + 2 * PAGE, MIGRATION);
+      at.core.pages.set(ptePfn(at.entry(DST + 4 * PAGE)), PageFlag.Ksm);
+      const before = at.describe();
+      for (let i = 0; i < 8; i++) expect([i, at.move(face, i, i, 1, i % 2 === 1)]).toEqual([i, 'EEXIST']);
+      expect(at.describe()).toBe(before);
+      at.core.pages.clear(ptePfn(at.entry(DST + 4 * PAGE)), PageFlag.Ksm);
+      at.plant(DST + 2 * PAGE, 0);
+      at.core.checkInvariants();
+    });
   },
 );
 
 test.each(FACES)(
-  'T-RAP-02, -04, -06: %s of holes is ENOENT, or with ALLOW counted; EEXIST comes first',
+  'T-RAP-02, -04, -06: %s of holes is ENOENT, or with ALLOW counted; EEXIST comes first; without the rule it fails',
   face => {
-    const at = new Resolving(8);
-    for (const i of [1, 2, 4, 5, 6]) at.write(SRC + i * PAGE, 100 + i);
-    expect(at.move(face, 0, 0, 8)).toBe('ENOENT');
-    expect(at.move(face, 0, 0, 8, true)).toBe(8 * PAGE);
-    expect(at.describe()).toBe(`0x20000000-0x20008000 rw- anon um
+    for (const rule of [{ moveSkipsHoles: true }, { moveOntoPages: true }])
+      proven(rule, breaks => {
+        const at = new Resolving(8, { breaks });
+        for (const i of [1, 2, 4, 5, 6]) at.write(SRC + i * PAGE, 100 + i);
+        expect(at.move(face, 0, 0, 8)).toBe('ENOENT');
+        expect(at.move(face, 0, 0, 8, true)).toBe(8 * PAGE);
+        expect(at.describe()).toBe(`0x20000000-0x20008000 rw- anon um
   0x20001000 page writable dirty ×2
   0x20004000 page writable dirty ×3
 0x30000000-0x30008000 rw- anon`);
-    expect(at.read(DST + 5 * PAGE)).toBe(105);
-    expect(at.move(face, 1, 0, 1)).toBe('EEXIST');
-    expect(at.move(face, 1, 0, 1, true)).toBe('EEXIST');
-    at.core.checkInvariants();
+        expect(at.read(DST + 5 * PAGE)).toBe(105);
+        expect(at.move(face, 1, 0, 1)).toBe('EEXIST');
+        expect(at.move(face, 1, 0, 1, true)).toBe('EEXIST');
+        at.core.checkInvariants();
+      });
   },
 );
 
 test.each(FACES)(
-  'T-RAP-03, -05, R-7: %s stops at the first failure with what it has moved, and never says 0',
+  'T-RAP-03, -05, R-7: %s stops at the first failure with what it has moved, and never says 0; without the rule it fails',
   face => {
-    const at = new Resolving(8);
-    at.fill();
-    at.arm(0);
-    at.write(DST + 4 * PAGE, 1);
-    at.arm(VmFlag.UffdMissing);
-    expect(at.move(face, 0, 0, 8)).toBe(4 * PAGE);
-    expect(at.move(face, 4, 4, 4)).toBe('EEXIST');
-    expect([0, 3].map(i => at.read(DST + i * PAGE))).toEqual([100, 103]);
-    at.core.checkInvariants();
+    for (const rule of [{ moveForgetsProgress: true }, { moveSaysNothing: true }])
+      proven(rule, breaks => {
+        const at = new Resolving(8, { breaks });
+        at.fill();
+        at.arm(0);
+        at.write(DST + 4 * PAGE, 1);
+        at.arm(VmFlag.UffdMissing);
+        expect(at.move(face, 0, 0, 8)).toBe(4 * PAGE);
+        expect(at.move(face, 4, 4, 4)).toBe('EEXIST');
+        expect([0, 3].map(i => at.read(DST + i * PAGE))).toEqual([100, 103]);
+        at.core.checkInvariants();
+      });
   },
 );
 
@@ -112,112 +121,123 @@ test('V-30: MOVE while a change is under way is EAGAIN in the field; bad ranges 
   expect([at.read(SRC), at.read(SRC + PAGE)]).toEqual([100, 101]);
 });
 
-test('T-RAP-09, -22, R-2: every EINVAL of remap_anon_pages leaves the state as it was', () => {
-  const at = new Resolving(4);
-  at.fill();
-  const { core, mm } = at;
-  core.mmap.map(mm, 4 * PAGE, { address: DST + 4 * PAGE, fixed: 'exclusive', protection: { read: true } });
-  core.mmap.map(mm, PAGE, { address: SRC + 8 * PAGE, fixed: 'exclusive', flags: { lo: VmFlag.Locked } });
-  core.mmap.map(mm, PAGE, { address: SRC + 10 * PAGE, fixed: 'exclusive', flags: { lo: VmFlag.Shared } });
-  core.mmap.map(mm, PAGE, { address: SRC + 12 * PAGE, fixed: 'exclusive', shared: true });
-  core.mmap.map(mm, PAGE, { address: SRC + 4 * PAGE, fixed: 'exclusive', flags: { lo: VmFlag.DontDump } });
-  core.madvise.advise(mm, SRC + 4 * PAGE, PAGE, 'dodump');
-  core.mmap.map(mm, PAGE, { address: SRC + 5 * PAGE, fixed: 'exclusive', flags: { lo: VmFlag.HugePage } });
-  core.layout.vma.flags.set(
-    core.mmap.find(mm, SRC + 5 * PAGE),
-    core.layout.vma.flags.get(core.mmap.find(mm, SRC)),
-  );
-  const before = at.describe();
-  const call = (dst: number, src: number, length: number, flags = 0) =>
-    name(core.move.remapAnonPages(mm, dst, src, length, flags));
-  expect([
-    call(DST, SRC, PAGE, 2),
-    call(DST + 1, SRC, PAGE),
-    call(DST, SRC + 1, PAGE),
-    call(DST, SRC, PAGE + 1),
-    call(DST, SRC, 0),
-    call(DST, 2 ** 39 - PAGE, 2 * PAGE),
-    call(DST, SRC + 64 * PAGE, PAGE),
-    call(DST + 64 * PAGE, SRC, PAGE),
-    call(DST, SRC, 7 * PAGE), // leaves its VMA
-    call(SRC, DST, 5 * PAGE),
-    call(DST + 4 * PAGE, SRC, PAGE), // protection
-    call(DST, SRC + 8 * PAGE, PAGE), // mlock
-    call(DST, SRC + 10 * PAGE, PAGE), // shared
-    call(DST, SRC + 12 * PAGE, PAGE), // special
-    call(SRC + 12 * PAGE, SRC, PAGE),
-    call(DST, SRC + 4 * PAGE, 2 * PAGE), // two equal VMAs that are not one
-  ]).toEqual(Array(16).fill('EINVAL'));
-  expect(at.describe()).toBe(before);
+test('T-RAP-09, -22, R-2: every EINVAL of remap_anon_pages leaves the state as it was; without the rule it fails', () => {
+  proven({ moveUnchecked: true }, breaks => {
+    const at = new Resolving(4, { breaks });
+    at.fill();
+    const { core, mm } = at;
+    core.mmap.map(mm, 4 * PAGE, { address: DST + 4 * PAGE, fixed: 'exclusive', protection: { read: true } });
+    core.mmap.map(mm, PAGE, { address: SRC + 8 * PAGE, fixed: 'exclusive', flags: { lo: VmFlag.Locked } });
+    core.mmap.map(mm, PAGE, { address: SRC + 10 * PAGE, fixed: 'exclusive', flags: { lo: VmFlag.Shared } });
+    core.mmap.map(mm, PAGE, { address: SRC + 12 * PAGE, fixed: 'exclusive', shared: true });
+    core.mmap.map(mm, PAGE, { address: SRC + 4 * PAGE, fixed: 'exclusive', flags: { lo: VmFlag.DontDump } });
+    core.madvise.advise(mm, SRC + 4 * PAGE, PAGE, 'dodump');
+    core.mmap.map(mm, PAGE, { address: SRC + 5 * PAGE, fixed: 'exclusive', flags: { lo: VmFlag.HugePage } });
+    core.layout.vma.flags.set(
+      core.mmap.find(mm, SRC + 5 * PAGE),
+      core.layout.vma.flags.get(core.mmap.find(mm, SRC)),
+    );
+    const before = at.describe();
+    const call = (dst: number, src: number, length: number, flags = 0) =>
+      name(core.move.remapAnonPages(mm, dst, src, length, flags));
+    expect([
+      call(DST, SRC, PAGE, 2),
+      call(DST + 1, SRC, PAGE),
+      call(DST, SRC + 1, PAGE),
+      call(DST, SRC, PAGE + 1),
+      call(DST, SRC, 0),
+      call(DST, 2 ** 39 - PAGE, 2 * PAGE),
+      call(DST, SRC + 64 * PAGE, PAGE),
+      call(DST + 64 * PAGE, SRC, PAGE),
+      call(DST, SRC, 7 * PAGE), // leaves its VMA
+      call(SRC, DST, 5 * PAGE),
+      call(DST + 4 * PAGE, SRC, PAGE), // protection
+      call(DST, SRC + 8 * PAGE, PAGE), // mlock
+      call(DST, SRC + 10 * PAGE, PAGE), // shared
+      call(DST, SRC + 12 * PAGE, PAGE), // special
+      call(SRC + 12 * PAGE, SRC, PAGE),
+      call(DST, SRC + 4 * PAGE, 2 * PAGE), // two equal VMAs that are not one
+    ]).toEqual(Array(16).fill('EINVAL'));
+    expect(at.describe()).toBe(before);
+  });
 });
 
-test('T-RAP-07: the zero page moves with MOVE, and is EBUSY for remap_anon_pages', () => {
-  const at = new Resolving(2);
-  at.read(SRC);
-  expect(at.move('remap', 0, 0, 1)).toBe('EBUSY');
-  expect(at.move('MOVE', 0, 0, 1)).toBe(PAGE);
-  expect(at.describe()).toBe(`0x20000000-0x20002000 rw- anon um
+test('T-RAP-07: the zero page moves with MOVE, and is EBUSY for remap_anon_pages; without the rule it fails', () => {
+  proven({ moveZero14: true }, breaks => {
+    const at = new Resolving(2, { breaks });
+    at.read(SRC);
+    expect(at.move('remap', 0, 0, 1)).toBe('EBUSY');
+    expect(at.move('MOVE', 0, 0, 1)).toBe(PAGE);
+    expect(at.describe()).toBe(`0x20000000-0x20002000 rw- anon um
   0x20000000 zero
 0x30000000-0x30002000 rw- anon`);
-  at.write(DST, 5);
-  expect(at.read(DST)).toBe(5);
-  at.core.checkInvariants();
-});
-
-test('T-RAP-08, R-16, R-17, B-23: shared and merged pages are EBUSY; a pinned one moves in seed14 alone', () => {
-  const at = new Resolving(4);
-  at.fill();
-  const { core } = at;
-  const child = core.fork(at.mm);
-  for (const face of FACES) expect(at.move(face, 0, 0, 1)).toBe('EBUSY');
-  core.exit(child);
-  // V-35: once shared, MOVE wants a write first; 2014 looks at the mapcount.
-  expect(at.move('MOVE', 0, 0, 1)).toBe('EBUSY');
-  expect(at.move('remap', 0, 0, 1)).toBe(PAGE);
-  at.write(SRC + PAGE, 7);
-  const pfn = ptePfn(at.entry(SRC + PAGE));
-  core.pages.set(pfn, PageFlag.Ksm);
-  for (const face of FACES) expect(at.move(face, 1, 1, 1)).toBe('EBUSY');
-  core.pages.clear(pfn, PageFlag.Ksm);
-  core.lru.drainAll();
-  core.pages.get(pfn);
-  expect(at.move('MOVE', 1, 1, 1)).toBe('EBUSY');
-  expect(at.move('remap', 1, 1, 1)).toBe(PAGE);
-  core.pages.put(pfn);
-  expect([at.read(DST), at.read(DST + PAGE), ptePfn(at.entry(DST + PAGE))]).toEqual([100, 7, pfn]);
-  core.checkInvariants();
-});
-
-test('T-RAP-18, R-8: a fatal signal ends a move after the page in hand: EINTR when there was none, else short', () => {
-  let left = 0;
-  const at = new Resolving(8, { killed: () => --left < 0 });
-  at.fill();
-  left = 2;
-  expect(at.move('remap', 0, 0, 8)).toBe(3 * PAGE);
-  left = 0;
-  at.plant(SRC + 3 * PAGE + 0, at.entry(SRC + 3 * PAGE));
-  at.advise(SRC + 3 * PAGE, 1, 'dontneed');
-  at.plant(SRC + 3 * PAGE, MIGRATION);
-  expect(at.move('remap', 3, 3, 5)).toBe('EINTR');
-  at.plant(SRC + 3 * PAGE, 0);
-  expect(at.read(DST + 2 * PAGE)).toBe(102);
-  at.core.checkInvariants();
-});
-
-test('T-RAP-19: a migration entry in the source is waited for, then its page moves', () => {
-  let seen = 0;
-  const at: Resolving = new Resolving(2, {
-    killed() {
-      if (at.entry(SRC) === MIGRATION && ++seen === 3) at.plant(SRC, entry);
-      return false;
-    },
+    at.write(DST, 5);
+    expect(at.read(DST)).toBe(5);
+    at.core.checkInvariants();
   });
-  at.fill();
-  const entry = at.entry(SRC);
-  at.plant(SRC, MIGRATION);
-  expect(at.move('remap', 0, 0, 2)).toBe(2 * PAGE);
-  expect([seen, at.read(DST)]).toEqual([3, 100]);
-  at.core.checkInvariants();
+});
+
+test('T-RAP-08, R-16, R-17, B-23: shared and merged pages are EBUSY; a pinned one moves in seed14 alone; without the rule it fails', () => {
+  proven({ moveShared: true }, breaks => {
+    const at = new Resolving(4, { breaks });
+    at.fill();
+    const { core } = at;
+    const child = core.fork(at.mm);
+    for (const face of FACES) expect(at.move(face, 0, 0, 1)).toBe('EBUSY');
+    core.exit(child);
+    // V-35: once shared, MOVE wants a write first; 2014 looks at the mapcount.
+    expect(at.move('MOVE', 0, 0, 1)).toBe('EBUSY');
+    expect(at.move('remap', 0, 0, 1)).toBe(PAGE);
+    at.write(SRC + PAGE, 7);
+    const pfn = ptePfn(at.entry(SRC + PAGE));
+    core.pages.set(pfn, PageFlag.Ksm);
+    for (const face of FACES) expect(at.move(face, 1, 1, 1)).toBe('EBUSY');
+    core.pages.clear(pfn, PageFlag.Ksm);
+    core.lru.drainAll();
+    core.pages.get(pfn);
+    expect(at.move('MOVE', 1, 1, 1)).toBe('EBUSY');
+    expect(at.move('remap', 1, 1, 1)).toBe(PAGE);
+    core.pages.put(pfn);
+    expect([at.read(DST), at.read(DST + PAGE), ptePfn(at.entry(DST + PAGE))]).toEqual([100, 7, pfn]);
+    core.checkInvariants();
+  });
+});
+
+test('T-RAP-18, R-8: a fatal signal ends a move after the page in hand: EINTR when there was none, else short; without the rule it fails', () => {
+  proven({ moveUnkillable: true }, breaks => {
+    let left = 0;
+    const at = new Resolving(8, { breaks, killed: () => --left < 0 });
+    at.fill();
+    left = 2;
+    expect(at.move('remap', 0, 0, 8)).toBe(3 * PAGE);
+    left = 0;
+    at.plant(SRC + 3 * PAGE + 0, at.entry(SRC + 3 * PAGE));
+    at.advise(SRC + 3 * PAGE, 1, 'dontneed');
+    at.plant(SRC + 3 * PAGE, MIGRATION);
+    expect(at.move('remap', 3, 3, 5)).toBe('EINTR');
+    at.plant(SRC + 3 * PAGE, 0);
+    expect(at.read(DST + 2 * PAGE)).toBe(102);
+    at.core.checkInvariants();
+  });
+});
+
+test('T-RAP-19: a migration entry in the source is waited for, then its page moves; without the rule it fails', () => {
+  proven({ moveFailsMigration: true }, breaks => {
+    let seen = 0;
+    const at: Resolving = new Resolving(2, {
+      breaks,
+      killed() {
+        if (at.entry(SRC) === MIGRATION && ++seen === 3) at.plant(SRC, entry);
+        return false;
+      },
+    });
+    at.fill();
+    const entry = at.entry(SRC);
+    at.plant(SRC, MIGRATION);
+    expect(at.move('remap', 0, 0, 2)).toBe(2 * PAGE);
+    expect([seen, at.read(DST)]).toEqual([3, 100]);
+    at.core.checkInvariants();
+  });
 });
 
 test('R-5, row 7: poison and markers in the source are EFAULT', () => {
@@ -230,56 +250,71 @@ test('R-5, row 7: poison and markers in the source are EFAULT', () => {
   }
 });
 
-test('T-RAP-20, -21, R-4: dst needs no flag; moving onto itself or up by one is EEXIST, down by one moves all', () => {
-  const at = new Resolving(5);
-  at.arm(0);
-  at.fill(1, 5);
-  const self = (dst: number, src: number, pages: number, flags = 0) =>
-    name(at.core.move.remapAnonPages(at.mm, SRC + dst * PAGE, SRC + src * PAGE, pages * PAGE, flags));
-  expect([self(1, 1, 1), self(0, 0, 1), self(0, 0, 1, 1), self(2, 1, 3)]).toEqual([
-    'EEXIST',
-    'ENOENT',
-    PAGE,
-    'EEXIST',
-  ]);
-  expect(self(0, 1, 4)).toBe(4 * PAGE);
-  expect([0, 1, 2, 3].map(i => at.read(SRC + i * PAGE))).toEqual([101, 102, 103, 104]);
-  expect(at.move('remap', 0, 0, 4)).toBe(4 * PAGE);
-  at.core.checkInvariants();
+test('T-RAP-20, -21, R-4: dst needs no flag; moving onto itself or up by one is EEXIST, down by one moves all; without the rule it fails', () => {
+  for (const rule of [{ moveWantsArmed: true }, { moveOntoPages: true, moveWithoutRecheck: true }])
+    proven(rule, breaks => {
+      const at = new Resolving(5, { breaks });
+      at.arm(0);
+      at.fill(1, 5);
+      const self = (dst: number, src: number, pages: number, flags = 0) =>
+        name(at.core.move.remapAnonPages(at.mm, SRC + dst * PAGE, SRC + src * PAGE, pages * PAGE, flags));
+      expect([self(1, 1, 1), self(0, 0, 1), self(0, 0, 1, 1), self(2, 1, 3)]).toEqual([
+        'EEXIST',
+        'ENOENT',
+        PAGE,
+        'EEXIST',
+      ]);
+      expect(self(0, 1, 4)).toBe(4 * PAGE);
+      expect([0, 1, 2, 3].map(i => at.read(SRC + i * PAGE))).toEqual([101, 102, 103, 104]);
+      expect(at.move('remap', 0, 0, 4)).toBe(4 * PAGE);
+      at.core.checkInvariants();
+    });
 });
 
-test('T-RAP-24: at its limit with nothing free a move succeeds, and changes no counter but that of tables', () => {
-  const at = new Resolving(4);
-  const { core, mm } = at;
-  at.fill();
-  core.lru.drainAll();
-  const { memcg } = core.layout;
-  const group = core.layout.mm.memcg.get(mm);
-  core.memcontrol.storeMax(group, memcg.usage.load(group));
-  const before = [core.layout.mm.anonPages.load(mm), core.layout.mm.nrPtes.load(mm), memcg.usage.load(group)];
-  expect(at.move('remap', 0, 0, 4)).toBe(4 * PAGE);
-  const after = [core.layout.mm.anonPages.load(mm), core.layout.mm.nrPtes.load(mm), memcg.usage.load(group)];
-  expect(after).toEqual([before[0], before[1]! + 1, before[2]]);
-  core.checkInvariants();
+test('T-RAP-24: at its limit with nothing free a move succeeds, and changes no counter but that of tables; without the rule it fails', () => {
+  proven({ moveCountsAgain: true }, breaks => {
+    const at = new Resolving(4, { breaks });
+    const { core, mm } = at;
+    at.fill();
+    core.lru.drainAll();
+    const { memcg } = core.layout;
+    const group = core.layout.mm.memcg.get(mm);
+    core.memcontrol.storeMax(group, memcg.usage.load(group));
+    const before = [
+      core.layout.mm.anonPages.load(mm),
+      core.layout.mm.nrPtes.load(mm),
+      memcg.usage.load(group),
+    ];
+    expect(at.move('remap', 0, 0, 4)).toBe(4 * PAGE);
+    const after = [
+      core.layout.mm.anonPages.load(mm),
+      core.layout.mm.nrPtes.load(mm),
+      memcg.usage.load(group),
+    ];
+    expect(after).toEqual([before[0], before[1]! + 1, before[2]]);
+    core.checkInvariants();
+  });
 });
 
-test('T-RAP-26, R-3: no frame for a table is ENOMEM at the first page, a short count later; tables made stay', () => {
-  const at = new Resolving(1024);
-  const { core, mm } = at;
-  for (const i of [510, 511, 512, 513]) at.write(SRC + i * PAGE, i);
-  const tables = () => core.layout.mm.nrPtes.load(mm);
-  const before = tables();
-  core.pageAlloc.failAt(1);
-  expect(at.move('remap', 510, 510, 4)).toBe('ENOMEM');
-  expect(tables()).toBe(before);
-  core.pageAlloc.failAt(2);
-  expect(at.move('remap', 510, 510, 4)).toBe(2 * PAGE);
-  expect(tables()).toBe(before + 1);
-  core.pageAlloc.failAt(1);
-  expect(at.move('remap', 512, 512, 2)).toBe('ENOMEM');
-  expect(at.move('remap', 512, 512, 2)).toBe(2 * PAGE);
-  expect([510, 513].map(i => at.read(DST + i * PAGE))).toEqual([510, 513]);
-  core.checkInvariants();
+test('T-RAP-26, R-3: no frame for a table is ENOMEM at the first page, a short count later; tables made stay; without the rule it fails', () => {
+  proven({ moveForgetsProgress: true }, breaks => {
+    const at = new Resolving(1024, { breaks });
+    const { core, mm } = at;
+    for (const i of [510, 511, 512, 513]) at.write(SRC + i * PAGE, i);
+    const tables = () => core.layout.mm.nrPtes.load(mm);
+    const before = tables();
+    core.pageAlloc.failAt(1);
+    expect(at.move('remap', 510, 510, 4)).toBe('ENOMEM');
+    expect(tables()).toBe(before);
+    core.pageAlloc.failAt(2);
+    expect(at.move('remap', 510, 510, 4)).toBe(2 * PAGE);
+    expect(tables()).toBe(before + 1);
+    core.pageAlloc.failAt(1);
+    expect(at.move('remap', 512, 512, 2)).toBe('ENOMEM');
+    expect(at.move('remap', 512, 512, 2)).toBe(2 * PAGE);
+    expect([510, 513].map(i => at.read(DST + i * PAGE))).toEqual([510, 513]);
+    core.checkInvariants();
+  });
 });
 
 test.each(FACES)(
@@ -349,16 +384,18 @@ test('T-RAP-25, R-22, B-41: a page that the child’s swap entry names is EBUSY;
   expect(sharedThroughSwap(true)).toEqual({ moved: PAGE, child: 999 });
 });
 
-test('T-FRK-09, R-18: fork between fill and move makes it EBUSY, unless the source is not forked', () => {
-  for (const dontfork of [false, true]) {
-    const at = new Resolving(2);
-    at.fill();
-    if (dontfork) at.advise(SRC, 2, 'dontfork');
-    at.core.fork(at.mm);
-    for (const face of FACES)
-      expect(at.move(face, FACES.indexOf(face), FACES.indexOf(face), 1)).toBe(dontfork ? PAGE : 'EBUSY');
-    at.core.checkInvariants();
-  }
+test('T-FRK-09, R-18: fork between fill and move makes it EBUSY, unless the source is not forked; without the rule it fails', () => {
+  proven({ moveShared: true }, breaks => {
+    for (const dontfork of [false, true]) {
+      const at = new Resolving(2, { breaks });
+      at.fill();
+      if (dontfork) at.advise(SRC, 2, 'dontfork');
+      at.core.fork(at.mm);
+      for (const face of FACES)
+        expect(at.move(face, FACES.indexOf(face), FACES.indexOf(face), 1)).toBe(dontfork ? PAGE : 'EBUSY');
+      at.core.checkInvariants();
+    }
+  });
 });
 
 test('T-SWP-04 (half): a lazily freed page that moves is kept', () => {

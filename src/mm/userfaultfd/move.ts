@@ -66,12 +66,13 @@ export class Move {
     return result;
   }
 
-  /** */
+  /** The destination needs no flag. */
   #refuse14(mm: Mm, dst: Vpn, src: Vpn, pages: number): number {
-    const { vmas, layout } = this.#deps;
+    const { vmas, layout, breaks } = this.#deps;
     if (layout.mm.users.load(mm) === 0) return -ERRNO.EINVAL;
     const [into, outOf] = [vmas.find(mm, dst), vmas.find(mm, src)];
     if (into === 0 || outOf === 0) return -ERRNO.EINVAL;
+    if (breaks.moveWantsArmed && vmas.flagsHigh(into) === 0) return -ERRNO.EINVAL;
     return this.#differ(into, outOf, dst, src, pages) ? -ERRNO.EINVAL : 0;
   }
 
@@ -79,6 +80,7 @@ export class Move {
   #differ(into: Vma, outOf: Vma, dst: Vpn, src: Vpn, pages: number): boolean {
     const { flags, end, ops } = this.#deps.layout.vma;
     const [a, b] = [flags.get(into), flags.get(outOf)];
+    if (this.#deps.breaks.moveUnchecked) return false;
     if (dst + pages > end.get(into) || src + pages > end.get(outOf)) return true;
     if (((a | b) & VmFlag.Shared) !== 0 || ops.get(into) !== 0 || ops.get(outOf) !== 0) return true;
     return ((a ^ b) & (ACCESS | VmFlag.Locked)) !== 0;
@@ -136,7 +138,7 @@ export class Move {
 
   /** Bytes moved or counted, or the error that stopped the first page. Requires: mmap for read. */
   #run(mm: Mm, dst: Vpn, src: Vpn, pages: number, how: number): number {
-    const { vmas, anonVmas } = this.#deps;
+    const { vmas, anonVmas, breaks } = this.#deps;
     const vma = vmas.find(mm, dst);
     if (anonVmas.prepare(vma) === 0) return -ERRNO.ENOMEM;
     let done = 0;
@@ -146,7 +148,8 @@ export class Move {
       done += moved;
       if (this.#error < 0) break;
     }
-    return done > 0 ? done * PAGE_SIZE : this.#error;
+    if (breaks.moveForgetsProgress && this.#error < 0) return this.#error;
+    return done > 0 || breaks.moveSaysNothing ? done * PAGE_SIZE : this.#error;
   }
 
   /** The secondaries have let go of the source before the first entry changes, for both faces. */
@@ -165,7 +168,7 @@ export class Move {
   }
 
   #chunk(mm: Mm, vma: Vma, dst: Vpn, src: Vpn, pages: number, how: number): number {
-    const { killed, y } = this.#deps;
+    const { killed, breaks, y } = this.#deps;
     for (let done = 0; done < pages; ) {
       const [to, from] = [dst + done, src + done];
       const whole = to % HUGE_FRAMES === 0 && from % HUGE_FRAMES === 0 && pages - done >= HUGE_FRAMES;
@@ -175,7 +178,7 @@ export class Move {
       if (this.#error < 0) return done;
       if (this.#error === AGAIN) y('V.again');
       if (this.#error === MOVED) done += step;
-      if (killed?.()) {
+      if (killed?.() && !breaks.moveUnkillable) {
         this.#error = -ERRNO.EINTR;
         return done;
       }

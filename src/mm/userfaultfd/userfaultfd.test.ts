@@ -245,17 +245,21 @@ test('V-14: unregister of another context is refused with nothing changed, of no
   expect(m.core.describe(m.mm)).toBe(before);
 });
 
-test('T-LIFE-12: protected to read-only, a write that sleeps sleeps on; woken, it is refused', () => {
-  const m = new Managed();
-  const ticket = m.sleeper(0);
-  m.core.mmap.protect(m.mm, AT, PAGE, { read: true });
-  expect(m.isWoken(ticket)).toBe(false);
-  expect(m.provide(0, 3)).toBe('ok');
-  expect(m.isWoken(ticket)).toBe(true);
-  m.finish(ticket);
-  expect(m.core.gup.fault(m.mm, VPN, true)).toBe(GUP_FAULT);
-  expect(m.core.access.read32(m.mm, AT)).toBe(3);
-  m.core.checkInvariants();
+test('T-LIFE-12: protected to read-only, a write that sleeps sleeps on; woken, it is refused; without the rule it fails', () => {
+  proven({ holeBeforeRights: true }, breaks => {
+    const m = new Managed({ core: { breaks } });
+    const ticket = m.sleeper(0);
+    m.core.mmap.protect(m.mm, AT, PAGE, { read: true });
+    expect(m.isWoken(ticket)).toBe(false);
+    m.userfault.wake(AT, PAGE);
+    expect(m.isWoken(ticket)).toBe(true);
+    m.finish(ticket);
+    expect(m.core.gup.fault(m.mm, VPN, true)).toBe(GUP_FAULT);
+    expect(m.provide(0, 3)).toBe('ok');
+    expect(m.core.gup.fault(m.mm, VPN, true)).toBe(GUP_FAULT);
+    expect(m.core.access.read32(m.mm, AT)).toBe(3);
+    m.core.checkInvariants();
+  });
 });
 
 test('T-ZERO-01, V-16: a read of a hole maps the zero page only where nobody is to be asked; without the rule it fails', () => {
