@@ -116,6 +116,20 @@ export class Access {
     this.#deps.pages.put(pfn);
   }
 
+  /**
+   * The word at an aligned address as a debugger sees it: never sleeps, and tells nobody of a user fault, which is
+   * EFAULT at once, so that it does not hang on who might be the one it looks at (U-35). Throws as copyFromUser.
+   */
+  peek32(mm: Mm, address: Hva): number {
+    const how = FaultFlag.Kernel | FaultFlag.NoRetry;
+    const result = this.#deps.gup.fault(mm, pageNumber(address), false, how);
+    if (result < 0) throw copyError(result, 0, address);
+    const pfn = result & GUP_PFN_MASK;
+    const value = Atomics.load(this.#deps.arena.words, (frameByte(pfn) + (address % PAGE_SIZE)) / 4);
+    this.#deps.pages.put(pfn);
+    return value;
+  }
+
   #each(
     mm: Mm,
     address: Hva,

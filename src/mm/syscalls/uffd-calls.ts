@@ -1,6 +1,7 @@
 import { ERRNO, Errno } from '../../base/errno.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import type { MmCore } from '../core.ts';
+import { Userfaultfd2014 } from '../userfaultfd/seed14.ts';
 import { UffdFlag } from '../userfaultfd/state.ts';
 import { Userfaultfd } from '../userfaultfd/userfaultfd.ts';
 
@@ -12,16 +13,24 @@ const O_CLOEXEC = 0x80000;
 /** A call's result, and what it left in the result field of its struct; undefined: it was not written. */
 export type Done = { result: number; field: number | undefined };
 
+/** What a process may do. The second is the sysctl vm.unprivileged_userfaultfd, off as in Linux. */
+export type UffdPrivilege = { readonly privileged: boolean; readonly unprivilegedUserfaultfd?: boolean };
+
 /** userfaultfd(2) and its ioctls by their numbers: 0 or a negative errno (V-1 to V-36). */
 export class UffdCalls {
   readonly #core: MmCore;
+  readonly #process: UffdPrivilege;
 
-  constructor(core: MmCore) {
+  constructor(core: MmCore, process: UffdPrivilege = { privileged: true }) {
     this.#core = core;
+    this.#process = process;
   }
 
-  /** A descriptor, or a negative errno. */
+  /** A descriptor, or a negative errno: EPERM before EINVAL (V-1). */
   open(mm: Mm, flags: number): Userfaultfd | number {
+    const { privileged, unprivilegedUserfaultfd = false } = this.#process;
+    const allowed = privileged || unprivilegedUserfaultfd || (flags & UffdFlag.UserModeOnly) !== 0;
+    if (!allowed) return -ERRNO.EPERM;
     if ((flags & ~(O_NONBLOCK | O_CLOEXEC | UffdFlag.UserModeOnly)) !== 0) return -ERRNO.EINVAL;
     const userModeOnly = (flags & UffdFlag.UserModeOnly) !== 0;
     const nonBlock = (flags & O_NONBLOCK) !== 0;
@@ -32,8 +41,19 @@ export class UffdCalls {
     }
   }
 
+  /** As in 2014 (F-1): two flags, no privilege. */
+  open14(mm: Mm, flags: number): Userfaultfd2014 | number {
+    if ((flags & ~(O_NONBLOCK | O_CLOEXEC)) !== 0) return -ERRNO.EINVAL;
+    const options = { nonBlock: (flags & O_NONBLOCK) !== 0, closeOnExec: (flags & O_CLOEXEC) !== 0 };
+    try {
+      return Userfaultfd2014.create(this.#core, mm, options);
+    } catch (error) {
+      return errnoOf(error);
+    }
+  }
+
   api(fd: Userfaultfd, api: number, features: number): number {
-    return attempt(() => fd.api(features, { api }));
+    return attempt(() => fd.api(features, { api, privileged: this.#process.privileged }));
   }
 
   /** `field` is the bit mask of the calls that work there. */

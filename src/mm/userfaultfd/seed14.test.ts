@@ -59,7 +59,7 @@ test('F-2: the handshake answers by state, and an unknown version can be followe
   expect(codeOf(() => fd.read(answer))).toBe('EAGAIN');
 });
 
-test('T-UF-25, F-20: each row of the command table, in its order; without the rule it fails', () => {
+test('T-UF-25, F-20, F-22, F-24: each row of the command table, in its order; without the rule it fails', () => {
   proven({ registerOnePass: true }, breaks => {
     const { core, mm, shake, command, fd } = seed14({ breaks });
     shake();
@@ -156,7 +156,7 @@ test('T-UF-24, T-UF-06, F-21: a wake finds what was read, once; the unread stays
   });
 });
 
-test('T-UF-23, B-25: a read into memory that is not there changes no state and loses no fault; without the rule it fails', () => {
+test('T-UF-23, F-3, B-25: a read into memory that is not there changes no state and loses no fault; without the rule it fails', () => {
   proven({ takeBeforeCopy: true }, breaks => {
     const { core, mm, fd, sleeper, command } = seed14({ breaks });
     const nowhere = { mm, address: 64 * PAGE, bytes: 8 };

@@ -50,7 +50,8 @@ const isolation: WorldCase = {
 const duringFork: WorldCase = {
   ...base,
   name: 'T-COW-fork',
-  title: 'the mm is forked while the guest writes a page that it has a writable leaf of (N-25)',
+  title:
+    'the mm is forked while the guest writes a page that it has a writable leaf of: T-FRK-03, T-FRK-04 (N-25)',
   profiles: ALL,
   setup(world) {
     const setup = fourPages(world);

@@ -180,7 +180,7 @@ function resolveCounted(world: World, setup: Armed, byte: number): void {
 const refile: ArmedCase = {
   ...base,
   name: 'T-UF-07',
-  title: 'a fault is read while its page is installed: no wake misses it between the queues (V-25)',
+  title: 'a fault is read while its page is installed: no wake misses it between the queues (V-25, F-32)',
   setup: armed(),
   actors: {
     ...lateQueue.actors,
