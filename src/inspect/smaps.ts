@@ -63,7 +63,7 @@ function oneMapping(core: MmCore, mm: Mm, vma: Vma): string {
     kib('MMUPageSize', 4) +
     figures(stat, false) +
     `${'THPeligible:'.padEnd(16)}${String(thpEligible(core, vma)).padStart(8)}\n` +
-    `VmFlags: ${vmFlagCodes(lo, hi)
+    `VmFlags: ${vmFlagCodes(lo, core.breaks.smapsLowWord ? 0 : hi)
       .map(code => `${code} `)
       .join('')}\n`
   );

@@ -73,6 +73,17 @@ test('K-4 (i): a slot that is not aligned as its memory, ends inside, or is logg
   edge.check();
 });
 
+test('H-13: a split of the primary takes the 2 MiB leaf away, and the guest comes back by 4 KiB', () => {
+  const rig = hugeRig();
+  rig.write(G + 7);
+  expect(leaves(rig)).toEqual([`2M ${G}`]);
+  rig.core.hugePmd.split(rig.mm, rig.vpn);
+  expect(leaves(rig)).toEqual([]);
+  rig.write(G + 7);
+  expect(leaves(rig)).toEqual([`4K ${G + 7}`]);
+  rig.check();
+});
+
 test('M-30: the huge zero page is one frame, and is mapped by 4 KiB', () => {
   const rig = hugeRig();
   expect(rig.read(G + 7)).toBe(rig.core.pages.zeroPage);

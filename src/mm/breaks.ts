@@ -218,8 +218,10 @@ export type MmBreaks = {
   madviseStopsAtGap: boolean;
   /** T-FLG-05: one table of numbers for every program. */
   abiIgnored: boolean;
-  /** T-FRK-11: a lockless lookup does not see that a fork is write-protecting (N-25). */
-  fastWithoutSeq: boolean;
+  /** T-FRK-11: fork shares a page that somebody holds as it does any other. */
+  forkSharesPinned: boolean;
+  /** T-FLG-04: smaps shows the low word of the flags alone (U-7). */
+  smapsLowWord: boolean;
   /** T-FRK-12: protection of userfaultfd goes to a child that has no context (V-62). */
   forkKeepsProtection: boolean;
   /** Nothing is lost by it: reclaim takes pages by their order alone, so that those in use go too (stress). */
@@ -335,7 +337,8 @@ export const NO_MM_BREAKS: MmBreaks = {
   mergeIgnoresHigh: false,
   madviseStopsAtGap: false,
   abiIgnored: false,
-  fastWithoutSeq: false,
+  forkSharesPinned: false,
+  smapsLowWord: false,
   forkKeepsProtection: false,
   evictUsed: false,
 };

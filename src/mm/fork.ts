@@ -270,7 +270,7 @@ export class Fork {
   /** Held by someone other than its mapping and the swap cache: a device writes to it, or reads. */
   #isPinned(pfn: Pfn): boolean {
     const { pages, layout } = this.#deps;
-    if (!pages.has(pfn, PageFlag.AnonExclusive)) return false;
+    if (!pages.has(pfn, PageFlag.AnonExclusive) || this.#deps.breaks.forkSharesPinned) return false;
     const cached = layout.page.swap.load(pages.at(pfn)) === 0 ? 0 : 1;
     return pages.refcount(pfn) > 1 + cached;
   }

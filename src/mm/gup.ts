@@ -3,7 +3,6 @@ import { frameWord } from '../sync/arena.ts';
 import type { AtomicWords } from '../sync/atomics.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
-import type { MmBreaks } from './breaks.ts';
 import { FAULT_RETRY, FaultFlag, GUP_BLOCKED, GUP_FAULT, GUP_HUGE, GUP_WRITABLE } from './fault-codes.ts';
 import { createFastWalk, FAST_DROP, type FastWalk, MISS, readNeeds, writeNeeds } from './gup-fast.ts';
 import { type MmLayout, Pte, pmdIsHuge, ptePfn } from './layout.ts';
@@ -27,7 +26,6 @@ export type GupDeps = {
   readonly uffdWaits: UffdWaits;
   /** M-21: under the rule of 2014 one access is delivered once, then it is SIGBUS. */
   readonly retryRule: '2014' | 'modern';
-  readonly breaks: MmBreaks;
 };
 
 /** Gets a page of an mm for an access, with a reference. Linux: mm/gup.c. */
@@ -137,8 +135,7 @@ export class Gup {
   #grab(mm: Mm, seq: number, pte: number, entry: number): number {
     const pfn = ptePfn(entry);
     if (!this.#deps.sync.arena.isFrame(pfn) || !this.#pages.tryGet(pfn)) return MISS;
-    const same = this.#atomics.load(pte) === entry;
-    if (!same || (this.#mm.wpSeq.load(mm) !== seq && !this.#deps.breaks.fastWithoutSeq)) {
+    if (this.#atomics.load(pte) !== entry || this.#mm.wpSeq.load(mm) !== seq) {
       this.#pages.put(pfn);
       return MISS;
     }

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { GUP_FAULT } from '../fault-codes.ts';
+import { GUP_FAULT, GUP_PFN_MASK } from '../fault-codes.ts';
 import { POISON_ENTRY, VmFlag, WP_MARKER } from '../layout.ts';
 import { UffdCalls } from '../syscalls/uffd-calls.ts';
 import { testMm } from '../testing.ts';
@@ -197,6 +197,23 @@ test('T-FRK-12: with every state in one VMA the child without a context has each
     expect(words).toEqual([0x01010101, 0x02020202, 0x03030303, 0, 0]);
     core.access.write32(child, DST, 9);
     expect([core.access.read32(child, DST), at.read(DST)]).toEqual([9, 0x01010101]);
+    core.checkInvariants();
+  });
+});
+
+test('T-FRK-11: a page that somebody holds is copied at fork, and stays the parent’s; shared, the device’s write is the child’s too', () => {
+  proven({ forkSharesPinned: true }, breaks => {
+    const core = testMm({ breaks });
+    const mm = core.createMm();
+    core.mmap.map(mm, PAGE, { address: AT, fixed: 'exclusive' });
+    core.access.write32(mm, AT, 1);
+    const pfn = core.gup.fault(mm, VPN, true) & GUP_PFN_MASK;
+    const child = core.fork(mm);
+    core.sync.words[pfn * 1024] = 2; // what a device does
+    expect([core.access.read32(mm, AT), core.access.read32(child, AT)]).toEqual([2, 1]);
+    core.access.write32(mm, AT, 3);
+    expect(core.sync.words[pfn * 1024]).toBe(3);
+    core.pages.put(pfn);
     core.checkInvariants();
   });
 });
