@@ -385,20 +385,6 @@ test('T-RAP-25, R-22, B-41: a page that the child’s swap entry names is EBUSY;
   expect(sharedThroughSwap({ moveByMapcountAlone: true })).toEqual({ moved: PAGE, child: 999 });
 });
 
-test('T-FRK-09, R-18: fork between fill and move makes it EBUSY, unless the source is not forked; without the rule it fails', () => {
-  proven({ moveShared: true }, breaks => {
-    for (const dontfork of [false, true]) {
-      const at = new Resolving(2, { breaks });
-      at.fill();
-      if (dontfork) at.advise(SRC, 2, 'dontfork');
-      at.core.fork(at.mm);
-      for (const face of FACES)
-        expect(at.move(face, FACES.indexOf(face), FACES.indexOf(face), 1)).toBe(dontfork ? PAGE : 'EBUSY');
-      at.core.checkInvariants();
-    }
-  });
-});
-
 test('T-SWP-04 (half): a lazily freed page that moves is kept', () => {
   const at = new Resolving(1);
   at.fill();

@@ -218,6 +218,20 @@ test('T-FRK-11: a page that somebody holds is copied at fork, and stays the pare
   });
 });
 
+test('T-FRK-09, R-18: fork between fill and move makes it EBUSY, unless the source is not forked; without the rule it fails', () => {
+  proven({ moveShared: true }, breaks => {
+    for (const dontfork of [false, true]) {
+      const at = new Resolving(2, { breaks });
+      at.fill();
+      if (dontfork) at.advise(SRC, 2, 'dontfork');
+      at.core.fork(at.mm);
+      for (const face of FACES)
+        expect(at.move(face, FACES.indexOf(face), FACES.indexOf(face), 1)).toBe(dontfork ? PAGE : 'EBUSY');
+      at.core.checkInvariants();
+    }
+  });
+});
+
 test('T-DN-06: in seed14 a late resolver fills again what was given up; with an event the gate stops it, without the gate it does not', () => {
   const late = new Resolving(1);
   late.fill();
