@@ -48,7 +48,8 @@ export type MmuNotifiersDeps = {
 export class MmuNotifiers {
   readonly #deps: MmuNotifiersDeps;
   readonly #srcu: Srcu;
-  readonly #ops: MmuNotifierOps[] = [];
+  /** By number. There is no number 0: a record that was freed is zero, and a callback through it must not pass. */
+  readonly #ops: (MmuNotifierOps | undefined)[] = [undefined];
   readonly #enabled: boolean;
   readonly #intervalOps: number;
   /** Subscribers to parts of an mm. */
@@ -220,7 +221,7 @@ export class MmuNotifiers {
 
   #opsOf(notifier: Notifier): MmuNotifierOps {
     const ops = this.#ops[this.#deps.layout.notifier.ops.get(notifier)];
-    assert(ops !== undefined, 'notifier: this thread has not registered the implementation');
+    assert(ops !== undefined, 'notifier: freed, or this thread has not registered the implementation');
     return ops;
   }
 
