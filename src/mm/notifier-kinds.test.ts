@@ -149,7 +149,7 @@ test('N-20: who is put hears nothing more, not even release, and goes when its c
   expect(mms.used).toBe(before[0]! + 1);
 });
 
-test('N-20: what is put is freed after the walk that stands on it; without the wait the walk loses its way', () => {
+test('N-20: what is put is freed after the walk that stands on it; without the wait it stands on nothing', () => {
   const tried = (putWithoutWait: boolean): string => {
     const arena = Arena.create({ frames: 1024, heapBytes: 1 << 20, shared: false });
     const wait = (): never => {
@@ -173,7 +173,8 @@ test('N-20: what is put is freed after the walk that stands on it; without the w
       return (error as Error).message;
     }
   };
-  expect([tried(false), tried(true)]).toEqual(['would wait', 'middle']);
+  expect(tried(false)).toBe('would wait');
+  expect(tried(true)).toContain('notifier: freed');
 });
 
 test('N-17, N-23: who shares the tables of the primary has neither start nor end', () => {
