@@ -1,10 +1,9 @@
-import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { Kvm, Vms } from '../src/kvm/index.ts';
 import { Arena, createPageOps, GUP_PFN_MASK, initMm, type MmCore, Sync } from '../src/mm/index.ts';
+import { buildBaseline, type Figure, type Figures, runBaseline } from './baseline.ts';
 import { load, median, type Pair, verdict } from './lib.ts';
 
 // What a fault of anonymous memory costs, in nanoseconds, ours against the kernel's on this machine. The bar
@@ -15,9 +14,6 @@ const PAGE = 4096;
 const PAGES = 16384;
 /** Faults timed together: the clock costs 40 ns. */
 const SAMPLE = 128;
-
-type Figure = { p10: number; p50: number };
-type Figures = Record<string, Figure>;
 
 /** Calls `fault` for each page and returns the percentiles of its samples. */
 function measure(fault: (page: number) => void): Figure {
@@ -87,28 +83,6 @@ class Rig {
   }
 }
 
-/** Builds the kernel's baseline; undefined where there is no compiler, or another processor. */
-function buildBaseline(folder: string): string | undefined {
-  const program = join(folder, 'faults');
-  const source = fileURLToPath(new URL('./kernel/faults.c', import.meta.url));
-  try {
-    execFileSync('gcc', ['-O2', '-o', program, source], { stdio: 'pipe' });
-    return program;
-  } catch {
-    return undefined;
-  }
-}
-
-/** Runs it: by name, p10 and p50; the last line of a name counts. */
-function runBaseline(program: string): Figures {
-  const figures: Figures = {};
-  for (const line of execFileSync(program, { encoding: 'utf8' }).trim().split('\n')) {
-    const [name, p10, p50] = line.split('\t');
-    figures[name!] = { p10: Number(p10), p50: Number(p50) };
-  }
-  return figures;
-}
-
 const row = (name: string, figures: (Figure | undefined)[]): string =>
   name.padEnd(26) +
   figures
@@ -125,7 +99,7 @@ export function run(): boolean | undefined {
   }
   const folder = mkdtempSync(join(tmpdir(), 'faultline-bench-'));
   try {
-    return compare(rig, cold, buildBaseline(folder));
+    return compare(rig, cold, buildBaseline(folder, 'faults'));
   } finally {
     rmSync(folder, { recursive: true });
   }

@@ -1,10 +1,9 @@
-import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { Kvm, Vms } from '../src/kvm/index.ts';
 import { Arena, createPageOps, GUP_PFN_MASK, initMm, type MmCore, Sync } from '../src/mm/index.ts';
+import { buildBaseline, type Figure, type Figures, runBaseline } from './baseline.ts';
 import { load, median, type Pair, verdict } from './lib.ts';
 
 // What a huge page costs, in microseconds, ours against the kernel's on this machine. Both sides clear 2 MiB, which
@@ -13,9 +12,6 @@ import { load, median, type Pair, verdict } from './lib.ts';
 const PAGE = 4096;
 const HUGE = 512 * PAGE;
 const AREAS = 64;
-
-type Figure = { p10: number; p50: number };
-type Figures = Record<string, Figure>;
 
 /** Calls `act` for each area and returns percentiles in nanoseconds. */
 function measure(act: (area: number) => void): Figure {
@@ -75,28 +71,6 @@ class Rig {
   }
 }
 
-/** Builds the kernel's baseline; undefined where there is no compiler, or another processor. */
-function buildBaseline(folder: string): string | undefined {
-  const program = join(folder, 'thp');
-  const source = fileURLToPath(new URL('./kernel/thp.c', import.meta.url));
-  try {
-    execFileSync('gcc', ['-O2', '-o', program, source], { stdio: 'pipe' });
-    return program;
-  } catch {
-    return undefined;
-  }
-}
-
-/** Runs it: by name, p10 and p50; the last line of a name counts. */
-function runBaseline(program: string): Figures {
-  const figures: Figures = {};
-  for (const line of execFileSync(program, { encoding: 'utf8' }).trim().split('\n')) {
-    const [name, p10, p50] = line.split('\t');
-    figures[name!] = { p10: Number(p10), p50: Number(p50) };
-  }
-  return figures;
-}
-
 const us = (f: Figure | undefined): string =>
   f === undefined ? '' : `${(f.p10 / 1000).toFixed(1)} / ${(f.p50 / 1000).toFixed(1)}`;
 
@@ -106,7 +80,7 @@ export function run(): boolean | undefined {
   for (let i = 0; i < 4; i++) rig.round();
   const folder = mkdtempSync(join(tmpdir(), 'faultline-bench-'));
   try {
-    return compare(rig, buildBaseline(folder));
+    return compare(rig, buildBaseline(folder, 'thp'));
   } finally {
     rmSync(folder, { recursive: true });
   }
