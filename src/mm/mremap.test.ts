@@ -3,7 +3,7 @@ import { Errno } from '../base/errno.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { MmBreaks } from './breaks.ts';
 import type { MmCore } from './core.ts';
-import { POISON_ENTRY, VmFlag } from './layout.ts';
+import { PageFlag, POISON_ENTRY, ptePfn, VmFlag } from './layout.ts';
 import type { MremapOptions } from './mremap.ts';
 import { Checker, Shadow } from './notifier-testing.ts';
 import { testMm } from './testing.ts';
@@ -101,6 +101,35 @@ test('U-32: DONTUNMAP leaves a hole under the old flags; FIXED replaces what is 
 0x30000000-0x30002000 rw- anon uf
   0x30000000 page writable dirty ×2`);
   expect(core.access.read32(mm, TO + PAGE)).toBe(101);
+  core.checkInvariants();
+});
+
+test('DONTUNMAP takes the lock along: all of the mapping that it leaves behind is unlocked, pages included', () => {
+  const made = mapped(4);
+  const { core, mm } = made;
+  core.mlock.lock(mm, AT, 4 * PAGE);
+  remap(made, AT + PAGE, 2, 2, { mayMove: true, keep: true, to: TO });
+  expect(core.describe(mm)).toBe(`0x20000000-0x20004000 rw- anon
+  0x20000000 page writable dirty
+  0x20003000 page writable dirty
+0x30000000-0x30002000 rw- anon lo
+  0x30000000 page writable dirty ×2`);
+  const marked = [AT, AT + 3 * PAGE, TO, TO + PAGE].map(at =>
+    core.pages.has(ptePfn(core.pageTable.entryOf(mm, at / PAGE)), PageFlag.Mlocked),
+  );
+  expect(marked).toEqual([false, false, true, true]);
+  core.checkInvariants();
+});
+
+test('DONTUNMAP unlocks what moves too where that becomes one mapping with the rest, as in Linux', () => {
+  const made = mapped(1);
+  const { core, mm } = made;
+  core.mmap.map(mm, 4 * PAGE, { address: TO, fixed: 'exclusive' });
+  core.mlock.lock(mm, TO, 4 * PAGE, true);
+  remap(made, TO + 2 * PAGE, 2, 2, { mayMove: true, keep: true, to: TO + 4 * PAGE });
+  expect(core.describe(mm)).toBe(`0x20000000-0x20001000 rw- anon
+  0x20000000 page writable dirty
+0x30000000-0x30006000 rw- anon`);
   core.checkInvariants();
 });
 

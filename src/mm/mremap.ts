@@ -6,6 +6,7 @@ import type { AnonVmas } from './anon-vma.ts';
 import type { MmBreaks } from './breaks.ts';
 import type { HugePmd } from './huge/huge-pmd.ts';
 import { type MmLayout, VmFlag, withoutUffdWp } from './layout.ts';
+import type { MlockPages } from './mlock-page.ts';
 import type { Mmap } from './mmap.ts';
 import type { MmuNotifiers } from './mmu-notifier.ts';
 import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
@@ -38,6 +39,7 @@ export type MremapDeps = {
   readonly mmap: Mmap;
   readonly hugePmd: HugePmd;
   readonly uffdEvents: UffdEvents;
+  readonly mlockPages: MlockPages;
   readonly breaks: MmBreaks;
   /** Touches every page of a range (mlock.ts). */
   readonly populate: (mm: Mm, start: Vpn, end: Vpn) => void;
@@ -168,11 +170,11 @@ export class Mremap {
       this.#undo(mm, from, old, to);
       throw error;
     }
-    if (keep) this.#emptied(vmas.find(mm, from), whole);
+    if (keep) this.#emptied(mm, from, old, whole);
     else this.#remove(mm, from);
-    if (keep) this.#mergeBack(mm, from, old);
     edit.mergeAt(mm, to + pages);
     edit.mergeAt(mm, to);
+    if (keep) this.#unlock(mm, from);
     uffdEvents.remapped(ctx, event, from, to, old, !keep);
     return to;
   }
@@ -203,10 +205,24 @@ export class Mremap {
    * An old range that stays has nothing in it that a walk of the reverse map could look for. A part of a
    * mapping keeps its anon_vma all the same, or it could not become one with the rest again.
    */
-  #emptied(vma: Vma, whole: boolean): void {
+  #emptied(mm: Mm, from: Vpn, old: number, whole: boolean): void {
     const { layout, anonVmas, vmas } = this.#deps;
+    const vma = vmas.find(mm, from);
     if (whole && layout.vma.ops.get(vma) === 0) anonVmas.unlink(vma);
-    vmas.setFlags(vma, layout.vma.flags.get(vma) & ~VmFlag.Locked, vmas.flagsHigh(vma));
+    if (!whole) this.#mergeBack(mm, from, old);
+  }
+
+  /**
+   * The lock goes with the pages; what stays has none. As in Linux it is all of the mapping that loses it, what did
+   * not move and what the new range has merged with included, and it is not merged again after that.
+   */
+  #unlock(mm: Mm, from: Vpn): void {
+    const { layout, vmas, mlockPages } = this.#deps;
+    const vma = vmas.find(mm, from);
+    const flags = layout.vma.flags.get(vma);
+    if ((flags & VmFlag.Locked) === 0) return;
+    vmas.setFlags(vma, flags & ~(VmFlag.Locked | VmFlag.LockOnFault), vmas.flagsHigh(vma));
+    mlockPages.range(mm, layout.vma.start.get(vma), layout.vma.end.get(vma), false);
   }
 
   /** Throws ENOMEM; tables that were made are the caller's to take away. */

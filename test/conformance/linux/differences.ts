@@ -46,6 +46,7 @@ const sorted = (log: string): string =>
     .sort()
     .join('');
 
+/** Advice, by the numbers of madvise(2). */
 const PAGEOUT = 21;
 const FREE = 8;
 
@@ -57,10 +58,6 @@ function differInZeros(theirs: string, ours: string): boolean {
 const withoutSwap = (maps: string): string =>
   maps.replaceAll(/ (?:Rss|Pss|Pss_Dirty|\w+_Clean|\w+_Dirty|Anonymous|Locked|Swap)=\d+/g, '');
 
-const locksAndKeeps = (script: Script): boolean =>
-  script.some(({ call }) => call.startsWith('mlock')) &&
-  script.some(({ call, args }) => call === 'mremap' && (args[3]! & MREMAP.DONTUNMAP) !== 0);
-const withoutLock = (maps: string): string => maps.replaceAll(/ lo\b| lf\b| Locked=\d+/g, '');
 const withoutDirt = (maps: string): string => maps.replaceAll(/ (?:Pss_Dirty|\w+_Clean|\w+_Dirty)=\d+/g, '');
 
 const GIVE_ANON_VMAS = ['mremap', 'copy', 'copyfrom', 'zeropage', 'poison', 'move'];
@@ -124,17 +121,6 @@ export const KNOWN_DIFFERENCES: readonly KnownDifference[] = [
       script.slice(0, index).some(({ call }) => call === 'fork') &&
       script.slice(0, index).some(({ call, args }) => call === 'madvise' && args[2] === FREE) &&
       withoutDirt(theirs) === withoutDirt(ours),
-  },
-  {
-    name: 'DONTUNMAP of locked memory',
-    reason:
-      'Linux unlocks all of the mapping that it has merged the moved part into; ours unlocks what was left behind, ' +
-      'as mremap(2) says',
-    ends: true,
-    matches: ({ step, script, index, theirs, ours }) =>
-      locksAndKeeps(script.slice(0, index)) &&
-      ((step.call === 'mremap' && ours === '-14') ||
-        (step.call === 'maps' && withoutBounds(withoutLock(theirs)) === withoutBounds(withoutLock(ours)))),
   },
   {
     name: 'RLIMIT_MEMLOCK',
