@@ -5,6 +5,7 @@ import { frameWord } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { StressHost } from './stress-host.ts';
 import { counterWord, isIn, type StressLayout, type StressShape } from './stress-layout.ts';
+import type { StressTrail } from './stress-trail.ts';
 
 export type DeviceOptions = {
   host: StressHost;
@@ -13,6 +14,7 @@ export type DeviceOptions = {
   shape: StressShape;
   mm: Ptr<'mm'>;
   hva: number;
+  trail: StressTrail;
 };
 
 /** The first pages, which are merged, are written to more often than others. */
@@ -51,6 +53,7 @@ export class StressDevice {
 
   #begin(page: number): void {
     const { host, mm, hva } = this.#o;
+    this.#o.trail.did('pin', page);
     const how = FaultFlag.Kernel | FaultFlag.NoRetry;
     const found = host.mm.gup.fault(mm, pageNumber(hva) + page, true, how);
     if (found < 0) return;
@@ -63,6 +66,7 @@ export class StressDevice {
   end(): void {
     const { pages } = this.#o.host.mm;
     if (this.#pinned < 0) return;
+    this.#o.trail.did('unpin', this.#page);
     this.#write(this.#page, this.#pinned);
     pages.setDirty(this.#pinned);
     pages.put(this.#pinned);
@@ -70,10 +74,14 @@ export class StressDevice {
   }
 
   #write(page: number, pfn: number): void {
-    const { host, layout, report, shape } = this.#o;
-    const at = frameWord(pfn) + counterWord(shape.vcpus + 1, 0);
+    const { host, layout, report, shape, trail } = this.#o;
+    const word = counterWord(shape.vcpus + 1, 0);
+    const at = frameWord(pfn) + word;
     const got = host.sync.words[at] as number;
-    if (got !== this.#expected[page]) layout.report.lost.add(report, 1);
+    if (got !== this.#expected[page]) {
+      layout.report.lost.add(report, 1);
+      trail.witness('a device lost a write', page, word, this.#expected[page] as number, got);
+    }
     host.sync.words[at] = got + 1;
     this.#expected[page] = got + 1;
     layout.report.checked.add(report, 1);

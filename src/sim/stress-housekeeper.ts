@@ -7,6 +7,7 @@ import { StressHuge } from './stress-huge.ts';
 import { counterWord, isIn, type StressLayout, type StressShape } from './stress-layout.ts';
 import { StressScrap } from './stress-scrap.ts';
 import type { SigbusResolver } from './stress-sigbus.ts';
+import type { StressTrail } from './stress-trail.ts';
 import type { StressUffd } from './stress-uffd.ts';
 
 export type HousekeeperOptions = {
@@ -20,6 +21,7 @@ export type HousekeeperOptions = {
   hva: number;
   /** With `--everything`: who fills the holes that it meets. */
   sigbus?: SigbusResolver | undefined;
+  trail: StressTrail;
   uffd?: StressUffd | undefined;
 };
 
@@ -83,24 +85,29 @@ export class Housekeeper {
 
   /** Copies what the guest's first pages hold now, and merges those that no vCPU has written since. */
   #merge(): void {
-    const { access, ksm } = this.#o.host.mm;
+    const { trail, host } = this.#o;
+    const { access, ksm } = host.mm;
     for (let page = 0; page < TWINS; page++) {
+      trail.did('twin', page);
       this.#checkTwin(page);
       access.copyFromUser(this.#o.mm, this.#address(page), this.#bytes);
       this.#made.set(this.#bytes, page * PAGE_SIZE);
       access.copyToUser(this.#twins, this.#twinsAt + page * PAGE_SIZE, this.#bytes);
     }
+    trail.did('merge');
     ksm.fullScans(2);
   }
 
   /** A twin has not changed, whatever the vCPUs wrote to the page that it was merged with (C-5, C-6). */
   #checkTwin(page: number): void {
-    const { host, layout, report } = this.#o;
+    const { host, layout, report, trail } = this.#o;
     host.mm.access.copyFromUser(this.#twins, this.#twinsAt + page * PAGE_SIZE, this.#bytes);
     const [now, made] = [new Int32Array(this.#bytes.buffer), new Int32Array(this.#made.buffer)];
     for (let i = 0; i < now.length; i++) {
-      if (now[i] === made[(page * PAGE_SIZE) / 4 + i]) continue;
-      layout.report.stale.add(report, 1);
+      const wanted = made[(page * PAGE_SIZE) / 4 + i] as number;
+      if (now[i] === wanted) continue;
+      layout.report.staleTwin.add(report, 1);
+      trail.witness('a twin changed', page, i, wanted, now[i] as number);
       return;
     }
   }
@@ -113,11 +120,13 @@ export class Housekeeper {
   }
 
   round(): void {
-    const { host, mm } = this.#o;
+    const { host, mm, trail } = this.#o;
     const { memcg: m } = host.mm.layout;
     const memcg = host.mm.layout.mm.memcg.get(mm);
     this.#round++;
+    trail.did('age');
     host.mm.vmscan.age(memcg, AGE);
+    trail.did('reclaim');
     // With less than half left there would be nothing but pages in use to take.
     if (m.usage.load(memcg) * 2 > m.max.load(memcg)) host.mm.vmscan.reclaim(memcg, RECLAIM);
     this.#pageOut();
@@ -149,6 +158,7 @@ export class Housekeeper {
     const { host, mm, shape } = this.#o;
     const count = 1 + this.#random.below(16);
     const page = this.#random.below(shape.pages - count + 1);
+    this.#o.trail.did('pageout', page);
     host.mm.madvise.advise(mm, this.#address(page), count * PAGE_SIZE, 'pageout');
   }
 
@@ -158,6 +168,7 @@ export class Housekeeper {
     const count = this.#random.oneIn(2) ? 1 : BOUNCED_WITH;
     const page = this.#random.below(shape.pages - count + 1);
     layout.control.contended.store(control, page);
+    this.#o.trail.did('pageout', page);
     for (let i = 0; i < BOUNCES; i++) {
       if (i % 3 === 0) this.#linger();
       if (i % 3 !== 1) this.#age(page);
@@ -198,6 +209,7 @@ export class Housekeeper {
     const { host, mm, shape, layout, report } = this.#o;
     const count = 1 + this.#random.below(4);
     const first = this.#random.below(shape.scratch - count);
+    this.#o.trail.did('discard', shape.pages + first);
     for (let i = first; i < first + count; i++) Atomics.add(host.sync.words, this.#epochsAt + i, 1);
     host.mm.madvise.advise(mm, this.#address(shape.pages + first), count * PAGE_SIZE, 'dontneed');
     for (let i = first; i < first + count; i++) Atomics.add(host.sync.words, this.#epochsAt + i, 1);
@@ -206,11 +218,16 @@ export class Housekeeper {
 
   /** A counter of the VMM's own, through the primary page tables. */
   #count(): void {
-    const { host, mm, shape, layout, report } = this.#o;
+    const { host, mm, shape, layout, report, trail } = this.#o;
     const page = this.#random.below(shape.pages);
-    const address = this.#address(page) + counterWord(shape.vcpus, 0) * 4;
+    const word = counterWord(shape.vcpus, 0);
+    const address = this.#address(page) + word * 4;
+    trail.did('count', page);
     const got = host.mm.access.read32(mm, address);
-    if (got !== this.#expected[page]) layout.report.lost.add(report, 1);
+    if (got !== this.#expected[page]) {
+      layout.report.lost.add(report, 1);
+      trail.witness('the VMM lost a write', page, word, this.#expected[page] as number, got);
+    }
     this.#expected[page] = (got + 1) | 0;
     host.mm.access.write32(mm, address, (got + 1) | 0);
     layout.report.checked.add(report, 1);
@@ -219,7 +236,8 @@ export class Housekeeper {
   /** A child sees the memory of one moment; vCPUs go on writing, each page's first write copying it. */
   #fork(): void {
     this.endChild();
-    const { host, mm, shape, layout, report } = this.#o;
+    const { host, mm, shape, layout, report, trail } = this.#o;
+    trail.did('fork');
     this.#child = host.mm.fork(mm);
     layout.report.forks.add(report, 1);
     this.#samples = [];
@@ -240,9 +258,13 @@ export class Housekeeper {
   /** What the child saw it must see still (T-FRK-03, T-COW-02). */
   endChild(): void {
     if (this.#child === 0) return;
-    const { host, layout, report } = this.#o;
+    const { host, layout, report, trail } = this.#o;
+    trail.did('child goes');
     for (const { page, writer, value } of this.#samples) {
-      if (this.#childWord(page, writer) !== value) layout.report.stale.add(report, 1);
+      const got = this.#childWord(page, writer);
+      if (got === value) continue;
+      layout.report.staleChild.add(report, 1);
+      trail.witness('a child saw a change', page, counterWord(writer, 0), value, got);
     }
     host.mm.exit(this.#child);
     this.#child = 0;

@@ -5,6 +5,7 @@ import type { Advice } from '../mm/index.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { StressHost } from './stress-host.ts';
 import type { Region, StressLayout, StressShape } from './stress-layout.ts';
+import type { StressTrail } from './stress-trail.ts';
 
 export type HugeOptions = {
   host: StressHost;
@@ -16,6 +17,7 @@ export type HugeOptions = {
   huge: Region;
   /** A whole area, too: it is collapsed when no page of it is missing. */
   asked: Region;
+  trail: StressTrail;
 };
 
 const AREA = 512;
@@ -41,15 +43,19 @@ export class StressHuge {
     this.#round++;
     if (this.#random.oneIn(2)) this.#split();
     if (this.#round % COLLAPSE_EVERY === 0) this.#collapse();
-    if (this.#round % SCAN_EVERY === 0) this.#collapsed(host.mm.khugepaged.step(4 * AREA));
+    if (this.#round % SCAN_EVERY !== 0) return;
+    this.#o.trail.did('khugepaged');
+    this.#collapsed(host.mm.khugepaged.step(4 * AREA));
   }
 
   /** DONTNEED of scratch pages, which lie in the last area, and PAGEOUT come from the housekeeper, too. */
   #split(): void {
     const { host, mm, hva, huge: region } = this.#o;
     const count = 1 + this.#random.below(PART);
-    const at = hva + (region.first + this.#random.below(region.count - count)) * PAGE_SIZE;
+    const page = region.first + this.#random.below(region.count - count);
+    const at = hva + page * PAGE_SIZE;
     const bytes = count * PAGE_SIZE;
+    this.#o.trail.did('split', page);
     const { mmap, mlock } = host.mm;
     switch (this.#random.below(3)) {
       case 0:
@@ -89,6 +95,7 @@ export class StressHuge {
     const { host, mm, hva } = this.#o;
     const at = hva + page * PAGE_SIZE;
     if (host.mm.pageTable.mapsHuge(mm, at / PAGE_SIZE, -1)) return;
+    this.#o.trail.did('collapse', page);
     if (this.#advise(at, AREA * PAGE_SIZE, 'collapse')) this.#collapsed(1);
   }
 

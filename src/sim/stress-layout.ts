@@ -65,6 +65,7 @@ export function stressLayout(words: Int32Array) {
       keeperDone: i32, // the housekeeper makes no user fault any more
       contended: i32, // the page that every vCPU visits now, and the housekeeper takes away
       epochs: i32, //  word index of one word per scratch page: odd while it is being unmapped
+      trails: i32, //  word index of what each thread did last (stress-trail.ts)
     }),
     /** One per vCPU, and one of the housekeeper's. Atomic; each written by its own thread. */
     report: struct(words, 'stressReport', {
@@ -72,11 +73,11 @@ export function stressLayout(words: Int32Array) {
       misses: i32,
       scratchChecked: i32,
       lost: i32,
-      stale: i32, //    scratch pages that kept content across an unmap
+      staleScratch: i32, //   scratch pages that kept content across an unmap
+      staleTwin: i32, //      merged pages that changed with their twins
+      staleChild: i32, //     pages of a child that changed after the fork
+      staleProtected: i32, // pages that changed while they were protected
       failed: i32, //   faults that could not be served
-      gfn: i32, //      of the first wrong value
-      wanted: i32,
-      got: i32,
       unmaps: i32,
       forks: i32,
       code: i32, //     of the first fault that failed: GUP_

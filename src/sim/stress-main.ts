@@ -86,13 +86,17 @@ const COLUMNS: readonly [keyof StressResult, string][] = [
   ['vmmChecked', 'checks by the VMM'],
   ['lost', 'lost writes'],
   ['stale', 'stale pages'],
+  ['staleScratch', '  after an unmap'],
+  ['staleTwin', '  merged'],
+  ['staleChild', '  of a child'],
+  ['staleProtected', '  protected'],
   ['failed', 'faults that failed'],
 ];
 
 function report(result: StressResult): string {
   const lines = COLUMNS.map(([key, name]) => `${name.padEnd(24)} ${String(result[key]).padStart(12)}`);
   lines.push(`${'seconds'.padEnd(24)} ${result.seconds.toFixed(1).padStart(12)}`);
-  for (const problem of result.problems) lines.push(`!! ${problem}`);
+  for (const problem of [...result.notes, ...result.problems]) lines.push(`!! ${problem}`);
   return lines.join('\n');
 }
 
@@ -119,7 +123,7 @@ async function inGuest(
   return lost ? 1 : 0;
 }
 
-type Floors = Partial<Record<Exclude<keyof StressResult, 'problems'>, number>>;
+type Floors = Partial<Record<Exclude<keyof StressResult, 'problems' | 'notes'>, number>>;
 
 function floorsOf(everything: boolean, protocol: string): Floors {
   if (!everything) return FLOORS;

@@ -15,6 +15,7 @@ import {
   type StressRegions,
   type StressShape,
 } from './stress-layout.ts';
+import type { StressTrail } from './stress-trail.ts';
 import type { StressUffd } from './stress-uffd.ts';
 
 export type ManagerOptions = {
@@ -27,6 +28,7 @@ export type ManagerOptions = {
   uffd: StressUffd;
   mm: Ptr<'mm'>;
   hva: number;
+  trail: StressTrail;
 };
 
 /** Where the content of a page of the region is. This thread alone moves it. */
@@ -106,7 +108,7 @@ export class StressManager {
     this.#told.close();
   }
 
-  #count(field: 'asked' | 'protections' | 'moves' | 'events' | 'stale', by = 1): void {
+  #count(field: 'asked' | 'protections' | 'moves' | 'events' | 'staleProtected', by = 1): void {
     this.#o.layout.report[field].add(this.#o.report, by);
   }
 
@@ -164,8 +166,10 @@ export class StressManager {
   }
 
   #fillFirst(i: number): number {
-    const { mfill } = this.#o.host.mm;
+    const { host, regions, trail } = this.#o;
+    const { mfill } = host.mm;
     const [ctx, at] = [this.#fd.ctx, this.#guest(i)];
+    trail.did('fill', regions.asked.first + i);
     const kind = this.#random.below(3);
     const result =
       kind === 0
@@ -183,8 +187,9 @@ export class StressManager {
 
   /** By MOVE, by the call of 2014, or by COPY of what is kept. */
   #giveBack(i: number): number {
-    const { host, mm } = this.#o;
+    const { host, mm, regions, trail } = this.#o;
     const kind = this.#random.below(3);
+    trail.did('giveBack', regions.asked.first + i);
     const [to, from] = [this.#guest(i), this.#staged(i)];
     let result: number = -ERRNO.EBUSY;
     if (kind === 0) result = host.mm.move.move(this.#fd.ctx, mm, to, from, PAGE_SIZE, 0);
@@ -199,7 +204,8 @@ export class StressManager {
   }
 
   #copyBack(i: number): number {
-    const { host, mm } = this.#o;
+    const { host, mm, regions, trail } = this.#o;
+    trail.did('copyBack', regions.asked.first + i);
     const result = host.mm.mfill.copyFrom(this.#fd.ctx, this.#guest(i), mm, this.#staged(i), PAGE_SIZE);
     if (result !== 0) return result;
     this.#where[i] = Where.Guest;
@@ -220,9 +226,10 @@ export class StressManager {
 
   /** Away with a run of pages. What can't move stays. */
   #takeAway(): void {
-    const { host, mm } = this.#o;
+    const { host, mm, regions, trail } = this.#o;
     const { first, count } = this.#pickRun();
     if (count === 0) return;
+    trail.did('takeAway', regions.asked.first + first);
     const { move } = host.mm;
     const [to, from, bytes] = [this.#staged(first), this.#guest(first), count * PAGE_SIZE];
     const modern = !this.#random.oneIn(3);
@@ -236,8 +243,9 @@ export class StressManager {
 
   /** Pages of the SIGBUS region; who misses them brings them back. */
   #takeSigbus(): void {
-    const { host, mm, regions, uffd, hva } = this.#o;
+    const { host, mm, regions, uffd, hva, trail } = this.#o;
     const first = this.#pickSigbus();
+    trail.did('takeSigbus', regions.sigbus.first + first);
     const count = Math.min(1 + this.#random.below(RUN), regions.sigbus.count - first);
     const from = hva + (regions.sigbus.first + first) * PAGE_SIZE;
     const to = uffd.sigbusStaging + first * PAGE_SIZE;
@@ -265,9 +273,10 @@ export class StressManager {
   }
 
   #protectRun(): void {
-    const { host } = this.#o;
+    const { host, regions, trail } = this.#o;
     const { first, count } = this.#pickRun();
     if (count === 0) return;
+    trail.did('protect', regions.asked.first + first);
     const { Wp } = UffdWriteProtect;
     if (host.mm.writeProtect.protect(this.#fd.ctx, this.#guest(first), count * PAGE_SIZE, Wp) !== 0) return;
     for (let i = first; i < first + count; i++) {
@@ -295,11 +304,16 @@ export class StressManager {
 
   /** Nothing may have been written since the protection (V-36); then it ends, and who waits is woken. */
   #unprotect(i: number): void {
+    const { regions, trail } = this.#o;
+    trail.did('unprotect', regions.asked.first + i);
     if (this.#protected[i] !== 0) {
       this.#counters(i);
       for (let c = 0; c < this.#counted; c++) {
-        if (this.#snapshots[i * this.#counted + c] === this.#words[counterWord(0, c)]) continue;
-        this.#count('stale');
+        const [was, is] = [this.#snapshots[i * this.#counted + c], this.#words[counterWord(0, c)]];
+        if (was === is) continue;
+        this.#count('staleProtected');
+        const page = regions.asked.first + i;
+        trail.witness('written while protected', page, counterWord(0, c), was as number, is as number);
         break;
       }
     }
@@ -311,6 +325,7 @@ export class StressManager {
 
   /** Some children have a manager for a while, the others none. */
   #adopt(child: Userfaultfd): void {
+    this.#o.trail.did('adopt');
     if (this.#children.length < CHILDREN && this.#random.oneIn(2)) this.#children.push(child);
     else child.close();
   }

@@ -4,6 +4,7 @@ import { UffdMode } from '../mm/index.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { StressHost } from './stress-host.ts';
 import type { StressLayout, StressShape } from './stress-layout.ts';
+import type { StressTrail } from './stress-trail.ts';
 import type { StressUffd } from './stress-uffd.ts';
 
 export type ScrapOptions = {
@@ -13,6 +14,7 @@ export type ScrapOptions = {
   shape: StressShape;
   mm: Ptr<'mm'>;
   uffd: StressUffd;
+  trail: StressTrail;
 };
 
 const PAGES = 8;
@@ -87,11 +89,15 @@ export class StressScrap {
 
   /** A hole is zero: the manager says so. */
   #count(page: number): void {
-    const { host, mm, layout, report } = this.#o;
+    const { host, mm, layout, report, trail } = this.#o;
     const { access } = host.mm;
     const address = this.#at + page * PAGE_SIZE;
+    trail.did('scrap', page);
     const got = access.read32(mm, address);
-    if (got !== this.#expected[page]) layout.report.lost.add(report, 1);
+    if (got !== this.#expected[page]) {
+      layout.report.lost.add(report, 1);
+      trail.witness('the scrap lost a write', page, 0, this.#expected[page] as number, got);
+    }
     access.write32(mm, address, got + 1);
     this.#expected[page] = got + 1;
   }

@@ -3,6 +3,7 @@ import { PAGE_SIZE } from '../base/units.ts';
 import { type MmCore, UserFaultSigbus } from '../mm/index.ts';
 import type { Ptr } from '../sync/struct.ts';
 import { IDLE_WORD, isIn, type StressRegions } from './stress-layout.ts';
+import type { StressTrail } from './stress-trail.ts';
 import type { StressUffd } from './stress-uffd.ts';
 
 export type SigbusOptions = {
@@ -11,6 +12,7 @@ export type SigbusOptions = {
   hva: number;
   regions: StressRegions;
   uffd: StressUffd;
+  trail: StressTrail;
 };
 
 /**
@@ -31,6 +33,7 @@ export class SigbusResolver {
     const { mm, space, hva, regions, uffd } = this.#o;
     const { sigbus } = regions;
     if (!isIn(sigbus, page)) return false;
+    this.#o.trail.did('giveBack', page);
     const ctx = uffd.sigbus as Ptr<'uffd'>;
     const staged = uffd.sigbusStaging + (page - sigbus.first) * PAGE_SIZE;
     const result = mm.move.move(ctx, space, hva + page * PAGE_SIZE, staged, PAGE_SIZE, 0);
@@ -41,7 +44,8 @@ export class SigbusResolver {
   }
 
   #unshare(staged: number): void {
-    const { mm, space } = this.#o;
+    const { mm, space, trail } = this.#o;
+    trail.did('unshare');
     try {
       mm.access.write32(space, staged + IDLE_WORD * 4, 0);
     } catch (error) {

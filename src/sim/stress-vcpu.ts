@@ -7,6 +7,7 @@ import { GUP_SIGBUS } from '../mm/index.ts';
 import type { Ptr } from '../sync/struct.ts';
 import { COUNTERS, counterWord, FIRST_GFN, type StressLayout, type StressShape } from './stress-layout.ts';
 import type { SigbusResolver } from './stress-sigbus.ts';
+import type { StressTrail } from './stress-trail.ts';
 
 const TLB_ENTRIES = 128;
 /** Accesses between two stop-points. */
@@ -31,6 +32,7 @@ export type StressVcpuOptions = {
   noRetranslate: boolean;
   /** With `--everything`. */
   sigbus?: SigbusResolver | undefined;
+  trail: StressTrail;
 };
 
 /**
@@ -146,12 +148,9 @@ export class StressVcpu {
 
   /** Reported once, then what is there is taken for right, so that one loss counts once. */
   #lostWrite(page: number, counter: number, wanted: number, got: number): void {
-    const { report } = this.#o.layout;
-    if (report.lost.add(this.#o.report, 1) === 0) {
-      report.gfn.store(this.#o.report, FIRST_GFN + page);
-      report.wanted.store(this.#o.report, wanted);
-      report.got.store(this.#o.report, got);
-    }
+    const { layout, report, index, trail } = this.#o;
+    layout.report.lost.add(report, 1);
+    trail.witness(`vCPU ${index} lost a write`, page, counterWord(index, counter), wanted, got);
     this.#expected[page * COUNTERS + counter] = got;
   }
 
@@ -171,7 +170,7 @@ export class StressVcpu {
     const settled = (before & 1) === 0 && Atomics.load(this.#words, this.#epochsAt + n) === before;
     if (settled && this.#unknown[n] === 0) {
       const wanted = this.#epochs[n] === before ? (this.#scratch[n] as number) : 0;
-      if (got !== wanted) layout.report.stale.add(this.#o.report, 1);
+      if (got !== wanted) this.#staleScratch(n, wanted, got);
       layout.report.scratchChecked.add(report, 1);
     }
     this.#words[at] = got + 1;
@@ -179,6 +178,12 @@ export class StressVcpu {
     const after = Atomics.load(this.#words, this.#epochsAt + n);
     this.#unknown[n] = settled && after === before ? 0 : 1;
     this.#epochs[n] = after;
+  }
+
+  #staleScratch(n: number, wanted: number, got: number): void {
+    const { layout, report, index, shape, trail } = this.#o;
+    layout.report.staleScratch.add(report, 1);
+    trail.witness('stale after an unmap', shape.pages + n, counterWord(index, 0), wanted, got);
   }
 
   /** Word index of the frame behind a guest frame; 0 when there is none, or the test is over. */
@@ -196,6 +201,7 @@ export class StressVcpu {
   #miss(gfn: number, access: 0 | 1): number {
     const { kvm, vm, layout, report, noRetranslate } = this.#o;
     layout.report.misses.add(report, 1);
+    this.#o.trail.did('fault', gfn - FIRST_GFN);
     for (;;) {
       this.#leave();
       const pfn = kvm.fault.resolve(vm, 0, gfn, access);

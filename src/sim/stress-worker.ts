@@ -8,6 +8,7 @@ import { Housekeeper } from './stress-housekeeper.ts';
 import { type StressLayout, type StressShape, stressLayout } from './stress-layout.ts';
 import { StressManager } from './stress-manager.ts';
 import { SigbusResolver } from './stress-sigbus.ts';
+import { StressTrail } from './stress-trail.ts';
 import type { StressUffd } from './stress-uffd.ts';
 import { StressVcpu } from './stress-vcpu.ts';
 
@@ -28,13 +29,13 @@ export type StressWorkerData = {
   uffd?: StressUffd;
 };
 
-type Here = StressWorkerData & { host: StressHost; layout: StressLayout };
+type Here = StressWorkerData & { host: StressHost; layout: StressLayout; trail: StressTrail };
 
 /** Who fills holes of the SIGBUS region on this thread, if there is one. */
-function resolver({ host, shape, uffd, hva, mm }: Here): SigbusResolver | undefined {
+function resolver({ host, shape, uffd, hva, mm, trail }: Here): SigbusResolver | undefined {
   const { regions } = shape;
   if (regions === undefined || uffd === undefined) return undefined;
-  return new SigbusResolver({ mm: host.mm, space: mm as Ptr<'mm'>, hva, regions, uffd });
+  return new SigbusResolver({ mm: host.mm, space: mm as Ptr<'mm'>, hva, regions, uffd, trail });
 }
 
 /** Counts until told to stop, then looks at every counter again. */
@@ -49,6 +50,7 @@ function vcpu(here: Here): void {
     report: here.report as Ptr<'stressReport'>,
     noRetranslate: here.breaks.noRetranslate,
     sigbus,
+    trail: here.trail,
   });
   awaitGo(here);
   while (layout.control.stop.load(control) === 0 && !vcpu.stopped) vcpu.round();
@@ -67,6 +69,7 @@ function housekeeper(here: Here): void {
     ...{ host, layout, control, shape, hva: here.hva, sigbus: resolver(here), uffd: here.uffd },
     report: here.report as Ptr<'stressReport'>,
     mm: here.mm as Ptr<'mm'>,
+    trail: here.trail,
   });
   awaitGo(here);
   while (stop.load(control) === 0) keeper.round();
@@ -74,7 +77,7 @@ function housekeeper(here: Here): void {
   keeperDone.store(control, 1);
   const others = shape.vcpus + (here.uffd === undefined ? 0 : 1);
   while (finished.load(control) < others) host.sync.waiter.wait(control + finished.at, -1, 5);
-  parentPort?.postMessage(takeDown(here));
+  parentPort?.postMessage({ problems: takeDown(here) });
   host.mm.lru.close();
   finished.add(control, 1);
 }
@@ -89,6 +92,7 @@ function manager(here: Here): void {
     ...{ host, layout, control, shape, hva: here.hva },
     report: here.report as Ptr<'stressReport'>,
     mm: here.mm as Ptr<'mm'>,
+    trail: here.trail,
   };
   const manager = new StressManager({ ...common, uffd, regions: shape.regions });
   const device = new StressDevice(common);
@@ -101,6 +105,13 @@ function manager(here: Here): void {
   manager.end();
   host.mm.lru.close();
   finished.add(control, 1);
+}
+
+function trailOf(): StressTrail {
+  const { vcpus } = data.shape;
+  const names = [...Array.from({ length: vcpus }, (_, i) => `vCPU ${i}`), 'housekeeper', 'manager'];
+  const first = layout.control.trails.load(data.control as Ptr<'stressControl'>);
+  return new StressTrail(host.sync.words, first, data.index, data.uffd ? names : names.slice(0, -1));
 }
 
 function awaitGo(here: Here): void {
@@ -144,7 +155,8 @@ function framesLeft(mm: StressHost['mm']): number {
 
 const data = workerData as StressWorkerData;
 const host = stressHost(Arena.attach(data.memory), data.breaks, 'attach', data.shape.seed * 7 + data.index);
-const here: Here = { ...data, host, layout: stressLayout(host.sync.words) };
+const layout = stressLayout(host.sync.words);
+const here: Here = { ...data, host, layout, trail: trailOf() };
 if (data.role === 'vcpu') vcpu(here);
 else if (data.role === 'manager') manager(here);
 else housekeeper(here);

@@ -15,6 +15,7 @@ import {
   type StressShape,
   stressLayout,
 } from './stress-layout.ts';
+import { TRAIL_WORDS } from './stress-trail.ts';
 import { armRegions, type StressUffd } from './stress-uffd.ts';
 import type { StressWorkerData } from './stress-worker.ts';
 
@@ -62,9 +63,16 @@ export type StressResult = {
   /** Events of fork, remap, remove and unmap that the manager has read. */
   events: number;
   lost: number;
+  /** All of the four that follow. */
   stale: number;
+  staleScratch: number;
+  staleTwin: number;
+  staleChild: number;
+  staleProtected: number;
   failed: number;
   problems: string[];
+  /** What was wrong with the first wrong values, and what every thread was doing. */
+  notes: string[];
 };
 
 /** Counted by several threads. */
@@ -80,8 +88,12 @@ type Summed =
   | 'collapses'
   | 'events'
   | 'lost'
-  | 'stale'
+  | Stale
   | 'failed';
+
+/** Checks that find a page which holds what it should not, or not any more. */
+export const STALE = ['staleScratch', 'staleTwin', 'staleChild', 'staleProtected'] as const;
+type Stale = (typeof STALE)[number];
 
 const POLL_MS = 100;
 const PROGRESS_MS = 5000;
@@ -102,6 +114,7 @@ class StressRun {
   readonly #uffd: StressUffd | undefined;
   readonly #workers: Worker[] = [];
   readonly #problems: string[] = [];
+  readonly #notes: string[] = [];
   #lastSeen: Partial<StressResult> = {};
   #started = 0;
 
@@ -121,6 +134,7 @@ class StressRun {
     const { mm, kvm, vms } = this.#host;
     this.#control = mm.heap.alloc(this.#layout.control.words) as Ptr<'stressControl'>;
     this.#layout.control.epochs.store(this.#control, mm.heap.alloc(this.#shape.scratch));
+    this.#layout.control.trails.store(this.#control, mm.heap.alloc((vcpus + 2) * TRAIL_WORDS));
     // A huge page is charged at once, and finds room for it where half the limit is reclaimed.
     this.#mm = mm.createMm({ limitPages: regions === undefined ? pages / 4 : pages });
     this.#hva = mm.mmap.map(this.#mm, (pages + scratch) * PAGE_SIZE);
@@ -153,8 +167,10 @@ class StressRun {
         await this.#until(() => this.#field('finished') === threads, FINISH_MS, 'the threads did not finish');
         await sleep(POLL_MS);
       }
-      const { checked, sigbusFilled, lost, stale, failed } = this.#result();
-      return { ...result, checked, sigbusFilled, lost, stale, failed };
+      const { checked, sigbusFilled, lost, failed, ...last } = this.#result();
+      const { stale, staleScratch, staleTwin, staleChild, staleProtected } = last;
+      const wrong = { lost, stale, staleScratch, staleTwin, staleChild, staleProtected, failed };
+      return { ...result, checked, sigbusFilled, ...wrong };
     } finally {
       await Promise.all(this.#workers.map(worker => worker.terminate()));
     }
@@ -176,7 +192,10 @@ class StressRun {
     };
     const worker = spawnWorker(new URL('./stress-worker.ts', import.meta.url), data);
     worker.on('error', error => this.#problems.push(`${role} ${index}: ${error.message}`));
-    worker.on('message', (problems: string[]) => this.#problems.push(...problems));
+    worker.on('message', (told: { problems?: string[]; note?: string }) => {
+      this.#problems.push(...(told.problems ?? []));
+      if (told.note !== undefined) this.#notes.push(told.note);
+    });
     this.#workers.push(worker);
   }
 
@@ -254,9 +273,14 @@ class StressRun {
       collapses: this.#sum('collapses'),
       events: this.#sum('events'),
       lost: this.#sum('lost'),
-      stale: this.#sum('stale'),
+      stale: STALE.reduce((sum, name) => sum + this.#sum(name), 0),
+      staleScratch: this.#sum('staleScratch'),
+      staleTwin: this.#sum('staleTwin'),
+      staleChild: this.#sum('staleChild'),
+      staleProtected: this.#sum('staleProtected'),
       failed: this.#sum('failed'),
       problems: this.#problems,
+      notes: this.#notes,
     };
   }
 }
