@@ -54,6 +54,21 @@ export class SlowAccess {
     return frameByte(pfn) + (lo & 0xfff);
   }
 
+  /**
+   * Makes the entry for a data access at the record's `ea`, of which `left` is up to date; 1 if there is one now.
+   * Else the instruction is the interpreter's, and so is a store to a frame with decoded code.
+   */
+  refill(vcpu: VcpuPtr, access: Access): number {
+    const lo = this.#words[vcpu + AT.ea]!;
+    const hi = this.#words[vcpu + AT.ea + 1]!;
+    const pfn = this.#parts.mmu.probe(vcpu, access, lo, hi);
+    if (pfn < 0) return 0;
+    const code = this.#words[vcpu + AT.code]! as never;
+    if (access === Access.Write && this.#parts.cache.holds(code, pfn)) return 0;
+    this.#cacheData(vcpu, access, pfn, lo, hi);
+    return 1;
+  }
+
   #cacheData(vcpu: VcpuPtr, access: Access, pfn: Pfn, lo: number, hi: number): void {
     this.#parts.tlb.insert(vcpu, access, lo, hi, ((pfn << 12) - (lo & ~0xfff)) | 0);
   }

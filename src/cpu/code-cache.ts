@@ -77,6 +77,11 @@ export class CodeCache {
     return (this.#code.base.get(code) + slot * SLOT_BYTES) | 0;
   }
 
+  /** Whether a frame has a decoded page. */
+  holds(code: CodePtr, pfn: Pfn): boolean {
+    return Atomics.load(this.#words, this.#mapWord(code, pfn)) !== 0;
+  }
+
   /** Byte address of a frame's decoded page, or 0. */
   find(code: CodePtr, pfn: Pfn): number {
     const entry = Atomics.load(this.#words, this.#mapWord(code, pfn));

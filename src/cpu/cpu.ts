@@ -9,6 +9,7 @@ import { FlushRequests } from './flush-requests.ts';
 import { Extend } from './instruction.ts';
 import { type CpuPorts, type Exit, Mode, type VcpuPtr } from './interface.ts';
 import { type Callbacks, compileInterpreter } from './interpreter.ts';
+import type { Fills } from './interpreter-fills.ts';
 import { Mmu } from './mmu.ts';
 import { SlowInstructions } from './slow.ts';
 import { type Fill, Tlb, type TlbOps } from './tlb.ts';
@@ -38,7 +39,7 @@ export type ResetState = {
   a1: number;
 };
 
-type Exports = TlbOps & { run: (cpu: number) => void };
+type Exports = TlbOps & Fills & { run: (cpu: number) => void };
 
 /** Decoded pages of 32 KiB each that a VM may have at once. */
 const CODE_SLOTS = 1024;
@@ -51,6 +52,8 @@ const CACHE_LINE_WORDS = 16;
  */
 export class Cpu {
   readonly vcpu: Vcpu;
+  /** What translated code imports. */
+  readonly fills: Fills;
   readonly #words: Int32Array;
   readonly #alloc: (words: number) => number;
   readonly #free: ((at: number) => void) | undefined;
@@ -88,6 +91,7 @@ export class Cpu {
     const env = { memory: arena.memory, ...this.#callbacks(decoder, slow) };
     const exports = new WebAssembly.Instance(module, { env }).exports as Exports;
     this.#enter = exports.run;
+    this.fills = { fillRead: exports.fillRead, fillWrite: exports.fillWrite };
   }
 
   #callbacks(decoder: Decoder, slow: SlowInstructions): Callbacks {
@@ -100,6 +104,7 @@ export class Cpu {
       load: (cpu, bytes) => access.load(at(cpu), bytes),
       store: (cpu, bytes) => access.store(at(cpu), bytes),
       amo: (cpu, bytes, kind) => access.atomic(at(cpu), bytes, kind as 0 | 1),
+      refill: (cpu, kind) => access.refill(at(cpu), kind as 0 | 1),
       slow: (cpu, dp) => slow.execute(at(cpu), dp),
       decode: (cpu, dp) => decoder.decodeAt(words[(cpu >>> 2) + AT.code] as CodePtr, dp),
       cross: cpu => access.cross(at(cpu)),

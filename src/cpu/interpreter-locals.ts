@@ -4,7 +4,7 @@ import type { Helper } from './emit.ts';
 
 /** The functions that the generated code calls. */
 export type Imports = Readonly<Record<ImportName, FunctionIndex>>;
-export type ImportName = 'fetch' | 'load' | 'store' | 'amo' | 'slow' | 'decode' | 'cross';
+export type ImportName = 'fetch' | 'load' | 'store' | 'amo' | 'refill' | 'slow' | 'decode' | 'cross';
 
 /** Functions defined beside `run`. */
 export type Internals = Readonly<Record<Helper | 'loadMiss' | 'storeMiss' | 'amoMiss', FunctionIndex>> & {

@@ -6,6 +6,7 @@ import { emitFloat } from './float/emit-float.ts';
 import { INSTRUCTIONS } from './instructions.ts';
 import { Access, Exit } from './interface.ts';
 import { InterpreterEmit } from './interpreter-emit.ts';
+import { defineFills } from './interpreter-fills.ts';
 import {
   CPU,
   declareLocals,
@@ -33,6 +34,7 @@ const IMPORTS: Record<ImportName, { params: readonly 0x7f[]; results: readonly 0
   load: { params: [I32, I32], results: [I32] },
   store: { params: [I32, I32], results: [I32] },
   amo: { params: [I32, I32, I32], results: [I32] },
+  refill: { params: [I32, I32], results: [I32] },
   slow: { params: [I32, I32], results: [] },
   decode: { params: [I32, I32], results: [] },
   cross: { params: [I32], results: [] },
@@ -48,6 +50,8 @@ export type Callbacks = {
   store(cpu: number, bytes: number): number;
   /** Host address for an atomic instruction's access. */
   amo(cpu: number, bytes: number, access: number): number;
+  /** Makes the Read or Write entry for the record's `ea`; 0 when there is none, and nothing trapped. */
+  refill(cpu: number, access: number): number;
   /** Executes the instruction whose decoded record is at `dp`. */
   slow(cpu: number, dp: number): void;
   /** Fills the decoded record at `dp`. */
@@ -73,6 +77,7 @@ export function compileInterpreter(shared: boolean): WebAssembly.Module {
   m.define('fill', { params: [I32, I32, I32], results: [] }, c => c.get(0).get(1).get(2).memoryFill());
   defineDropMatching(m);
   defineDropFrames(m);
+  defineFills(m, imports);
   return new WebAssembly.Module(m.finish());
 }
 

@@ -58,6 +58,18 @@ export class Mmu {
     return pfn;
   }
 
+  /**
+   * As `page`, for who lets the interpreter begin the instruction again when there is no frame: nothing traps,
+   * and no instruction is taken back. Exits are recorded all the same for what was promised to somebody: a
+   * request to leave, and Blocked, of which the port has handed out a ticket.
+   */
+  probe(vcpu: VcpuPtr, access: Access, lo: number, hi: number): Pfn | number {
+    const pfn = this.#translate(vcpu, access, lo, hi);
+    if (pfn >= 0) this.#note(vcpu, lo, hi);
+    else if (pfn === Miss.Blocked) this.#traps.leave(vcpu, Exit.Blocked);
+    return pfn;
+  }
+
   #refuse(vcpu: VcpuPtr, outcome: number, access: Access, lo: number, hi: number): void {
     switch (outcome) {
       case PAGE_FAULTS:

@@ -4,6 +4,9 @@ import {
   FILTER_BYTES,
   INDEX_MASK,
   KIND_BYTES,
+  MICRO_BYTES,
+  MICRO_READ,
+  MICRO_WRITE,
   SET_BYTES,
   TLB_BYTES,
   TLB_SETS,
@@ -12,6 +15,7 @@ import {
 import { AT, CROSS_ENTRIES, CROSS_WORDS, Privilege, Status } from './vcpu.ts';
 
 const KIND_WORDS = KIND_BYTES / 4;
+const SET_WORDS = SET_BYTES / 4;
 const SUPERPAGE_BITS = 64 * 32;
 
 /** Fills bytes of the arena; wasm's memory.fill. */
@@ -107,6 +111,7 @@ export class Tlb {
     for (let set = 0; set < TLB_SETS; set++) {
       const first = filter - TLB_BYTES + set * SET_BYTES;
       this.#ops.dropFrames(first, first + 2 * KIND_BYTES, filter);
+      this.#ops.dropFrames(first + MICRO_READ, first + SET_BYTES, filter);
     }
     this.#dropWalks(vcpu, filter);
     if (this.#bytes[filter + filterByte(this.#words[vcpu + AT.reservation]! >>> 12)] !== 0) {
@@ -142,14 +147,25 @@ export class Tlb {
       this.flush(vcpu);
       return;
     }
-    const w = this.#words;
-    const index = ((lo >>> 8) & INDEX_MASK) >>> 2;
-    const first = w[vcpu + AT.tlb]! + index;
-    for (let i = 0; i < TLB_SETS * 3; i++) {
-      const at = first + i * KIND_WORDS;
-      if (w[at] === (lo & ~0xfff) && w[at + 1] === hi) w.fill(-1, at, at + 2);
+    const first = this.#words[vcpu + AT.tlb]! + (((lo >>> 8) & INDEX_MASK) >>> 2);
+    for (let set = 0; set < TLB_SETS; set++) {
+      for (let kind = 0; kind < 3; kind++) {
+        this.#dropPage(first + set * SET_WORDS + kind * KIND_WORDS, lo, hi);
+      }
     }
+    this.#dropMicro(vcpu);
     this.dropCrossing(vcpu);
+  }
+
+  #dropPage(at: number, lo: number, hi: number): void {
+    const w = this.#words;
+    if (w[at] === (lo & ~0xfff) && w[at + 1] === hi) w.fill(-1, at, at + 2);
+  }
+
+  /** All micro entries: to fill one anew is cheaper than to look at each. */
+  #dropMicro(vcpu: VcpuPtr): void {
+    const first = this.#words[vcpu + AT.tlb]! * 4 + MICRO_READ;
+    for (let set = 0; set < TLB_SETS; set++) this.#ops.fill(first + set * SET_BYTES, 0xff, 2 * MICRO_BYTES);
   }
 
   /** Remembers that pages of the superpage around an address may be cached. */
@@ -185,20 +201,22 @@ export class Tlb {
 
   /** Exec entries that lead to a decoded page. */
   dropSlot(vcpu: VcpuPtr, slotByte: number): void {
-    this.#dropKind(vcpu, Access.Exec, 0, slotByte);
+    this.#drop(vcpu, Access.Exec * KIND_BYTES, KIND_BYTES, 0, slotByte);
     this.dropCrossing(vcpu);
   }
 
   /** Write entries through which a frame can be changed. */
   dropWrites(vcpu: VcpuPtr, pfn: Pfn): void {
-    this.#dropKind(vcpu, Access.Write, -1, pfn << 12);
+    this.#drop(vcpu, Access.Write * KIND_BYTES, KIND_BYTES, -1, pfn << 12);
+    this.#drop(vcpu, MICRO_WRITE, MICRO_BYTES, -1, pfn << 12);
   }
 
-  #dropKind(vcpu: VcpuPtr, access: Access, mask: number, sum: number): void {
-    const tlb = this.#words[vcpu + AT.tlb]! * 4 + access * KIND_BYTES;
+  /** Matching entries of a part of every set; see DropMatching. */
+  #drop(vcpu: VcpuPtr, part: number, bytes: number, mask: number, sum: number): void {
+    const tlb = this.#words[vcpu + AT.tlb]! * 4 + part;
     for (let set = 0; set < TLB_SETS; set++) {
       const first = tlb + set * SET_BYTES;
-      this.#ops.dropMatching(first, first + KIND_BYTES, mask, sum);
+      this.#ops.dropMatching(first, first + bytes, mask, sum);
     }
   }
 }
