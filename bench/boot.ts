@@ -2,7 +2,8 @@
 // the same devices (a virtio rng and a virtio console).
 
 import { type OpenImage, openImage } from '../src/image/images.ts';
-import { FAULTLINE, PROMPT, pairs, qemuVersion, session, verdict } from './lib.ts';
+import { FAULTLINE, pairs, qemuVersion, verdict } from './lib.ts';
+import { PROMPT, Session } from './session.ts';
 
 const LIMIT_SECONDS = 120;
 const CEILING = 2.5;
@@ -31,7 +32,7 @@ function qemuArgs({ directory, manifest }: OpenImage): string[] {
 }
 
 async function timePrompt(command: string, args: string[]): Promise<number> {
-  const guest = session(command, args);
+  const guest = new Session(command, args);
   try {
     return await guest.until(PROMPT, LIMIT_SECONDS);
   } finally {

@@ -1,63 +1,90 @@
-// bench.c's tests in the guest, against the same program in the same guest under QEMU TCG.
+// bench.c's eighteen tests in our guest and in those of the peers, in turn in one run: one source, compiled for each.
 
-import { readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { writeCpio } from '../src/image/cpio.ts';
-import { openImage } from '../src/image/images.ts';
-import { compileGuest, runInGuest, withWork } from './guest-program.ts';
-import { PROMPT, pairs, qemuVersion, session, verdict } from './lib.ts';
+import { parseArgs } from 'node:util';
+import type { BenchGuest } from './bench-guest.ts';
+import { checkBars } from './cpu-bars.ts';
+import { CpuFigures } from './cpu-figures.ts';
+import { withWork } from './guest-program.ts';
+import { load } from './lib.ts';
+import { PEERS, type PeerName, Peers } from './peers.ts';
 
-const FLOOR = 0.1;
+export const TESTS = [
+  ...['intmix', 'matmul', 'div64', 'fib', 'sha256', 'mandel'],
+  ...['chase16k', 'chase256k', 'chase64m', 'memcpy', 'memset', 'wordcopy', 'wordsum'],
+  ...['syscall', 'pgfault', 'mprot', 'fork', 'pipe'],
+];
 
-/** `npm run bench -- cpu [TEST...]`; intmix unless told. */
+type Options = { tests: string[]; peers: PeerName[]; rounds: number; seconds: number; json: boolean };
+
+/** `npm run bench -- cpu [--peer qemu|v86]... [--tests a,b] [--rounds N] [--seconds S] [--json]`. */
 export async function run(args: string[]): Promise<boolean | undefined> {
-  const qemu = await qemuVersion();
-  if (qemu === undefined) return undefined;
-  const named = args.filter(a => !a.startsWith('-') && a !== 'qemu');
+  const options = parse(args);
   return withWork(async work => {
-    const program = compileGuest('bench', work);
-    if (program === undefined) return undefined;
-    console.log(`  peer: ${qemu}; rates, larger is better`);
-    let met = true;
-    for (const test of named.length > 0 ? named : ['intmix']) {
-      const all = await pairs(
-        5,
-        () => ours(program, test),
-        () => theirs(work, program, test),
-      );
-      met = verdict(`cpu ${test}`, all, { atLeast: FLOOR }) && met;
+    const guests = await startAll(new Peers(work), options.peers);
+    try {
+      const figures = await measure(guests, options);
+      figures.print();
+      if (options.json) process.stdout.write(`${JSON.stringify(figures.json())}\n`);
+      return checkBars(figures, options.tests.length === TESTS.length);
+    } finally {
+      for (const guest of guests) await guest.stop();
     }
-    return met;
   });
 }
 
-/** The rate that bench.c printed for a test. */
-function rate(text: string, test: string): number {
-  const match = new RegExp(`BENCH ${test}\\s+([0-9.]+)`).exec(text);
-  if (match === null) throw new Error(`no figure for ${test} in: ${text.slice(-300)}`);
-  return Number(match[1]);
+function parse(args: string[]): Options {
+  const { values } = parseArgs({
+    args,
+    options: {
+      peer: { type: 'string', multiple: true },
+      tests: { type: 'string' },
+      rounds: { type: 'string', default: '5' },
+      seconds: { type: 'string', default: '1' },
+      json: { type: 'boolean', default: false },
+    },
+  });
+  const peers = values.peer ?? ['qemu', 'v86'];
+  const tests = values.tests?.split(',') ?? TESTS;
+  for (const name of peers)
+    if (!PEERS.includes(name as PeerName)) throw new Error(`no peer is called ${name}`);
+  for (const name of tests) if (!TESTS.includes(name)) throw new Error(`no test is called ${name}`);
+  const rounds = Number(values.rounds);
+  const seconds = Number(values.seconds);
+  if (!(rounds >= 1 && seconds > 0)) throw new Error('--rounds and --seconds want numbers above zero');
+  const wanted = ['faultline', 'native', ...peers];
+  return { tests, rounds, seconds, json: values.json, peers: PEERS.filter(name => wanted.includes(name)) };
 }
 
-async function ours(program: string, test: string): Promise<number> {
-  return rate(runInGuest(['--memory', '256M'], program, ['/bin/bench', test]).stdout, test);
-}
-
-async function theirs(work: string, program: string, test: string): Promise<number> {
-  const image = openImage('tiny');
-  const extra = writeCpio([{ path: 'bin/bench', type: 'file', mode: 0o755, data: readFileSync(program) }]);
-  const initrd = join(work, 'initrd');
-  writeFileSync(initrd, Buffer.concat([image.initramfs(), extra]));
-  const guest = session('qemu-system-riscv64', [
-    ...['-M', 'virt', '-m', '256M', '-nographic', '-accel', 'tcg,thread=single', '-no-reboot'],
-    ...['-kernel', `${image.directory}/${image.manifest.kernel.file}`, '-initrd', initrd],
-    ...['-append', `${image.commandLine} faultline.console=shell`],
-  ]);
+async function startAll(peers: Peers, names: PeerName[]): Promise<BenchGuest[]> {
+  const guests: BenchGuest[] = [];
   try {
-    await guest.until(PROMPT, 120);
-    guest.type(`/bin/bench ${test}; echo DO"NE"\n`);
-    await guest.until(/DONE/, 300);
-    return rate(guest.text, test);
-  } finally {
-    await guest.stop();
+    for (const name of names) {
+      const guest = await peers.start(name);
+      if (guest !== undefined) guests.push(guest);
+    }
+    return guests;
+  } catch (error) {
+    for (const guest of guests) await guest.stop();
+    throw error;
   }
+}
+
+/**
+ * Each test by one peer after the other, so that what else the machine does hits them alike; then the next round. The
+ * first pass of each, which finds out how much work a pass is, lets translators warm up and does not count.
+ */
+async function measure(guests: BenchGuest[], { tests, rounds, seconds }: Options): Promise<CpuFigures> {
+  const figures = new CpuFigures(guests.map(guest => guest.name as PeerName));
+  for (const [at, test] of tests.entries()) {
+    console.log(`  warming up: ${test}, ${at + 1} of ${tests.length}   load ${load()}`);
+    for (const guest of guests) await guest.measure(test, seconds);
+  }
+  for (let round = 1; round <= rounds; round++) {
+    for (const test of tests) {
+      for (const guest of guests)
+        figures.add(test, guest.name as PeerName, await guest.measure(test, seconds));
+      console.log(`  round ${round} of ${rounds}: ${figures.lastLine(test)}   load ${load()}`);
+    }
+  }
+  return figures;
 }

@@ -1,18 +1,12 @@
 // What an idle guest at its prompt costs: CPU time of the whole process, all threads, as a share of one core.
 
 import { spawn } from 'node:child_process';
-import { readFileSync } from 'node:fs';
 import { FAULTLINE } from './lib.ts';
+import { cpuSeconds } from './session.ts';
 
 const SETTLE_MS = 8_000;
 const WATCH_MS = 20_000;
 const CEILING = 0.02;
-
-/** Seconds of CPU that a process and its threads have used. Linux only. */
-function cpuSeconds(pid: number): number {
-  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ');
-  return (Number(fields[11]) + Number(fields[12])) / 100;
-}
 
 const sleep = (ms: number): Promise<void> => new Promise(resolve => setTimeout(resolve, ms));
 

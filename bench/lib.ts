@@ -10,6 +10,23 @@ export function median(values: readonly number[]): number {
   return sorted[sorted.length >> 1] as number;
 }
 
+/** Infinite or NaN where a value is. */
+export const geometricMean = (values: readonly number[]): number =>
+  Math.exp(values.reduce((sum, v) => sum + Math.log(v), 0) / values.length);
+
+/** Says whether a figure keeps to its bar, and returns it. */
+export function bar(
+  name: string,
+  value: number,
+  { atMost, atLeast, goal, unit = 'x' }: { atMost?: number; atLeast?: number; goal?: number; unit?: string },
+): boolean {
+  const met = (atMost === undefined || value <= atMost) && (atLeast === undefined || value >= atLeast);
+  const limit = atMost === undefined ? `at least ${atLeast}` : `at most ${atMost}`;
+  const further = goal === undefined ? '' : ` (goal ${goal})`;
+  console.log(`  ${name}: ${value.toFixed(3)} ${unit}, bar ${limit}${further}: ${met ? 'met' : 'NOT MET'}`);
+  return met;
+}
+
 export const load = (): string =>
   loadavg()
     .map(l => l.toFixed(2))
@@ -46,70 +63,6 @@ export function verdict(
   const limit = bar.atMost === undefined ? `at least ${bar.atLeast}` : `at most ${bar.atMost}`;
   console.log(`${name}: median ratio ${ratio.toFixed(3)}, bar ${limit}: ${met ? 'met' : 'NOT MET'}`);
   return met;
-}
-
-export type Session = {
-  /** Resolves when `pattern` has been printed, with the seconds since the start; rejects at the end or limit. */
-  until(pattern: RegExp, limitSeconds: number): Promise<number>;
-  type(text: string): void;
-  /** All that was printed. */
-  readonly text: string;
-  stop(): Promise<void>;
-};
-
-/** What busybox's shell sends to learn where the cursor is. */
-const ASK_CURSOR = `${String.fromCharCode(27)}[6n`;
-/** A root shell's prompt is the last that was printed. */
-export const PROMPT = /\n[^\n]*# $/;
-
-/** A program on pipes, watched for what it prints. */
-export function session(command: string, args: readonly string[]): Session {
-  const start = performance.now();
-  const child = spawn(command, args, { stdio: ['pipe', 'pipe', 'inherit'] });
-  let text = '';
-  let check: (() => void) | undefined;
-  let over: string | undefined;
-  child.stdout.on('data', (bytes: Buffer) => {
-    text += bytes.toString('latin1').replaceAll(ASK_CURSOR, '');
-    check?.();
-  });
-  child.on('error', error => {
-    over = error.message;
-    check?.();
-  });
-  child.on('exit', code => {
-    over ??= `${command} ended with ${code}`;
-    check?.();
-  });
-  return {
-    get text() {
-      return text;
-    },
-    type: line => void child.stdin.write(line),
-    until(pattern, limitSeconds) {
-      return new Promise((resolve, reject) => {
-        const timer = setTimeout(
-          () => reject(new Error(`no ${pattern} within ${limitSeconds} s; last: ${text.slice(-300)}`)),
-          limitSeconds * 1000,
-        );
-        check = () => {
-          if (!pattern.test(text) && over === undefined) return;
-          clearTimeout(timer);
-          check = undefined;
-          if (pattern.test(text)) resolve((performance.now() - start) / 1000);
-          else reject(new Error(`${over}; last: ${text.slice(-300)}`));
-        };
-        check();
-      });
-    },
-    stop() {
-      return new Promise(resolve => {
-        if (child.exitCode !== null || child.signalCode !== null) resolve();
-        child.on('exit', () => resolve());
-        child.kill('SIGKILL');
-      });
-    },
-  };
 }
 
 /** QEMU's system emulator for the same guest, or undefined with a line that says so. */

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { explainApt, parseRelease, parseUris, splitName } from './apt.ts';
+import { BOOKWORM_I386, explainApt, parseRelease, parseUris, splitName } from './apt.ts';
 import { pickMirror } from './debian-mirror.ts';
 
 const explain = (stderr: string) => {
@@ -46,6 +46,12 @@ describe('the release', () => {
       date: 'Sat, 12 Sep 2026 07:55:41 UTC',
       suite: 'stable',
     });
+  });
+
+  test('is that of the target', () => {
+    const text = release('bookworm', 'Sat, 12 Sep 2026 07:55:41 UTC');
+    expect(parseRelease(text, 'oldstable', BOOKWORM_I386).codename).toBe('bookworm');
+    expect(() => parseRelease(text, 'stable')).toThrow("the mirror's 'stable' is 'bookworm', not trixie");
   });
 
   test('of another name, or of a day before it was, is refused', () => {

@@ -25,18 +25,39 @@ export type AptSetup = {
   readonly mirror: string;
   readonly keyring: string;
   readonly onProgress: (line: string) => void;
+  /** Whose packages; the guest's unless told. */
+  readonly target?: Target;
 };
 
-const CODENAME = 'trixie';
-/**
- * Suites by which the release may be asked for, in order. Between `trixie` and its index a mirror can be
- * out of step for hours while `stable`, the same release by its other name, is whole.
- */
-const SUITES = [CODENAME, 'stable'] as const;
-/** Debian 13.0 appeared on that day: nothing signed before is this release. */
-const NOT_BEFORE = Date.UTC(2025, 7, 9);
+/** A release of Debian, for one architecture. */
+export type Target = {
+  readonly architecture: 'riscv64' | 'i386';
+  readonly codename: string;
+  /** Names by which the release may be asked for, in order. */
+  readonly suites: readonly string[];
+  /** When its first version appeared: nothing signed before is this release. */
+  readonly notBefore: number;
+};
 
-/** An apt of riscv64 packages, verified. */
+/**
+ * What guests are made of. Between `trixie` and its index a mirror can be out of step for hours while
+ * `stable`, the same release by its other name, is whole.
+ */
+const TRIXIE_RISCV64: Target = {
+  architecture: 'riscv64',
+  codename: 'trixie',
+  suites: ['trixie', 'stable'],
+  notBefore: Date.UTC(2025, 7, 9),
+};
+/** The last Debian with a kernel for i386: what emulators of that processor are measured with. */
+export const BOOKWORM_I386: Target = {
+  architecture: 'i386',
+  codename: 'bookworm',
+  suites: ['bookworm', 'oldstable'],
+  notBefore: Date.UTC(2023, 5, 10),
+};
+
+/** An apt of one architecture's packages, verified. */
 export class Apt {
   readonly release: Release;
   readonly #setup: AptSetup;
@@ -54,7 +75,7 @@ export class Apt {
   /** Fetches and verifies the index. Throws E_MIRROR, E_SIGNATURE, E_TOOL_MISSING. */
   static async open(setup: AptSetup): Promise<Apt> {
     let failure: FaultlineError | undefined;
-    for (const suite of SUITES) {
+    for (const suite of targetOf(setup).suites) {
       prepare(setup, suite);
       setup.onProgress(`reading the index of Debian ${suite}`);
       const result = await apt(setup, 'apt-get', ['update']);
@@ -160,8 +181,10 @@ function isCached(path: string, sha256: string): boolean {
   return existsSync(path) && createHash('sha256').update(readFileSync(path)).digest('hex') === sha256;
 }
 
+const targetOf = (setup: AptSetup): Target => setup.target ?? TRIXIE_RISCV64;
+
 const sourceLine = (setup: AptSetup, suite: string): string =>
-  `deb [arch=riscv64 signed-by=${setup.keyring}] ${setup.mirror} ${suite} main\n`;
+  `deb [arch=${targetOf(setup).architecture} signed-by=${setup.keyring}] ${setup.mirror} ${suite} main\n`;
 
 function prepare(setup: AptSetup, suite: string): void {
   const at = (name: string) => join(setup.directory, name);
@@ -169,18 +192,20 @@ function prepare(setup: AptSetup, suite: string): void {
   mkdirSync(at('cache/archives/partial'), { recursive: true });
   writeFileSync(at('status'), '');
   writeFileSync(at('sources.list'), sourceLine(setup, suite));
-  writeFileSync(at('apt.conf'), aptConfiguration(setup.directory, suite));
+  writeFileSync(at('apt.conf'), aptConfiguration(setup, suite));
 }
 
 /** Read after the machine's own configuration, whose proxies therefore hold. */
-function aptConfiguration(directory: string, suite: string): string {
+function aptConfiguration(setup: AptSetup, suite: string): string {
+  const { directory } = setup;
+  const { architecture } = targetOf(setup);
   return `#clear APT::Architectures;
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
 #clear DPkg::Post-Invoke;
-APT::Architecture "riscv64";
-APT::Architectures { "riscv64"; };
+APT::Architecture "${architecture}";
+APT::Architectures { "${architecture}"; };
 APT::Sandbox::User "root";
 APT::Update::Error-Mode "any";
 APT::Get::AllowUnauthenticated "false";
@@ -217,20 +242,24 @@ function checkedRelease(setup: AptSetup, suite: string): Release {
   const lists = join(setup.directory, `lists-${suite}`);
   const file = readdirSync(lists).find(name => /_(In)?Release$/.test(name));
   if (file === undefined) throw new FaultlineError('E_SIGNATURE', 'apt kept no signed release file');
-  return parseRelease(readFileSync(join(lists, file), 'utf8'), suite);
+  return parseRelease(readFileSync(join(lists, file), 'utf8'), suite, targetOf(setup));
 }
 
 /** Throws E_SIGNATURE for another release, or one older than this release can be. */
-export function parseRelease(text: string, suite: string): Release {
+export function parseRelease(text: string, suite: string, target = TRIXIE_RISCV64): Release {
   const field = (name: string): string => new RegExp(`^${name}: (.*)$`, 'm').exec(text)?.[1]?.trim() ?? '';
   const codename = field('Codename');
   const date = field('Date');
-  if (codename !== CODENAME) {
-    throw new FaultlineError('E_SIGNATURE', `the mirror's '${suite}' is '${codename}', not ${CODENAME}`, {
-      hint: '--mirror URL of a Debian mirror that carries it',
-    });
+  if (codename !== target.codename) {
+    throw new FaultlineError(
+      'E_SIGNATURE',
+      `the mirror's '${suite}' is '${codename}', not ${target.codename}`,
+      {
+        hint: '--mirror URL of a Debian mirror that carries it',
+      },
+    );
   }
-  if (!(Date.parse(date) >= NOT_BEFORE)) {
+  if (!(Date.parse(date) >= target.notBefore)) {
     throw new FaultlineError(
       'E_SIGNATURE',
       `the mirror's ${suite} is dated '${date}', before it was released`,
