@@ -9,12 +9,12 @@ import { runRequirements } from './requirements/requirements.ts';
 
 // npm run conformance -- isa [--extension F] [--instructions N] [--seed N]
 // npm run conformance -- privileged [--instructions N] [--seed N]
-// npm run conformance -- linux [--scripts N] [--seed N] [--script '0.mmap …']
+// npm run conformance -- linux [--scripts N] [--seed N] [--racing] [--script '0.mmap …']
 // npm run conformance -- requirements [--untested]
 
 const USAGE =
   'usage: conformance isa|privileged [--seed N] [--instructions N] [--extension I|M|A|F|D|C]\n' +
-  "       conformance linux [--scripts N] [--seed N] [--script '0.mmap …']\n" +
+  "       conformance linux [--scripts N] [--seed N] [--racing] [--script '0.mmap …']\n" +
   '       conformance requirements [--untested]';
 const print = (line: string): void => console.log(line);
 
@@ -26,6 +26,7 @@ const { values, positionals } = parseArgs({
     extension: { type: 'string', multiple: true },
     scripts: { type: 'string' },
     script: { type: 'string' },
+    racing: { type: 'boolean' },
     untested: { type: 'boolean' },
   },
 });
@@ -68,12 +69,16 @@ const linux = async (): Promise<number> => {
     print('linux: not run: no Linux here, or no gcc; apt-get install gcc libc6-dev');
     return 0;
   }
+  // The rest of the machine is put back by conditions.c.
+  process.once('exit', driver.remove);
+  process.once('SIGINT', () => process.exit(130));
   try {
-    if (values.script !== undefined) return await runOneScript(driver.program, values.script, print);
+    if (values.script !== undefined) return await runOneScript(driver, values.script, print);
     const seed = Number(values.seed ?? 1);
     const scripts = Number(values.scripts ?? 20000);
+    const racing = values.racing === true;
     print(`linux: seed ${seed}, ${scripts} scripts, against Linux ${kernelRelease()}`);
-    const differences = await runLinux(driver.program, { seed, scripts, print });
+    const differences = await runLinux(driver, { seed, scripts, racing, print });
     print(`linux: ${differences} differences`);
     return differences;
   } finally {

@@ -460,20 +460,42 @@ static void do_log(const struct step *s) {
   handled = 0;
 }
 
-// ---- a second thread that pages out, merges and forks ---------------------------------------------------
+// ---- a second thread that pages out, reads and forks ---------------------------------------------------
 
+#define PAUSE_US 150
+#define LINGER_US 200
+#define READ_PAGES 24 // those that scripts use
 static int racing;
 static pthread_t racer;
+static cpu_set_t everywhere; // as this program found it
 
+// Each processor keeps pages that it has just made to itself for a while: so the thread is on all of them in turn.
+static void go_on_elsewhere(int turn) {
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  for (int cpu = 0, left = turn % CPU_COUNT(&everywhere); cpu < CPU_SETSIZE; cpu++)
+    if (CPU_ISSET(cpu, &everywhere) && left-- == 0) CPU_SET(cpu, &one);
+  sched_setaffinity(0, sizeof one, &one);
+}
+
+static void fork_beside(int turn) {
+  pid_t pid = fork();
+  if (pid == 0) {
+    if (turn % 2) usleep(LINGER_US);
+    _exit(0);
+  }
+  if (pid > 0) waitpid(pid, 0, 0);
+}
+
+// ksmd is the machine's own: conditions.c turns it on.
 static void *race(void *unused) {
   (void)unused;
+  uint32_t ignored;
   for (int i = 0; __atomic_load_n(&racing, __ATOMIC_SEQ_CST); i++) {
+    go_on_elsewhere(i);
     madvise((void *)WINDOW, WINDOW_BYTES, MADV_PAGEOUT);
-    if (i % 7 == 0) {
-      pid_t pid = fork();
-      if (pid == 0) _exit(0);
-      waitpid(pid, 0, 0);
-    }
+    for (int page = i % 3; page < READ_PAGES; page += 3) touch(WINDOW + page * PAGE, 0, &ignored);
+    if (i % 7 == 0) fork_beside(i);
     usleep(50);
   }
   return 0;
@@ -487,8 +509,15 @@ static void stop_race(void) {
 
 static void do_race(const struct step *s) {
   (void)s;
+  stop_race();
+  sched_setaffinity(0, sizeof everywhere, &everywhere);
   racing = 1;
   say_result(pthread_create(&racer, 0, race, 0));
+}
+
+// Time for the others, of a length that nobody knows.
+static void pause_in_race(void) {
+  if (racing) usleep(rand() % PAUSE_US);
 }
 
 // ---- processes ------------------------------------------------------------------------------------------
@@ -501,7 +530,7 @@ static void advance(void) {
 
 static void start_process(int process) {
   me = process;
-  handling = handled = 0; // those are the parent's
+  handling = handled = racing = 0; // those are the parent's
   alarm(3);
   if (ufd >= 0) close(ufd);
   ufd = -1;
@@ -623,7 +652,10 @@ static void take_turn(const struct step *s) {
 
 static void run_process(void) {
   for (int i; (i = __atomic_load_n(&shared->next, __ATOMIC_SEQ_CST)) < count;) {
-    if (is_mine(&steps[i])) take_turn(&steps[i]);
+    if (is_mine(&steps[i])) {
+      pause_in_race();
+      take_turn(&steps[i]);
+    }
     // The others, and the parent of a child that goes on.
     while (__atomic_load_n(&shared->next, __ATOMIC_SEQ_CST) == i)
       syscall(SYS_futex, &shared->next, FUTEX_WAIT, i, 0, 0, 0);
@@ -682,6 +714,7 @@ static void run_script(char *line) {
 // One processor: what waits in a processor's own list of pages is then always at hand.
 static void stay_here(void) {
   cpu_set_t set;
+  sched_getaffinity(0, sizeof everywhere, &everywhere);
   CPU_ZERO(&set);
   CPU_SET(sched_getcpu(), &set);
   sched_setaffinity(0, sizeof set, &set);

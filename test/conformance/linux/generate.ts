@@ -19,7 +19,8 @@ type Weighted = readonly (readonly [weight: number, make: (g: Generator) => Step
 /** Makes one script: a few mappings first, then calls that get in each other's way. */
 export class Generator {
   readonly r: Random;
-  #value = 1;
+  #value = 3;
+  #alike = false;
   #processes = [0];
   #openers: number[] = [];
   #born = 1;
@@ -28,9 +29,10 @@ export class Generator {
     this.r = r;
   }
 
-  script(length: number): Script {
+  /** With `races` one that does; else one in ten. */
+  script(length: number, races = false): Script {
     const steps: Step[] = [this.#map(0, 16 * PAGE), this.#map(this.page(), this.pages() * PAGE)];
-    if (this.r.oneIn(10)) return this.#race(steps, length);
+    if (races || this.r.oneIn(10)) return this.#race(steps, length);
     if (this.r.oneIn(50)) steps.push(this.#of(0, 'memlock', this.r.below(PAGES) * PAGE));
     const asksForPages = this.r.oneIn(2);
     if (asksForPages) steps.push(...this.#openUffd(0), this.uffd('register', 0, 16 * PAGE, this.modes()));
@@ -46,9 +48,10 @@ export class Generator {
    * pages and no looks at what is resident.
    */
   #race(steps: Step[], length: number): Script {
+    this.#alike = true;
     steps.push(this.#of(0, 'race'), this.step('madvise', 0, PAGES * PAGE, MERGEABLE));
     while (steps.length < length) {
-      const step = this.#pick(CALLS);
+      const step = this.#pick(RACE_CALLS);
       const lazy = step?.call === 'madvise' && step.args[2] === FREE;
       if (step !== undefined && !lazy && step.call !== 'maps' && step.call !== 'mincore') steps.push(step);
     }
@@ -150,8 +153,14 @@ export class Generator {
     return this.page() + this.r.pick(OFFSETS);
   }
 
+  /** One that nobody else writes; where pages are to be merged, often one that many do. */
   value(): number {
-    return this.#value++;
+    return this.#alike && this.r.oneIn(2) ? 1 + this.r.below(2) : this.#value++;
+  }
+
+  /** Where a page is written at one place alone, another may come to equal it. */
+  touchAlike(): number {
+    return this.r.oneIn(3) ? this.touch() : this.page();
   }
 
   fork(): Step | undefined {
@@ -220,4 +229,12 @@ const CALLS: Weighted = [
   [3, g => g.exit()],
   [4, g => g.step('mincore', ...g.range())],
   [2, g => g.step('maps')],
+];
+
+/** No calls that need a handler: nobody answers between the steps of a race. */
+const RACE_CALLS: Weighted = [
+  ...CALLS,
+  [30, g => g.step('write', g.touchAlike(), g.value())],
+  [8, g => g.step('madvise', ...g.range(), MERGEABLE)],
+  [2, g => g.step('race')],
 ];

@@ -1,11 +1,13 @@
+import { existsSync, readFileSync } from 'node:fs';
 import { afterAll, expect, test } from 'vitest';
 import { Random } from '../../../src/base/random.ts';
+import { Conditions, RaceConditions } from './conditions.ts';
 import { withoutBounds } from './differences.ts';
 import { Generator } from './generate.ts';
-import { buildDriver, Comparison, randomScripts, runLinux } from './linux.ts';
+import { buildDriver, Comparison, type Driver, randomScripts, runLinux } from './linux.ts';
 import { needsUserfault, type Probe, parseProbe, whyNoUserfault } from './machine.ts';
 import { Ours } from './ours.ts';
-import { formatScript, parseScript } from './script.ts';
+import { formatScript, isRace, parseScript } from './script.ts';
 
 const driver = await buildDriver();
 
@@ -51,8 +53,10 @@ afterAll(() => driver?.remove());
 test.skipIf(driver === undefined).each(['forkKeepsWritable', 'fillWithoutRecheck'] as const)(
   'with %s some script ends otherwise, so they can tell',
   async rule => {
-    const comparison = new Comparison(driver!.program, new Ours({ [rule]: true }));
-    const differences = await comparison.run(randomScripts(new Random(5), 150));
+    const comparison = new Comparison(driver!, new Ours({ [rule]: true }));
+    const scripts = randomScripts(new Random(5), 150).filter(script => !isRace(script));
+    const differences = await comparison.run(scripts);
+    await comparison.close();
     expect(differences.some(difference => difference !== undefined)).toBe(true);
   },
 );
@@ -60,7 +64,7 @@ test.skipIf(driver === undefined).each(['forkKeepsWritable', 'fillWithoutRecheck
 test.skipIf(driver === undefined)('random scripts end as on the kernel of this machine', async () => {
   const lines: string[] = [];
   const print = (line: string) => lines.push(line);
-  const differences = await runLinux(driver!.program, { seed: 7, scripts: 400, print });
+  const differences = await runLinux(driver!, { seed: 7, scripts: 400, print });
   expect(differences, lines.join('\n')).toBe(0);
 });
 
@@ -68,7 +72,61 @@ test.skipIf(driver === undefined)('without userfaultfd the rest runs, and is tol
   const lines: string[] = [];
   const print = (line: string) => lines.push(line);
   const refused = { open: 1, api: 0, features: 0 };
-  const differences = await runLinux(driver!.program, { seed: 8, scripts: 40, print }, refused);
+  const differences = await runLinux(driver!, { seed: 8, scripts: 40, print }, { userfault: refused });
   expect(differences, lines.join('\n')).toBe(0);
   expect(lines.at(-1)).toMatch(/^linux: \d+ scripts with user faults: not run: userfaultfd is refused here/);
 });
+
+test.skipIf(driver === undefined)('without swap, scripts that race are told as not run', async () => {
+  const lines: string[] = [];
+  const print = (line: string) => lines.push(line);
+  const differences = await runLinux(driver!, { seed: 9, scripts: 60, print }, { race: 'no swap here' });
+  expect(differences, lines.join('\n')).toBe(0);
+  expect(lines.at(-1)).toMatch(/^linux: \d+ scripts that race: not run: no swap here$/);
+});
+
+const cannotRace = driver === undefined || (await refused(driver));
+
+async function refused({ conditions, folder }: Driver): Promise<boolean> {
+  const race = new RaceConditions(conditions, folder);
+  const why = await race.why();
+  await race.close();
+  return why !== undefined;
+}
+
+test.skipIf(cannotRace)('scripts end alike beside a thread that pages out, merges and forks', async () => {
+  const lines: string[] = [];
+  const print = (line: string) => lines.push(line);
+  const differences = await runLinux(driver!, { seed: 10, scripts: 40, racing: true, print });
+  expect(differences, lines.join('\n')).toBe(0);
+  for (const who of ['linux', 'ours']) {
+    const line = lines.find(l => l.startsWith(`beside racing scripts, ${who}: `));
+    expect(Number(/(\d+) pages swapped out/.exec(line ?? '')?.[1]), line).toBeGreaterThan(20);
+  }
+});
+
+test.skipIf(cannotRace)('with forgetDirty some racing script ends otherwise, so they can tell', async () => {
+  const comparison = new Comparison(driver!, new Ours({ forgetDirty: true }));
+  const differences = await comparison.run(randomScripts(new Random(5), 10, true));
+  await comparison.close();
+  expect(differences.some(difference => difference !== undefined)).toBe(true);
+});
+
+test.skipIf(cannotRace)(
+  'swap and ksmd are as before after a run, and after whoever asked was killed',
+  async () => {
+    const ksm = (name: string) => readFileSync(`/sys/kernel/mm/ksm/${name}`, 'utf8');
+    const settings = () => ['run', 'pages_to_scan', 'sleep_millisecs', 'smart_scan'].map(ksm).join('');
+    const swaps = () => readFileSync('/proc/swaps', 'utf8');
+    const before = settings();
+    const conditions = new Conditions(driver!.conditions, driver!.folder);
+    const { area } = (await conditions.on()) as { area: string };
+    expect([ksm('run'), swaps().includes(area)]).toEqual(['1\n', true]);
+    await conditions.off();
+    expect([settings(), swaps().includes(area)]).toEqual([before, false]);
+    await conditions.on();
+    // A process that dies lets go of its pipes, and this is all that the other side is told.
+    await conditions.close();
+    expect([settings(), swaps().includes(area), existsSync(area)]).toEqual([before, false, false]);
+  },
+);

@@ -5,31 +5,46 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { Random } from '../../../src/base/random.ts';
 import { shrink } from '../shrink.ts';
+import { RaceConditions } from './conditions.ts';
 import { explain, type KnownDifference } from './differences.ts';
 import { Generator } from './generate.ts';
-import { needsUserfault, probe, whyNoUserfault } from './machine.ts';
+import { needsUserfault, type Probe, probe, whyNoUserfault } from './machine.ts';
 import { Ours } from './ours.ts';
-import { formatScript, parseScript, type Script } from './script.ts';
+import { formatScript, isRace, parseScript, type Script } from './script.ts';
 
 // The same scripts on this machine's kernel and through our mm; every difference, shrunk.
 
-export type LinuxOptions = { seed: number; scripts: number; print(line: string): void };
+export type LinuxOptions = {
+  seed: number;
+  scripts: number;
+  /** Every script races, instead of one in ten. */
+  racing?: boolean;
+  print(line: string): void;
+};
 
 const BATCH = 200;
 const SHOWN = 5;
+/** How often each side runs a racing script that has differed. */
+const RACE_RUNS = 20;
 const LENGTH_MIN = 8;
 const LENGTH_SPREAD = 40;
 
-/** The program that asks the kernel, compiled; undefined without a compiler or on another system. */
-export async function buildDriver(): Promise<{ program: string; remove(): void } | undefined> {
+/** Programs that ask the kernel, and set the machine up for racing scripts; `folder` is theirs. */
+export type Driver = { program: string; conditions: string; folder: string; remove(): void };
+
+/** The programs, compiled; undefined without a compiler or on another system. */
+export async function buildDriver(): Promise<Driver | undefined> {
   if (process.platform !== 'linux') return undefined;
   const folder = mkdtempSync(join(tmpdir(), 'faultline-linux-'));
   const remove = (): void => rmSync(folder, { recursive: true, force: true });
-  const program = join(folder, 'driver');
-  const source = new URL('driver.c', import.meta.url).pathname;
+  const build = async (name: string): Promise<string> => {
+    const source = new URL(`${name}.c`, import.meta.url).pathname;
+    await promisify(execFile)('gcc', ['-O1', '-pthread', '-o', join(folder, name), source]);
+    return join(folder, name);
+  };
   try {
-    await promisify(execFile)('gcc', ['-O1', '-pthread', '-o', program, source]);
-    return { program, remove };
+    const [program, conditions] = [await build('driver'), await build('conditions')];
+    return { program, conditions, folder, remove };
   } catch {
     remove();
     return undefined;
@@ -53,33 +68,91 @@ export async function runTheirs(program: string, scripts: readonly Script[]): Pr
 
 /** The first step on which the two sides differ for no known reason. */
 type Difference = { step: number; theirs: string; ours: string };
+const NOTHING = '(nothing)';
 
 export class Comparison {
-  readonly #program: string;
+  readonly #driver: Driver;
   readonly #ours: Ours;
+  readonly #race: RaceConditions;
   /** How often each known difference was met. */
   readonly explained = new Map<KnownDifference, number>();
 
   /** Differences that two more runs of the script didn't show. */
   unrepeatable = 0;
 
-  constructor(program: string, ours = new Ours()) {
+  constructor(driver: Driver, ours = new Ours()) {
     this.#ours = ours;
-    this.#program = program;
+    this.#driver = driver;
+    this.#race = new RaceConditions(driver.conditions, driver.folder);
+  }
+
+  /** Why the machine can't be raced with; undefined when it can. */
+  whyNoRace(): Promise<string | undefined> {
+    return this.#race.why();
+  }
+
+  /** What either side did beside racing scripts, a line each; none when there were none. */
+  beside(): string[] {
+    return [...this.#race.report(), ...this.#ours.report()];
   }
 
   async run(scripts: readonly Script[]): Promise<(Difference | undefined)[]> {
-    const theirs = await runTheirs(this.#program, scripts);
-    return scripts.map((script, i) => this.#compare(script, theirs[i]!, this.#ours.run(script)));
+    const theirs = await this.#runTheirs(scripts);
+    const found: (Difference | undefined)[] = [];
+    for (const [i, script] of scripts.entries()) {
+      const difference = this.#compare(script, [theirs[i]!], [await this.#runOurs(script)]);
+      const again = difference !== undefined && isRace(script);
+      found.push(again ? await this.#compareOften(script) : difference);
+    }
+    return found;
   }
 
-  #compare(script: Script, theirs: readonly string[], ours: readonly string[]): Difference | undefined {
-    const length = Math.max(script.length, ours.length);
+  /** Both sides of a script. */
+  async runOnce(script: Script): Promise<{ theirs: string[]; ours: string[] }> {
+    const [theirs] = await this.#runTheirs([script]);
+    return { theirs: theirs!, ours: await this.#runOurs(script) };
+  }
+
+  /** Ends the second thread and gives the machine back as it was. */
+  async close(): Promise<void> {
+    await this.#ours.close();
+    await this.#race.close();
+  }
+
+  async #runOurs(script: Script): Promise<string[]> {
+    if (isRace(script)) await this.#ours.ready();
+    return this.#ours.run(script);
+  }
+
+  /** Outcomes in the order of the scripts, though those that race run last and in conditions of their own. */
+  async #runTheirs(scripts: readonly Script[]): Promise<string[][]> {
+    const { program } = this.#driver;
+    const [calm, racing] = [scripts.filter(s => !isRace(s)), scripts.filter(isRace)];
+    const ofCalm = await runTheirs(program, calm);
+    const ofRacing = racing.length === 0 ? [] : await this.#race.during(() => runTheirs(program, racing));
+    return scripts.map(script => (isRace(script) ? ofRacing : ofCalm).shift()!);
+  }
+
+  /**
+   * A race may end in more than one way: each way that ours ends in has to be one that the kernel's does.
+   */
+  async #compareOften(script: Script): Promise<Difference | undefined> {
+    const theirs = await this.#runTheirs(Array.from({ length: RACE_RUNS }, () => script));
+    const ours: string[][] = [];
+    for (let i = 0; i < RACE_RUNS; i++) ours.push(await this.#runOurs(script));
+    return this.#compare(script, theirs, ours);
+  }
+
+  /** Of several runs on each side. */
+  #compare(script: Script, theirs: readonly string[][], ours: readonly string[][]): Difference | undefined {
+    const length = Math.max(script.length, ...ours.map(run => run.length));
     for (let step = 0; step < length; step++) {
-      const [a, b] = [theirs[step] ?? '(nothing)', ours[step] ?? '(nothing)'];
-      if (a === b) continue;
-      const known = explain(script, step, a, ours);
-      if (known === undefined) return { step, theirs: a, ours: b };
+      const may = new Set(theirs.map(run => run[step] ?? NOTHING));
+      const odd = ours.find(run => !may.has(run[step] ?? NOTHING));
+      if (odd === undefined) continue;
+      const known = [...may].map(a => explain(script, step, a, odd)).find(k => k !== undefined);
+      if (known === undefined)
+        return { step, theirs: [...may].join('\n       or '), ours: odd[step] ?? NOTHING };
       this.explained.set(known, (this.explained.get(known) ?? 0) + 1);
       if (known.ends) return undefined;
     }
@@ -89,7 +162,7 @@ export class Comparison {
 
 /**
  * A script with threads may differ once because the machine was slow. What two more runs don't show again is
- * told, and not counted.
+ * told, and not counted; but one that races has been run often already.
  */
 const isRepeatable = async (
   comparison: Comparison,
@@ -97,6 +170,7 @@ const isRepeatable = async (
   seen: Difference,
   o: LinuxOptions,
 ): Promise<boolean> => {
+  if (isRace(script)) return true;
   const again = await comparison.run([script, script]);
   if (again.some(difference => difference !== undefined)) return true;
   if (comparison.unrepeatable++ >= SHOWN) return false;
@@ -106,67 +180,133 @@ const isRepeatable = async (
   return false;
 };
 
-const show = async (comparison: Comparison, script: Script, o: LinuxOptions): Promise<void> => {
+const tellDifference = (seen: Difference, script: Script, print: (line: string) => void): void => {
+  print(`  step ${seen.step}: ${formatScript(script.slice(seen.step, seen.step + 1))}`);
+  print(`    linux ${seen.theirs}`);
+  print(`    ours  ${seen.ours}`);
+};
+
+const show = async (
+  comparison: Comparison,
+  script: Script,
+  seen: Difference,
+  o: LinuxOptions,
+): Promise<void> => {
   const differ = async (scripts: readonly { items: Script }[]) =>
     (await comparison.run(scripts.map(c => c.items))).map(difference => difference !== undefined);
+  if (isRace(script)) {
+    o.print(`differs, of ${script.length} steps:`);
+    o.print(`  npm run conformance -- linux --script '${formatScript(script)}'`);
+    tellDifference(seen, script, o.print);
+  }
   const { items } = await shrink(differ, { items: script });
   const [difference] = await comparison.run([items]);
   o.print(`differs, ${items.length} of ${script.length} steps left:`);
   o.print(`  npm run conformance -- linux --script '${formatScript(items)}'`);
   if (difference === undefined) o.print('  (equal when run again)');
-  else {
-    o.print(`  step ${difference.step}: ${formatScript(items.slice(difference.step, difference.step + 1))}`);
-    o.print(`    linux ${difference.theirs}`);
-    o.print(`    ours  ${difference.ours}`);
-  }
+  else tellDifference(difference, items, o.print);
 };
 
-export const randomScripts = (r: Random, count: number): Script[] =>
-  Array.from({ length: count }, () => new Generator(r).script(LENGTH_MIN + r.below(LENGTH_SPREAD)));
+/** `racing`: all of them race, instead of one in ten. */
+export const randomScripts = (r: Random, count: number, racing = false): Script[] =>
+  Array.from({ length: count }, () => new Generator(r).script(LENGTH_MIN + r.below(LENGTH_SPREAD), racing));
+
+/** What of the scripts can't be asked of this machine, and why. */
+class NotRun {
+  readonly #kinds: readonly { what: string; why: string | undefined; is(script: Script): boolean }[];
+  readonly #counts = new Map<string, number>();
+
+  constructor(noUserfault: string | undefined, noRace: string | undefined) {
+    this.#kinds = [
+      { what: 'with user faults', why: noUserfault, is: needsUserfault },
+      { what: 'that race', why: noRace, is: isRace },
+    ];
+  }
+
+  /** Those that can be. */
+  filter(scripts: readonly Script[]): Script[] {
+    return scripts.filter(script => {
+      const kind = this.#kinds.find(k => k.why !== undefined && k.is(script));
+      if (kind !== undefined) this.#counts.set(kind.what, (this.#counts.get(kind.what) ?? 0) + 1);
+      return kind === undefined;
+    });
+  }
+
+  report(): string[] {
+    return this.#kinds
+      .filter(({ what }) => this.#counts.has(what))
+      .map(({ what, why }) => `linux: ${this.#counts.get(what)} scripts ${what}: not run: ${why}`);
+  }
+}
+
+/** What the machine may say instead of being asked, for tests. */
+type Here = { userfault?: Probe; race?: string };
 
 /** Returns how many scripts differ without a reason. What the machine can't be asked is told as not run. */
-export async function runLinux(program: string, o: LinuxOptions, here = probe(program)): Promise<number> {
-  const comparison = new Comparison(program);
+export async function runLinux(driver: Driver, o: LinuxOptions, here: Here = {}): Promise<number> {
+  const comparison = new Comparison(driver);
+  try {
+    return await compareAll(driver, comparison, o, here);
+  } finally {
+    await comparison.close();
+  }
+}
+
+async function compareAll(
+  driver: Driver,
+  comparison: Comparison,
+  o: LinuxOptions,
+  here: Here,
+): Promise<number> {
   const r = new Random(o.seed);
-  const why = whyNoUserfault(here);
+  const noUserfault = whyNoUserfault(here.userfault ?? probe(driver.program));
+  const notRun = new NotRun(noUserfault, here.race ?? (await comparison.whyNoRace()));
   let differences = 0;
-  let notRun = 0;
   for (let done = 0; done < o.scripts && differences < SHOWN; done += BATCH) {
-    const count = Math.min(BATCH, o.scripts - done);
-    const made = randomScripts(r, count);
-    const scripts = why === undefined ? made : made.filter(script => !needsUserfault(script));
-    notRun += made.length - scripts.length;
+    const scripts = notRun.filter(randomScripts(r, Math.min(BATCH, o.scripts - done), o.racing));
     for (const [i, difference] of (await comparison.run(scripts)).entries()) {
       if (difference === undefined || !(await isRepeatable(comparison, scripts[i]!, difference, o))) continue;
-      if (++differences <= SHOWN) await show(comparison, scripts[i]!, o);
+      if (++differences <= SHOWN) await show(comparison, scripts[i]!, difference, o);
     }
   }
   for (const [{ name, reason }, count] of comparison.explained)
     o.print(`known difference, ${count} times: ${name}: ${reason}`);
-  if (notRun > 0) o.print(`linux: ${notRun} scripts with user faults: not run: ${why}`);
+  for (const line of [...comparison.beside(), ...notRun.report()]) o.print(line);
   if (comparison.unrepeatable > 0) o.print(`${comparison.unrepeatable} scripts differed once and not again`);
   return differences;
 }
 
 /** Runs one script that was pasted, and prints both sides of every step. */
 export async function runOneScript(
-  program: string,
+  driver: Driver,
   text: string,
   print: (line: string) => void,
 ): Promise<number> {
   const script = parseScript(text);
-  const why = whyNoUserfault(probe(program));
-  if (why !== undefined && needsUserfault(script)) {
-    print(`linux: not run: ${why}`);
+  const comparison = new Comparison(driver);
+  try {
+    const notRun = new NotRun(whyNoUserfault(probe(driver.program)), await comparison.whyNoRace());
+    if (notRun.filter([script]).length > 0) return await compareOne(comparison, script, print);
+    notRun.report().forEach(print);
     return 0;
+  } finally {
+    await comparison.close();
   }
-  const [theirs] = await runTheirs(program, [script]);
-  const ours = new Ours().run(script);
-  const [difference] = await new Comparison(program).run([script]);
+}
+
+async function compareOne(
+  comparison: Comparison,
+  script: Script,
+  print: (line: string) => void,
+): Promise<number> {
+  const [difference] = await comparison.run([script]);
+  const { theirs, ours } = await comparison.runOnce(script);
   for (let i = 0; i < Math.max(script.length, ours.length); i++) {
     print(`${i}  ${i < script.length ? formatScript(script.slice(i, i + 1)) : ''}`);
-    print(`    linux ${theirs![i] ?? '(nothing)'}`);
-    if (ours[i] !== theirs![i]) print(`    ours  ${ours[i] ?? '(nothing)'}`);
+    print(`    linux ${theirs[i] ?? NOTHING}`);
+    if (ours[i] !== theirs[i]) print(`    ours  ${ours[i] ?? NOTHING}`);
   }
+  if (difference !== undefined) tellDifference(difference, script, print);
+  comparison.beside().forEach(print);
   return difference === undefined ? 0 : 1;
 }

@@ -12,9 +12,11 @@ import { Syscalls } from '../../../src/mm/syscalls/syscalls.ts';
 import { testMm } from '../../../src/mm/testing.ts';
 import { frameByte } from '../../../src/sync/arena.ts';
 import type { Ptr } from '../../../src/sync/struct.ts';
+import { besideLine } from './conditions.ts';
 import { mapsLines } from './our-maps.ts';
+import { OurRace } from './our-race.ts';
 import { OurUffd } from './our-uffd.ts';
-import { PROCESSES, type Script, type Step, WINDOW, WINDOW_BYTES } from './script.ts';
+import { isRace, PROCESSES, type Script, type Step, WINDOW, WINDOW_BYTES } from './script.ts';
 
 type Mm = Ptr<'mm'>;
 type Process = { mm: Mm; uffd?: OurUffd };
@@ -23,64 +25,78 @@ type Process = { mm: Mm; uffd?: OurUffd };
 const DUMPED = [0, 8, 0x800];
 
 /** The seed's order of a user fault is Linux's: it shows in which mappings have an anon_vma (U-14). */
-const newCore = (swaps: boolean, breaks: Partial<MmBreaks>): MmCore =>
-  testMm({
-    ...{ frames: 4096, strictSeedOrder: true, breaks },
-    ...(swaps ? { swap: { kind: 'zram', bytes: 4 << 20 } as const } : {}),
-  });
-const isRace = (script: Script): boolean => script.some(({ call }) => call === 'race');
+const newCore = (breaks: Partial<MmBreaks>): MmCore =>
+  testMm({ frames: 4096, strictSeedOrder: true, breaks });
 
 /** Runs scripts through our mm and tells of each step what driver.c tells. */
 export class Ours {
   #core: MmCore;
+  #calm: MmCore;
   #calls: Syscalls;
   #processes: (Process | undefined)[] = [];
 
-  /** Instead of the second thread: how many steps have been run beside it. */
-  #raced = 0;
+  /** Shared with a second thread, for scripts that race; made when the first of them comes. */
+  #race: OurRace | undefined;
+  #racing = false;
 
   readonly #breaks: Partial<MmBreaks>;
 
   /** `breaks`: rules of ours to switch off, to see that scripts would notice. */
   constructor(breaks: Partial<MmBreaks> = {}) {
     this.#breaks = breaks;
-    this.#core = newCore(false, breaks);
+    this.#core = this.#calm = newCore(breaks);
     this.#calls = new Syscalls(this.#core, 'modern');
   }
 
-  #renew(swaps: boolean): void {
-    this.#core = newCore(swaps, this.#breaks);
-    this.#calls = new Syscalls(this.#core, 'modern');
+  /** Makes ready for scripts that race. */
+  async ready(): Promise<void> {
+    this.#race ??= await OurRace.start(this.#breaks);
+  }
+
+  /** What our mm did beside scripts that raced, since it was last made. */
+  report(): string[] {
+    if (this.#race === undefined) return [];
+    const beside = this.#race.beside();
+    return [`${besideLine('ours', beside)}, in ${beside.rounds} rounds`];
+  }
+
+  /** Ends the second thread. */
+  async close(): Promise<void> {
+    const race = this.#race;
+    this.#race = undefined;
+    await race?.close();
+  }
+
+  #use(core: MmCore): void {
+    this.#core = core;
+    this.#calls = new Syscalls(core, 'modern');
   }
 
   /** An outcome for each step. What an assertion says stands last, and the rest is missing. */
   run(script: Script): string[] {
     const outcomes: string[] = [];
-    const race = isRace(script);
-    if (race) this.#renew(true);
+    this.#racing = isRace(script);
+    if (this.#racing && this.#race === undefined) throw new Error('nobody waited until a race is ready');
+    this.#use(this.#racing ? this.#race!.core : this.#calm);
     try {
       this.#processes = [{ mm: this.#core.createMm() }];
       for (const step of script) {
         outcomes.push(this.#step(step));
-        if (race) this.#beside();
-        this.#core.checkInvariants();
+        if (this.#racing) this.#race!.pace();
+        else this.#core.checkInvariants();
       }
       this.#end();
     } catch (error) {
       outcomes.push(`ASSERT ${error instanceof Error ? error.message : error}`);
-      this.#renew(false);
-      return outcomes;
+      this.#forget();
     }
-    if (race) this.#renew(false);
     return outcomes;
   }
 
-  /** What driver.c's second thread does of process 0, once between any two steps; and what ksmd does. */
-  #beside(): void {
-    const { mm } = this.#processes[0]!;
-    this.#calls.madvise(mm, WINDOW, WINDOW_BYTES, 21);
-    this.#core.ksm.scan(256);
-    if (this.#raced++ % 7 === 0) this.#core.exit(this.#core.fork(mm));
+  /** An mm that an assertion has failed in is not used again. */
+  #forget(): void {
+    if (!this.#racing) this.#calm = newCore(this.#breaks);
+    else void this.close();
   }
 
   #end(): void {
@@ -95,6 +111,7 @@ export class Ours {
     if (at === undefined) return '-';
     if (call === 'fork') return this.#fork(at, args[0]!);
     if (call === 'exit') return this.#exit(process);
+    if (call === 'race') this.#race!.add(at.mm);
     at.uffd ??= new OurUffd(this.#core, at.mm);
     const text = this.#memory(at, call, args) ?? this.#look(at, call, args) ?? at.uffd.call(call, args);
     if (text === undefined) throw new Error(`no call ${call}`);
@@ -116,6 +133,7 @@ export class Ours {
 
   /** As exit does: memory first, then the descriptors. */
   #leave({ mm, uffd }: Process): void {
+    if (this.#racing) this.#race!.remove(mm);
     this.#core.exit(mm);
     uffd?.close();
   }
@@ -169,7 +187,11 @@ export class Ours {
     const pfn = result & GUP_PFN_MASK;
     const word = (frameByte(pfn) + (at % PAGE_SIZE)) / 4;
     const words = this.#core.sync.arena.words;
-    if (value !== undefined) words[word] = value;
+    if (value !== undefined) {
+      words[word] = value;
+      // Whoever writes by a reference says so afterwards: the page may have been written to swap meanwhile.
+      this.#core.pages.setDirty(pfn);
+    }
     const text = value === undefined ? `ok ${words[word]! >>> 0}` : 'ok';
     this.#core.pages.put(pfn);
     return text;

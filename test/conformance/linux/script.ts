@@ -7,6 +7,9 @@ export const WINDOW = 0x20000000;
 export const WINDOW_BYTES = 0x1000000;
 export const PROCESSES = 6;
 
+/** Does a second thread get in its way? */
+export const isRace = (script: Script): boolean => script.some(({ call }) => call === 'race');
+
 const number = (n: number): string => (n < 16 ? String(n) : `0x${n.toString(16)}`);
 
 /** `0.mmap 0x3000 0x4000 3 0x32; 0.write 0x4000 7`: what --script takes, and driver.c. */
