@@ -1,0 +1,23 @@
+import { setFlagsFromString } from 'node:v8';
+
+/** What translated code gains from, with the first V8 that has it without being asked. */
+const FLAGS = [
+  { flag: '--experimental-wasm-relaxed-simd', defaultSince: 11.4 },
+  { flag: '--experimental-wasm-branch-hinting', defaultSince: 14 },
+] as const;
+
+/** The flags that a V8 of this version needs. A newer one may not know the name, and would complain. */
+export const engineFlags = (v8: string): string[] => {
+  const [major, minor] = v8.split('.').map(Number) as [number, number];
+  const isBefore = (since: number) =>
+    major < Math.floor(since) || (major === Math.floor(since) && minor < Math.round((since % 1) * 10));
+  return FLAGS.filter(({ defaultSince }) => isBefore(defaultSince)).map(({ flag }) => flag);
+};
+
+/**
+ * Has V8 heed branch hints and offer relaxed vectors. For all threads of the process, and for modules
+ * compiled from now on: before the first. Does nothing in an engine that has them, or isn't V8.
+ */
+export const setEngineFlags = (): void => {
+  for (const flag of engineFlags(process.versions.v8 ?? '99.0')) setFlagsFromString(flag);
+};
