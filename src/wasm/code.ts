@@ -1,9 +1,10 @@
 import { Bytes } from './bytes.ts';
 import type { FuncType, ValType } from './encoder.ts';
-import { MEMORY, PLAIN } from './opcodes.ts';
+import { LANE, MEMORY, PLAIN } from './opcodes.ts';
 
 export type PlainOp = keyof typeof PLAIN;
 export type MemoryOp = keyof typeof MEMORY;
+export type LaneOp = keyof typeof LANE;
 /** What a block yields: nothing, or one value. */
 export type BlockType = ValType | undefined;
 /** A block that `br` can name. */
@@ -126,6 +127,20 @@ export class Code {
   laneExtract64(lane: number): this {
     this.#opcode(0xfd * 0x10000 + 29);
     this.#out.byte(lane);
+    return this;
+  }
+
+  /** Reads or replaces one lane of a vector. */
+  lane(name: LaneOp, lane: number): this {
+    this.#opcode(LANE[name]);
+    this.#out.byte(lane);
+    return this;
+  }
+
+  /** A vector constant from its four words, the lowest first. */
+  v128(words: readonly [number, number, number, number]): this {
+    this.#opcode(0xfd * 0x10000 + 12);
+    this.#out.raw(new Uint8Array(new Int32Array(words).buffer));
     return this;
   }
 

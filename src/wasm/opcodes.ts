@@ -152,6 +152,8 @@ export const PLAIN = {
   i8x16_splat: P(FD, 15),
   i32x4_splat: P(FD, 17),
   i64x2_splat: P(FD, 18),
+  f32x4_splat: P(FD, 19),
+  f64x2_splat: P(FD, 20),
   v128_not: P(FD, 77),
   v128_and: P(FD, 78),
   v128_or: P(FD, 80),
@@ -161,6 +163,16 @@ export const PLAIN = {
   i8x16_all_true: P(FD, 99),
   i64x2_eq: P(FD, 214),
   i64x2_all_true: P(FD, 195),
+  f32x4_relaxed_madd: P(FD, 0x105),
+  f64x2_relaxed_madd: P(FD, 0x107),
+} as const;
+
+/** Instructions with a lane's number. */
+export const LANE = {
+  f32x4_extract_lane: P(FD, 31),
+  f32x4_replace_lane: P(FD, 32),
+  f64x2_extract_lane: P(FD, 33),
+  f64x2_replace_lane: P(FD, 34),
 } as const;
 
 /** Loads and stores: opcode and natural alignment as a power of two. */
