@@ -21,6 +21,7 @@ export type AccessDeps = {
   readonly gup: Gup;
   readonly pages: Pages;
   readonly breaks: MmBreaks;
+  readonly y: (label: string) => void;
 };
 
 /**
@@ -57,6 +58,10 @@ export type SigbusHandler = (mm: Mm, address: Hva, write: boolean) => boolean;
 /**
  * How programs of the VMM read and write an address space by its addresses, faulting as they go (M-25). User
  * faults with a manager sleep until they are answered.
+ *
+ * A read holds its page by a reference: it gives what was there when it was looked up, as nobody else comes to write
+ * to a page that is held. A store is a processor's: in force while the entry is, and waited for by who takes the
+ * entry's rights.
  */
 export class Access {
   readonly #deps: AccessDeps;
@@ -76,16 +81,36 @@ export class Access {
 
   /** Writes bytes at an address, as a system call does. Throws CopyError: EFAULT, ENOMEM. */
   copyToUser(mm: Mm, address: Hva, bytes: Uint8Array): void {
-    this.#each(mm, address, bytes.length, true, (at, done, count) => {
-      this.#deps.arena.bytes.set(bytes.subarray(done, done + count), at);
-    });
+    for (let done = 0; done < bytes.length; ) {
+      const offset = (address + done) % PAGE_SIZE;
+      const count = Math.min(bytes.length - done, PAGE_SIZE - offset);
+      const held = this.#held(mm, address + done, this.#copyFlags(offset));
+      if (held < 0) throw copyError(held, done, address + done);
+      this.#deps.arena.bytes.set(bytes.subarray(done, done + count), frameByte(held) + offset);
+      this.#landed(held);
+      done += count;
+    }
   }
 
   /** Fills `into` from an address. Throws as copyToUser. */
   copyFromUser(mm: Mm, address: Hva, into: Uint8Array): void {
-    this.#each(mm, address, into.length, false, (at, done, count) => {
-      into.set(this.#deps.arena.bytes.subarray(at, at + count), done);
-    });
+    const { arena, gup, pages } = this.#deps;
+    for (let done = 0; done < into.length; ) {
+      const offset = (address + done) % PAGE_SIZE;
+      const count = Math.min(into.length - done, PAGE_SIZE - offset);
+      const result = gup.faultWait(mm, pageNumber(address + done), false, this.#copyFlags(offset));
+      if (result < 0) throw copyError(result, done, address + done);
+      const pfn = result & GUP_PFN_MASK;
+      const at = frameByte(pfn) + offset;
+      into.set(arena.bytes.subarray(at, at + count), done);
+      pages.put(pfn);
+      done += count;
+    }
+  }
+
+  #copyFlags(offset: number): number {
+    const waits = this.#deps.breaks.copyGivesUp ? FaultFlag.NoRetry : 0;
+    return FaultFlag.Kernel | waits | (offset << FAULT_OFFSET_SHIFT);
   }
 
   /** The byte at an address. Throws EFAULT, ENOMEM, EHWPOISON or UserFaultSigbus. */
@@ -99,7 +124,7 @@ export class Access {
   write8(mm: Mm, address: Hva, value: number): void {
     const pfn = this.#page(mm, address, true);
     this.#deps.arena.bytes[frameByte(pfn) + (address % PAGE_SIZE)] = value;
-    this.#deps.pages.put(pfn);
+    this.#landed(pfn);
   }
 
   /** The word at an aligned address, read atomically. Throws as read8. */
@@ -113,7 +138,7 @@ export class Access {
   write32(mm: Mm, address: Hva, value: number): void {
     const pfn = this.#page(mm, address, true);
     this.#deps.arena.atomics.store((frameByte(pfn) + (address % PAGE_SIZE)) / 4, value);
-    this.#deps.pages.put(pfn);
+    this.#landed(pfn);
   }
 
   /**
@@ -130,36 +155,38 @@ export class Access {
     return value;
   }
 
-  #each(
-    mm: Mm,
-    address: Hva,
-    bytes: number,
-    write: boolean,
-    work: (at: number, done: number, count: number) => void,
-  ): void {
-    for (let done = 0; done < bytes; ) {
-      const offset = (address + done) % PAGE_SIZE;
-      const count = Math.min(bytes - done, PAGE_SIZE - offset);
-      const waits = this.#deps.breaks.copyGivesUp ? FaultFlag.NoRetry : 0;
-      const how = FaultFlag.Kernel | waits | (offset << FAULT_OFFSET_SHIFT);
-      const result = this.#deps.gup.faultWait(mm, pageNumber(address + done), write, how);
-      if (result < 0) throw copyError(result, done, address + done);
-      const pfn = result & GUP_PFN_MASK;
-      work(frameByte(pfn) + offset, done, count);
-      this.#deps.pages.put(pfn);
-      done += count;
-    }
-  }
-
-  /** With a reference, so that the page stays while it is used. */
+  /** For a read with a reference, so that the page stays while it is used; for a write held (`#held`). */
   #page(mm: Mm, address: Hva, write: boolean): number {
     const how = (address % PAGE_SIZE) << FAULT_OFFSET_SHIFT;
     for (;;) {
-      const result = this.#deps.gup.faultWait(mm, pageNumber(address), write, how);
+      const result = write
+        ? this.#held(mm, address, how)
+        : this.#deps.gup.faultWait(mm, pageNumber(address), false, how);
       if (result >= 0) return result & GUP_PFN_MASK;
       if (result !== GUP_SIGBUS || !this.#handled(mm, address, write))
         throw accessError(result, address, write);
     }
+  }
+
+  /**
+   * A frame for one store, or a negative code. From here to `#landed` nothing sleeps, faults or takes a lock: who
+   * takes the right to write away waits for it (V-36).
+   */
+  #held(mm: Mm, address: Hva, how: number): number {
+    const { gup, breaks, y } = this.#deps;
+    const held = breaks.storeUnheld
+      ? gup.faultWait(mm, pageNumber(address), true, how)
+      : gup.holdWait(mm, pageNumber(address), how);
+    if (held < 0) return held;
+    y('A.h');
+    return held & GUP_PFN_MASK;
+  }
+
+  #landed(pfn: number): void {
+    const { pages, breaks, y } = this.#deps;
+    y('A.s');
+    if (breaks.storeUnheld) pages.put(pfn);
+    else pages.endHold(pfn);
   }
 
   /** U-21: as often as there is a handler that says it has done something. */

@@ -224,6 +224,8 @@ export type MmBreaks = {
   smapsLowWord: boolean;
   /** T-FRK-12: protection of userfaultfd goes to a child that has no context (V-62). */
   forkKeepsProtection: boolean;
+  /** V-36: a store of the VMM holds its page by a reference like any other, so nobody waits for it. */
+  storeUnheld: boolean;
   /** Nothing is lost by it: reclaim takes pages by their order alone, so that those in use go too (stress). */
   evictUsed: boolean;
 };
@@ -340,5 +342,6 @@ export const NO_MM_BREAKS: MmBreaks = {
   forkSharesPinned: false,
   smapsLowWord: false,
   forkKeepsProtection: false,
+  storeUnheld: false,
   evictUsed: false,
 };

@@ -274,7 +274,7 @@ export class MmCore {
       ksm: this.ksm,
       ...{ khugepaged: this.khugepaged, reclaimPages },
     });
-    this.access = new Access({ arena: sync.arena, gup: this.gup, pages: this.pages, breaks });
+    this.access = new Access({ arena: sync.arena, gup: this.gup, pages: this.pages, breaks, y: sync.y });
     this.writeProtect = new WriteProtect({ ...memoryDeps, sync, uffds: this.uffds });
     this.uffdRegister.wire((mm, vma, from, to) => this.writeProtect.clear(mm, vma, from, to));
     this.mfill = new Mfill({

@@ -4,6 +4,7 @@ import type { Ptr } from '../sync/struct.ts';
 import { GUP_PFN_MASK } from './fault-codes.ts';
 import { HUGE_BYTES, HugeRig } from './huge/huge-testing.ts';
 import { Pte } from './layout.ts';
+import { STORE_HOLD } from './page.ts';
 import { VPN_MAX } from './page-table.ts';
 
 type Mm = Ptr<'mm'>;
@@ -35,11 +36,31 @@ class Kinds extends HugeRig {
     pageTable.unlock(pte);
   }
 
+  /** What is held for a store to each page, which each walk answers as it does to a write. */
+  holds(): number[] {
+    const { gup, pages } = this.core;
+    return this.pages.map(vpn => {
+      const walked = gup.walk(this.mm, vpn, true, STORE_HOLD);
+      const looked = gup.walk(this.mm, vpn, true, 0);
+      expect(looked).toBe(walked);
+      if (walked < 0) return walked;
+      const refs = pages.refcount(walked & GUP_PFN_MASK);
+      pages.endHold(walked & GUP_PFN_MASK);
+      expect(gup.holdWait(this.mm, vpn)).toBe(walked & GUP_PFN_MASK);
+      expect(pages.refcount(walked & GUP_PFN_MASK)).toBe(refs);
+      pages.endHold(walked & GUP_PFN_MASK);
+      return walked;
+    });
+  }
+
+  readonly pages = [0, 1, 511, ...Array.from({ length: 12 }, (_, i) => 512 + i), 1024, 1535, 1536].map(
+    page => this.at(page) / PAGE_SIZE,
+  );
+
   /** What a walk answers for each page, and how many references it took. */
   answers(walk: (mm: Mm, vpn: number, write: boolean) => number): number[] {
     const { pages } = this.core;
-    const vpns = [0, 1, 511, ...Array.from({ length: 12 }, (_, i) => 512 + i), 1024, 1535, 1536];
-    const all = vpns.map(page => this.at(page) / PAGE_SIZE).concat(0, -1, VPN_MAX - 1, VPN_MAX, 2 ** 32);
+    const all = this.pages.concat(0, -1, VPN_MAX - 1, VPN_MAX, 2 ** 32);
     return [this.mm, this.child].flatMap(mm =>
       all.flatMap(vpn =>
         [false, true].flatMap(write => {
@@ -63,6 +84,7 @@ test('M-24, N-25: the generated walk answers what the one in TypeScript does, re
     return fast;
   };
   expect(new Set(compare()).size).toBeGreaterThan(8);
+  expect(rig.holds().some(pfn => pfn >= 0)).toBe(true);
   // Odd: tables or rights are being taken away.
   layout.mm.wpSeq.add(rig.mm, 1);
   layout.mm.wpSeq.add(rig.child, 1);
@@ -72,5 +94,20 @@ test('M-24, N-25: the generated walk answers what the one in TypeScript does, re
   rig.advise('dontneed', 0, (3 * HUGE_BYTES) / PAGE_SIZE);
   compare();
   rig.core.exit(rig.child);
+  rig.core.checkInvariants();
+});
+
+test('V-36: a store holds a page of a huge entry, too, and who takes rights away waits for what holds it alone', () => {
+  const rig = new HugeRig({ areas: 1 });
+  const { gup, pages } = rig.core;
+  rig.touch(0, true);
+  const pfn = gup.holdWait(rig.mm, rig.at(7) / PAGE_SIZE);
+  expect(pages.refcount(pfn)).toBe(1 + STORE_HOLD);
+  // In one-worker mode nobody else could end it.
+  expect(() => pages.settle(pfn)).toThrow('one-worker mode');
+  pages.endHold(pfn);
+  pages.get(pfn);
+  pages.settle(pfn);
+  pages.put(pfn);
   rig.core.checkInvariants();
 });

@@ -5,7 +5,7 @@ import type { Code, Label } from '../wasm/code.ts';
 import { I32, ModuleBuilder } from '../wasm/encoder.ts';
 import { GUP_WRITABLE } from './fault-codes.ts';
 import { type MmLayout, PTE_PFN_SHIFT, Pte } from './layout.ts';
-import type { Pages } from './page.ts';
+import { type Pages, STORE_HOLD } from './page.ts';
 import { VPN_MAX } from './page-table.ts';
 
 // The walk of `Gup.fast` as one generated function: the same loads in the same order, without a call for each.
@@ -15,7 +15,7 @@ import { VPN_MAX } from './page-table.ts';
 export const MISS = -200;
 /** A huge entry maps the page. */
 export const FAST_HUGE = -201;
-/** At or below: a reference was taken in vain, to the frame this much above the answer; the caller drops it. */
+/** At or below: what was taken was in vain, of the frame this much above the answer; the caller drops it. */
 export const FAST_DROP = -1000;
 
 const READ_NEEDS = Pte.Present | Pte.Young;
@@ -24,15 +24,22 @@ export const writeNeeds = READ_NEEDS | Pte.Write | Pte.Dirty;
 
 /** `need`: the bits that the entry must have. */
 export type FastWalk = (mm: Ptr<'mm'>, vpn: Vpn, need: number) => number;
+/** `hold` takes STORE_HOLD in place of one reference, `look` none. */
+export type FastWalks = { readonly walk: FastWalk; readonly hold: FastWalk; readonly look: FastWalk };
 
-export function createFastWalk(arena: Arena, layout: MmLayout, pages: Pages): FastWalk {
+export function createFastWalks(arena: Arena, layout: MmLayout, pages: Pages): FastWalks {
   const m = new ModuleBuilder();
   m.importMemory('env', 'memory', { shared: arena.shared, maximum: 65536 });
-  m.define('walk', { params: [I32, I32, I32], results: [I32] }, c =>
-    new Walk(c, arena, layout, pages).write(),
-  );
+  for (const [name, refs] of [
+    ['walk', 1],
+    ['hold', STORE_HOLD],
+    ['look', 0],
+  ] as const)
+    m.define(name, { params: [I32, I32, I32], results: [I32] }, c =>
+      new Walk(c, arena, layout, pages, refs).write(),
+    );
   const module = new WebAssembly.Module(m.finish());
-  return new WebAssembly.Instance(module, { env: { memory: arena.memory } }).exports.walk as FastWalk;
+  return new WebAssembly.Instance(module, { env: { memory: arena.memory } }).exports as FastWalks;
 }
 
 class Walk {
@@ -40,6 +47,7 @@ class Walk {
   readonly #arena: Arena;
   readonly #layout: MmLayout;
   readonly #pages: Pages;
+  readonly #refs: number;
   readonly #seq: number;
   readonly #at: number;
   readonly #entry: number;
@@ -47,11 +55,12 @@ class Walk {
   readonly #seen: number;
   readonly #pfn: number;
 
-  constructor(c: Code, arena: Arena, layout: MmLayout, pages: Pages) {
+  constructor(c: Code, arena: Arena, layout: MmLayout, pages: Pages, refs: number) {
     this.#c = c;
     this.#arena = arena;
     this.#layout = layout;
     this.#pages = pages;
+    this.#refs = refs;
     const local = () => c.local(I32);
     [this.#seq, this.#at, this.#entry] = [local(), local(), local()];
     [this.#ref, this.#seen, this.#pfn] = [local(), local(), local()];
@@ -68,8 +77,10 @@ class Walk {
       c.get(2).i32(Pte.ProtNone).op('i32_or', 'i32_and').get(2).op('i32_ne').brIf(miss, false);
       c.get(this.#entry).i32(PTE_PFN_SHIFT).op('i32_shr_u').set(this.#pfn);
       this.#unlessFrame(miss);
-      c.get(this.#pfn).i32(this.#pages.zeroPage).op('i32_ne');
-      c.if(() => this.#reference(miss));
+      if (this.#refs > 0) {
+        c.get(this.#pfn).i32(this.#pages.zeroPage).op('i32_ne');
+        c.if(() => this.#reference(miss));
+      }
       this.#recheck();
       this.#answer();
     });
@@ -112,7 +123,7 @@ class Walk {
     this.#c.get(this.#pfn).i32(firstFrame).op('i32_sub').i32(frames).op('i32_ge_u').brIf(miss, false);
   }
 
-  /** One more, unless there is none (`Pages.tryGet`). */
+  /** One more, unless there is none (`Pages.tryGet`, `tryHold`). */
   #reference(miss: Label): void {
     const c = this.#c;
     const first = this.#arena.pageArray - this.#arena.firstFrame * PAGE_STRUCT_WORDS;
@@ -127,7 +138,7 @@ class Walk {
     c.block(taken => {
       c.loop(again => {
         c.get(this.#seen).op('i32_eqz').brIf(miss, false);
-        c.get(this.#ref).get(this.#seen).get(this.#seen).i32(1).op('i32_add');
+        c.get(this.#ref).get(this.#seen).get(this.#seen).i32(this.#refs).op('i32_add');
         c.mem('i32_atomic_rmw_cmpxchg').get(this.#seen).op('i32_eq').brIf(taken, true);
         c.get(this.#ref).mem('i32_atomic_load').set(this.#seen);
         c.br(again);

@@ -1,13 +1,21 @@
-import type { Vpn } from '../base/units.ts';
+import type { Pfn, Vpn } from '../base/units.ts';
 import { frameWord } from '../sync/arena.ts';
 import type { AtomicWords } from '../sync/atomics.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
-import { FAULT_RETRY, FaultFlag, GUP_BLOCKED, GUP_FAULT, GUP_HUGE, GUP_WRITABLE } from './fault-codes.ts';
-import { createFastWalk, FAST_DROP, type FastWalk, MISS, readNeeds, writeNeeds } from './gup-fast.ts';
+import {
+  FAULT_RETRY,
+  FaultFlag,
+  GUP_BLOCKED,
+  GUP_FAULT,
+  GUP_HUGE,
+  GUP_PFN_MASK,
+  GUP_WRITABLE,
+} from './fault-codes.ts';
+import { createFastWalks, FAST_DROP, type FastWalks, MISS, readNeeds, writeNeeds } from './gup-fast.ts';
 import { type MmLayout, Pte, pmdIsHuge, ptePfn } from './layout.ts';
 import type { Memory } from './memory.ts';
-import type { Pages } from './page.ts';
+import { type Pages, STORE_HOLD } from './page.ts';
 import { hugePte, VPN_MAX } from './page-table.ts';
 import type { UffdHandle } from './userfaultfd/handle.ts';
 import type { Ticket } from './userfaultfd/queues.ts';
@@ -35,7 +43,7 @@ export class Gup {
   readonly #mm: MmLayout['mm'];
   readonly #pages: Pages;
   /** Generated; undefined where the explorer may stop within. */
-  readonly #generated: FastWalk | undefined;
+  readonly #generated: FastWalks | undefined;
 
   constructor(deps: GupDeps) {
     this.#deps = deps;
@@ -43,7 +51,7 @@ export class Gup {
     this.#mm = deps.layout.mm;
     this.#pages = deps.pages;
     const { arena } = deps.sync;
-    if (arena.atomicsKind === 'generated') this.#generated = createFastWalk(arena, deps.layout, deps.pages);
+    if (arena.atomicsKind === 'generated') this.#generated = createFastWalks(arena, deps.layout, deps.pages);
   }
 
   /**
@@ -66,12 +74,50 @@ export class Gup {
    * NoWait. No lock may be held: who answers may need it (M-24).
    */
   faultWait(mm: Mm, vpn: Vpn, write: boolean, how = 0): number {
+    const fast = this.fast(mm, vpn, write);
+    return fast === MISS ? this.#slowWait(mm, vpn, write, how) : fast;
+  }
+
+  #slowWait(mm: Mm, vpn: Vpn, write: boolean, how: number): number {
     for (;;) {
-      const result = this.fault(mm, vpn, write, how);
+      const result = this.#slow(mm, vpn, write, how);
       if (result !== GUP_BLOCKED || this.ticket === 0) return result;
       this.sleep(this.ticket);
       if (this.#deps.retryRule === '2014') how |= FaultFlag.Tried;
     }
+  }
+
+  /**
+   * The frame behind a page, held for one store that follows at once and `pages.endHold` ends; or a negative code. As
+   * a processor's store, it lands before the right to it is taken away, or is not made: who takes rights waits
+   * for it (`pages.settle`). Sleeps as `faultWait` does.
+   */
+  holdWait(mm: Mm, vpn: Vpn, how = 0): number {
+    for (;;) {
+      const held = this.#hold(mm, vpn);
+      if (held !== MISS) return held & GUP_PFN_MASK;
+      const result = this.#slowWait(mm, vpn, true, how);
+      if (result < 0) return result;
+      if (this.#confirm(mm, vpn, result & GUP_PFN_MASK)) return result & GUP_PFN_MASK;
+    }
+  }
+
+  /** The fault's answer may be out of date: held for the store, the entry is looked at again. Takes the reference. */
+  #confirm(mm: Mm, vpn: Vpn, pfn: Pfn): boolean {
+    this.#pages.toHold(pfn);
+    const found = this.#generated?.look(mm, vpn, writeNeeds) ?? this.walk(mm, vpn, true, 0);
+    if (found >= 0 && (found & GUP_PFN_MASK) === pfn) return true;
+    this.#pages.endHold(pfn);
+    return false;
+  }
+
+  #hold(mm: Mm, vpn: Vpn): number {
+    if (this.#generated === undefined) return this.walk(mm, vpn, true, STORE_HOLD);
+    const found = this.#generated.hold(mm, vpn, writeNeeds);
+    if (found >= 0 || found === MISS) return found;
+    if (found > FAST_DROP) return this.walk(mm, vpn, true, STORE_HOLD);
+    this.#pages.endHold(FAST_DROP - found);
+    return MISS;
   }
 
   /** Waits for a ticket and finishes it. */
@@ -92,15 +138,15 @@ export class Gup {
    */
   fast(mm: Mm, vpn: Vpn, write: boolean): number {
     if (this.#generated === undefined) return this.walk(mm, vpn, write);
-    const found = this.#generated(mm, vpn, write ? writeNeeds : readNeeds);
+    const found = this.#generated.walk(mm, vpn, write ? writeNeeds : readNeeds);
     if (found >= 0 || found === MISS) return found;
     if (found > FAST_DROP) return this.walk(mm, vpn, write);
     this.#pages.put(FAST_DROP - found);
     return MISS;
   }
 
-  /** `fast` as it is meant, huge entries included. */
-  walk(mm: Mm, vpn: Vpn, write: boolean): number {
+  /** `fast` as it is meant, huge entries included; taking 1, STORE_HOLD or nothing of the frame's count. */
+  walk(mm: Mm, vpn: Vpn, write: boolean, refs = 1): number {
     if (vpn >>> 0 >= VPN_MAX) return MISS;
     const seq = this.#mm.wpSeq.load(mm);
     if ((seq & 1) !== 0) return MISS;
@@ -108,23 +154,31 @@ export class Gup {
     if (!this.#deps.sync.arena.isFrame(ptePfn(top))) return MISS;
     const pmd = frameWord(ptePfn(top)) + ((vpn >>> 9) & 511);
     const middle = this.#atomics.load(pmd);
-    if (pmdIsHuge(middle)) return this.#fastHuge(mm, vpn, write, seq, pmd, middle);
+    if (pmdIsHuge(middle)) return this.#fastHuge(mm, vpn, write, refs, seq, pmd, middle);
     if (!this.#deps.sync.arena.isFrame(ptePfn(middle))) return MISS;
     const pte = frameWord(ptePfn(middle)) + (vpn & 511);
     const entry = this.#atomics.load(pte);
     const need = write ? writeNeeds : readNeeds;
     if ((entry & (need | Pte.ProtNone)) !== need) return MISS;
-    return this.#grab(mm, seq, pte, entry);
+    return this.#grab(mm, refs, seq, pte, entry);
   }
 
   /** As for a pte, but the entry that must still be what we read is the middle one. */
-  #fastHuge(mm: Mm, vpn: Vpn, write: boolean, seq: number, pmd: number, middle: number): number {
+  #fastHuge(
+    mm: Mm,
+    vpn: Vpn,
+    write: boolean,
+    refs: number,
+    seq: number,
+    pmd: number,
+    middle: number,
+  ): number {
     const need = write ? writeNeeds : readNeeds;
     if ((middle & (need | Pte.ProtNone)) !== need) return MISS;
     const pfn = ptePfn(hugePte(middle, vpn));
-    if (!this.#deps.sync.arena.isFrame(pfn) || !this.#pages.tryGet(pfn)) return MISS;
+    if (!this.#deps.sync.arena.isFrame(pfn) || !this.#take(pfn, refs)) return MISS;
     if (this.#atomics.load(pmd) !== middle || this.#mm.wpSeq.load(mm) !== seq) {
-      this.#pages.put(pfn);
+      this.#giveBack(pfn, refs);
       return MISS;
     }
     if ((middle & Pte.Zero) !== 0) return pfn;
@@ -132,14 +186,24 @@ export class Gup {
   }
 
   /** Reference first, then is the pte still what we read? */
-  #grab(mm: Mm, seq: number, pte: number, entry: number): number {
+  #grab(mm: Mm, refs: number, seq: number, pte: number, entry: number): number {
     const pfn = ptePfn(entry);
-    if (!this.#deps.sync.arena.isFrame(pfn) || !this.#pages.tryGet(pfn)) return MISS;
+    if (!this.#deps.sync.arena.isFrame(pfn) || !this.#take(pfn, refs)) return MISS;
     if (this.#atomics.load(pte) !== entry || this.#mm.wpSeq.load(mm) !== seq) {
-      this.#pages.put(pfn);
+      this.#giveBack(pfn, refs);
       return MISS;
     }
     return pfn | ((entry & Pte.Write) !== 0 ? GUP_WRITABLE : 0);
+  }
+
+  #take(pfn: Pfn, refs: number): boolean {
+    if (refs === 0) return true;
+    return refs === 1 ? this.#pages.tryGet(pfn) : this.#pages.tryHold(pfn);
+  }
+
+  #giveBack(pfn: Pfn, refs: number): void {
+    if (refs === 1) this.#pages.put(pfn);
+    else if (refs !== 0) this.#pages.endHold(pfn);
   }
 
   #slow(mm: Mm, vpn: Vpn, write: boolean, how: number): number {

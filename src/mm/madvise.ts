@@ -324,6 +324,8 @@ export class Madvise {
     if (pages.has(pfn, PageFlag.SwapCache)) swap.tryToFreeSwap(pfn);
     if (!pages.has(pfn, PageFlag.SwapCache) && layout.page.refcount.load(p) === 1) {
       pageTable.change(pte, 0, Pte.Dirty | Pte.Young);
+      // A store begun before this is given up with the rest; one that comes later finds the entry clean (M-32).
+      pages.settle(pfn);
       layout.page.flags.and(p, ~(PageFlag.Dirty | PageFlag.Referenced));
       pages.set(pfn, PageFlag.LazyFree);
       vmstat.add('pglazyfree', 1);

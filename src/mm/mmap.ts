@@ -6,10 +6,11 @@ import type { AnonVmas } from './anon-vma.ts';
 import type { MmBreaks } from './breaks.ts';
 import { FaultFlag } from './fault-codes.ts';
 import type { HugePmd } from './huge/huge-pmd.ts';
-import { type MmLayout, Pte, pteIsPresent, VmFlag } from './layout.ts';
+import { type MmLayout, Pte, pteIsPresent, ptePfn, VmFlag } from './layout.ts';
 import type { MlockPages } from './mlock-page.ts';
 import type { MmuNotifiers } from './mmu-notifier.ts';
 import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
+import type { Pages } from './page.ts';
 import { HUGE, nextTable, type PageTable, TABLE_PAGES, VPN_MAX } from './page-table.ts';
 import type { Shmem } from './shmem.ts';
 import type { UffdEvents } from './userfaultfd/events.ts';
@@ -48,6 +49,7 @@ export type MmapDeps = {
   readonly edit: VmaEdit;
   readonly anonVmas: AnonVmas;
   readonly pageTable: PageTable;
+  readonly pages: Pages;
   readonly notifiers: MmuNotifiers;
   readonly zap: Zap;
   readonly shmem: Shmem;
@@ -280,11 +282,14 @@ export class Mmap {
   }
 
   #changeTable(first: number, count: number, set: number, clear: number): void {
-    const { pageTable, sync } = this.#deps;
+    const { pageTable, pages, sync } = this.#deps;
     pageTable.lock(first);
     sync.y('M.0');
     for (let pte = first; pte < first + count; pte++) {
-      if (pteIsPresent(pageTable.load(pte))) pageTable.change(pte, set, clear);
+      const entry = pageTable.load(pte);
+      if (!pteIsPresent(entry)) continue;
+      pageTable.change(pte, set, clear);
+      if ((entry & clear & Pte.Write) !== 0) pages.settle(ptePfn(entry));
     }
     sync.y('M.k');
     pageTable.unlock(first);

@@ -5,11 +5,12 @@ import type { Sync } from '../sync/sync.ts';
 import type { AnonVmas } from './anon-vma.ts';
 import type { MmBreaks } from './breaks.ts';
 import type { HugePmd } from './huge/huge-pmd.ts';
-import { type MmLayout, VmFlag, withoutUffdWp } from './layout.ts';
+import { type MmLayout, Pte, pteIsPresent, ptePfn, VmFlag, withoutUffdWp } from './layout.ts';
 import type { MlockPages } from './mlock-page.ts';
 import type { Mmap } from './mmap.ts';
 import type { MmuNotifiers } from './mmu-notifier.ts';
 import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
+import type { Pages } from './page.ts';
 import { HUGE, nextTable, type PageTable, TABLE_PAGES, VPN_MAX } from './page-table.ts';
 import type { UffdEvents } from './userfaultfd/events.ts';
 import type { Ticket } from './userfaultfd/queues.ts';
@@ -34,6 +35,7 @@ export type MremapDeps = {
   readonly vmas: Vmas;
   readonly edit: VmaEdit;
   readonly anonVmas: AnonVmas;
+  readonly pages: Pages;
   readonly pageTable: PageTable;
   readonly notifiers: MmuNotifiers;
   readonly mmap: Mmap;
@@ -253,7 +255,7 @@ export class Mremap {
 
   /** Walks of the reverse map are shut out, or one might look at the new place before and the old one after. */
   #moveRun(source: Vma, from: number, to: number, count: number, keepsWp: boolean): void {
-    const { pageTable, anonVmas, layout, sync } = this.#deps;
+    const { pageTable, pages, anonVmas, layout, sync } = this.#deps;
     const anonVma = layout.vma.anonVma.load(source);
     if (anonVma !== 0) anonVmas.lock(anonVma);
     pageTable.lockTwo(from, to);
@@ -261,6 +263,7 @@ export class Mremap {
     for (let i = 0; i < count; i++) {
       if (pageTable.held(from + i) === 0) continue;
       const entry = pageTable.clear(from + i);
+      if (pteIsPresent(entry) && (entry & Pte.Write) !== 0) pages.settle(ptePfn(entry));
       const kept = keepsWp ? entry : withoutUffdWp(entry);
       if (kept !== 0) pageTable.fill(to + i, kept);
     }

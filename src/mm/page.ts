@@ -14,6 +14,14 @@ export type FreePageHooks = {
   uncharge(memcg: Ptr<'memcg'>, pages: number): void;
 };
 
+/**
+ * What a thread adds to a page's count for the time of one store of the VMM: a reference, told from all others, of
+ * which there are fewer. Who takes rights away waits for these alone (`Pages.settle`). Linux: GUP_PIN_COUNTING_BIAS.
+ */
+export const STORE_HOLD = 1 << 22;
+const SETTLE_SPINS = 500;
+const SETTLE_SLEEP_MS = 0.1;
+
 const ON_LRU = PageFlag.Lru | PageFlag.LruPending;
 
 /** What the host knows of each frame. Linux: `struct page`. */
@@ -71,6 +79,51 @@ export class Pages {
       seen = now;
     }
     return false;
+  }
+
+  /** As `tryGet`, for one store. Never the zero page, which nobody may write. */
+  tryHold(pfn: Pfn): boolean {
+    const p = this.at(pfn);
+    const { refcount } = this.#page;
+    for (let seen = refcount.load(p); seen !== 0; ) {
+      const now = refcount.cas(p, seen, seen + STORE_HOLD);
+      if (now === seen) return true;
+      seen = now;
+    }
+    return false;
+  }
+
+  /** Makes a reference of the caller's one for a store. */
+  toHold(pfn: Pfn): void {
+    const before = this.#page.refcount.add(this.at(pfn), STORE_HOLD - 1);
+    assert(before > 0, 'page: a store to a page that nobody held');
+  }
+
+  /** The store has landed, or will not be made. As `put`. */
+  endHold(pfn: Pfn): void {
+    const before = this.#page.refcount.add(this.at(pfn), -STORE_HOLD);
+    assert(before >= STORE_HOLD, 'page: a store ended that nobody had begun');
+    if (before === STORE_HOLD) this.#free(pfn);
+  }
+
+  /**
+   * Returns once no store of the VMM is under way to a page whose entry has just lost rights, moved or been marked
+   * clean: what was begun through the entry as it was has landed, and what begins later finds the new one. Waits
+   * for a few instructions of another thread, which take no lock; so it may be called under a ptl.
+   */
+  settle(pfn: Pfn): void {
+    if (this.#page.refcount.load(this.at(pfn)) >= STORE_HOLD) this.#settle(this.at(pfn));
+  }
+
+  #settle(p: Ptr<'page'>): void {
+    const { refcount } = this.#page;
+    const { waiter } = this.#sync;
+    for (let spins = waiter.spins(SETTLE_SPINS); ; spins--) {
+      const seen = refcount.load(p);
+      if (seen < STORE_HOLD) return;
+      // Nobody notifies: that would cost every store.
+      if (spins <= 0) waiter.wait(p + refcount.at, seen, SETTLE_SLEEP_MS);
+    }
   }
 
   /** Drops a reference; the last frees the page, so no leaf lock may be held. */

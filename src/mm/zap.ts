@@ -83,6 +83,8 @@ export class Zap {
     if ((entry & Pte.Present) !== 0) {
       if ((entry & Pte.Zero) !== 0) return;
       (shared ? layout.mm.shmemPages : layout.mm.anonPages).add(mm, -1);
+      // A private page goes with what a late store writes to it; this one stays in its cache.
+      if (shared && (entry & Pte.Write) !== 0) pages.settle(ptePfn(entry));
       // Whoever maps it next must know that the cache's page is not what it was.
       if (shared && (entry & Pte.Dirty) !== 0) pages.setDirty(ptePfn(entry));
       rmap.removeMapping(ptePfn(entry));

@@ -46,6 +46,7 @@ for (const protocol of ['modern', 'seqlock'] as const) {
 for (const name of [
   'protect-without-notify',
   'swap-drops-uffd-wp',
+  'store-unheld',
   'collapse-without-notify',
   'small-leaves-only',
 ]) {

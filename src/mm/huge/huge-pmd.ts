@@ -167,11 +167,14 @@ export class HugePmd {
 
   /** Sets and clears bits of a huge entry; false when it isn't one any more. Requires: no ptl. */
   change(pmd: PteAt, set: number, clear: number): boolean {
-    const { pageTable, sync } = this.#deps;
+    const { pageTable, pages, sync } = this.#deps;
     pageTable.lock(pmd);
     sync.y('M.0');
-    const huge = pmdIsHuge(pageTable.held(pmd));
+    const entry = pageTable.held(pmd);
+    const huge = pmdIsHuge(entry);
     if (huge) pageTable.change(pmd, set, clear);
+    if (huge && (entry & clear & Pte.Write) !== 0)
+      for (let i = 0; i < HUGE_FRAMES; i++) pages.settle(ptePfn(entry) + i);
     sync.y('M.k');
     pageTable.unlock(pmd);
     return huge;

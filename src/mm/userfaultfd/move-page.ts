@@ -194,6 +194,7 @@ export class MovePage {
     y('I.P');
     // Pinning subscribers did not hear the start; their references are no pins (N-7).
     if (!breaks.moveWithoutBracket) notifiers.invalidatePage(this.#mm, this.#src);
+    pages.settle(pfn);
     const refused = this.#refusedByPin(pfn);
     if (refused !== MOVED) {
       pageTable.fill(this.#from, was);

@@ -176,8 +176,10 @@ export class WriteProtect {
   #protect(pte: PteAt, holes: boolean): void {
     const { pageTable } = this.#deps;
     const entry = pageTable.held(pte);
-    if ((entry & Pte.Present) !== 0) pageTable.change(pte, Pte.UffdWp, Pte.Write);
-    else if (isSwap(entry) || swpType(entry) === SwpType.Migration)
+    if ((entry & Pte.Present) !== 0) {
+      pageTable.change(pte, Pte.UffdWp, Pte.Write);
+      if ((entry & Pte.Write) !== 0) this.#deps.pages.settle(ptePfn(entry));
+    } else if (isSwap(entry) || swpType(entry) === SwpType.Migration)
       pageTable.replace(pte, entry | Swp.UffdWp);
     else if (entry === 0 && holes) pageTable.fill(pte, WP_MARKER);
   }

@@ -19,6 +19,7 @@ const MODULES: readonly (() => Promise<{ cases: readonly AnyCase[] }>)[] = [
   () => import('./shmem.ts'),
   () => import('./merging.ts'),
   () => import('./mlock.ts'),
+  () => import('./stores.ts'),
 ];
 
 export async function allCases(): Promise<AnyCase[]> {
