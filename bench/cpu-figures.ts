@@ -4,6 +4,10 @@ import type { PeerName } from './peers.ts';
 
 type Against = 'qemu' | 'v86' | 'native';
 
+const byWall = (pass: Pass): number => pass.rate;
+/** What a loaded machine leaves alone; counts what others' helper threads do. */
+const byCpu = (pass: Pass): number => pass.rate / pass.threads;
+
 /** The passes of every test by every peer, and what follows from them. */
 export class CpuFigures {
   readonly #peers: readonly PeerName[];
@@ -39,18 +43,16 @@ export class CpuFigures {
     return passes.length === 0 ? undefined : median(passes.map(p => p.rate));
   }
 
-  /** Ours over theirs, by wall time: the median of the rounds. */
-  ratio(test: string, peer: Against): number | undefined {
+  /** Ours over theirs, the median of the rounds. */
+  ratio(test: string, peer: Against, rate: (pass: Pass) => number = byWall): number | undefined {
     const theirs = this.#of(test, peer);
-    const ratios = this.#of(test, 'faultline').map(
-      (pass, round) => pass.rate / (theirs[round]?.rate ?? Number.NaN),
-    );
-    return theirs.length === 0 ? undefined : median(ratios);
+    if (theirs.length === 0) return undefined;
+    return median(this.#of(test, 'faultline').map((pass, round) => rate(pass) / rate(theirs[round]!)));
   }
 
   /** Of all tests that were run. */
-  geomean(peer: Against): number | undefined {
-    const ratios = this.tests.map(test => this.ratio(test, peer));
+  geomean(peer: Against, rate: (pass: Pass) => number = byWall): number | undefined {
+    const ratios = this.tests.map(test => this.ratio(test, peer, rate));
     return ratios.some(r => r === undefined) ? undefined : geometricMean(ratios as number[]);
   }
 
@@ -74,7 +76,9 @@ export class CpuFigures {
       console.log(`  ${test.padEnd(10)}${cells.map(column).join('')}`);
     }
     for (const peer of others)
-      console.log(`  geometric mean against ${peer}: ${this.geomean(peer)!.toFixed(3)}`);
+      console.log(
+        `  geometric mean against ${peer}: ${this.geomean(peer)!.toFixed(3)}; by processor time of all threads ${this.geomean(peer, byCpu)!.toFixed(3)}`,
+      );
   }
 
   /** Rates by test and peer; `geomean` is ours over theirs. What was not run is null. */

@@ -4,15 +4,10 @@ import { parseArgs } from 'node:util';
 import type { BenchGuest } from './bench-guest.ts';
 import { checkBars } from './cpu-bars.ts';
 import { CpuFigures } from './cpu-figures.ts';
+import { TESTS } from './cpu-tests.ts';
 import { withWork } from './guest-program.ts';
 import { load } from './lib.ts';
 import { PEERS, type PeerName, Peers } from './peers.ts';
-
-export const TESTS = [
-  ...['intmix', 'matmul', 'div64', 'fib', 'sha256', 'mandel'],
-  ...['chase16k', 'chase256k', 'chase64m', 'memcpy', 'memset', 'wordcopy', 'wordsum'],
-  ...['syscall', 'pgfault', 'mprot', 'fork', 'pipe'],
-];
 
 type Options = { tests: string[]; peers: PeerName[]; rounds: number; seconds: number; json: boolean };
 

@@ -37,6 +37,11 @@ const BENCHES: Record<string, Bench> = {
     question: 'how fast are programs in the guest, against QEMU and v86?',
     load: () => import('./cpu.ts'),
   },
+  smp: { question: 'what is a second hart worth?', load: () => import('./smp.ts') },
+  armed: {
+    question: 'what does it cost that memory could be reclaimed, while it is not?',
+    load: () => import('./armed.ts'),
+  },
   ageing: { question: 'does the TLB generation bump save refaults?', load: () => import('./ageing.ts') },
   'free-page-reporting': {
     question: 'does the Host get back what a guest has freed?',

@@ -3,7 +3,8 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { atInterrupt } from './interrupt.ts';
 
 /** What busybox's shell sends to learn where the cursor is. */
-const ASK_CURSOR = `${String.fromCharCode(27)}[6n`;
+const ESCAPE = String.fromCharCode(27);
+const ASK_CURSOR = `${ESCAPE}[6n`;
 /** A root shell's prompt is the last that was printed. */
 export const PROMPT = /\n[^\n]*# $/;
 /** How much of what was printed an error shows. */
@@ -16,6 +17,8 @@ export class Session {
   readonly #started = performance.now();
   readonly #forget: () => void;
   #text = '';
+  /** The beginning of an escape sequence whose rest has not come yet. */
+  #held = '';
   #seen = 0;
   #over: string | undefined;
   #check: (() => void) | undefined;
@@ -26,7 +29,7 @@ export class Session {
     this.#forget = atInterrupt(() => this.#child.kill('SIGKILL'));
     this.#child.stdin!.on('error', () => {});
     this.#child.stdout!.on('data', (bytes: Buffer) => {
-      this.#text += bytes.toString('latin1').replaceAll(ASK_CURSOR, '');
+      this.#take(bytes.toString('latin1'));
       this.#check?.();
     });
     this.#child.on('error', error => this.#end(error.message));
@@ -40,6 +43,14 @@ export class Session {
   #end(why: string): void {
     this.#over ??= why;
     this.#check?.();
+  }
+
+  #take(text: string): void {
+    const whole = (this.#held + text).replaceAll(ASK_CURSOR, '');
+    const last = whole.lastIndexOf(ESCAPE);
+    const cut = last >= 0 && ASK_CURSOR.startsWith(whole.slice(last)) ? last : whole.length;
+    this.#text += whole.slice(0, cut);
+    this.#held = whole.slice(cut);
   }
 
   type(text: string): void {

@@ -1,0 +1,51 @@
+// What a second hart is worth: bench.c twice at once in a guest of two harts, against once in a guest of one.
+
+import { spawnSync } from 'node:child_process';
+import { availableParallelism } from 'node:os';
+import { withWork } from './guest-program.ts';
+import { bar, FAULTLINE, median } from './lib.ts';
+import { Peers } from './peers.ts';
+import { compare, parseRounds } from './two-guests.ts';
+
+const MEDIAN = { atLeast: 1.7, goal: 1.9 };
+const BEST = { atLeast: 1.8 };
+
+/** `npm run bench -- smp [--tests a,b] [--rounds N] [--seconds S]`. */
+export async function run(args: string[]): Promise<boolean | undefined> {
+  const options = parseRounds(args);
+  if (availableParallelism() < 2) return notRun('this machine has one core');
+  const refused = refusal();
+  if (refused !== undefined) return notRun(refused);
+  return withWork(async work => {
+    const peers = new Peers(work);
+    const [one, two] = [await peers.faultline([], 'one hart', 'own'), await twoHarts(peers)];
+    try {
+      if (one === undefined || two === undefined) return undefined;
+      const ratios = await compare(
+        { guest: two, processes: 2 },
+        { guest: one, processes: 1 },
+        options,
+        'wall',
+      );
+      const met = bar('two harts against one, median', median(ratios), MEDIAN);
+      return bar('two harts against one, best', Math.max(...ratios), BEST) && met;
+    } finally {
+      await one?.stop();
+      await two?.stop();
+    }
+  });
+}
+
+const twoHarts = (peers: Peers) => peers.faultline(['--cpus', '2'], 'two harts', 'own');
+
+function notRun(why: string): undefined {
+  console.log(`not run: ${why}`);
+}
+
+/** Why the command line won't have two harts, if so. */
+function refusal(): string | undefined {
+  const args = [FAULTLINE, 'run', '-q', '--cpus', '2', 'tiny', '--', 'nproc'];
+  const done = spawnSync(process.execPath, args, { encoding: 'utf8' });
+  if (done.status === 0 && done.stdout.trim() === '2') return undefined;
+  return done.status === 0 ? `nproc says ${done.stdout.trim()}` : done.stderr.trim().split('\n')[0]!;
+}
