@@ -255,10 +255,11 @@ export class Madvise {
 
   #checkRemove(vma: Vma): void {
     const { layout } = this.#deps;
-    const needed = VmFlag.Shared | VmFlag.Write;
+    // As of Linux 6.7: who may make it writable may punch holes.
+    const needed = VmFlag.Shared | VmFlag.MayWrite;
     if (layout.vma.ops.get(vma) === 0) throw new Errno('EINVAL', 'madvise', 'anonymous memory');
     if ((layout.vma.flags.get(vma) & needed) !== needed)
-      throw new Errno('EACCES', 'madvise', 'not writable, or not shared');
+      throw new Errno('EACCES', 'madvise', 'not shared, or never writable');
   }
 
   /** DONTNEED, FREE and REMOVE. Requires: the VMA that [start, end) lies in, looked up since mmap was last taken. */

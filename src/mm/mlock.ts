@@ -4,7 +4,7 @@ import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
 import { FaultFlag, GUP_NOMEM, GUP_PFN_MASK } from './fault-codes.ts';
 import type { Gup } from './gup.ts';
-import { isSwap, type MmLayout, pteIsPresent, swpOffset, VmFlag } from './layout.ts';
+import { isSwap, type MmLayout, pteIsPresent, SwpType, swpOffset, swpType, VmFlag } from './layout.ts';
 import type { MlockPages } from './mlock-page.ts';
 import type { Pages } from './page.ts';
 import { type PageTable, VPN_MAX } from './page-table.ts';
@@ -184,7 +184,7 @@ export class Mlock {
       for (let i = 0; i < resident.length; i++) {
         const vma = start + i < VPN_MAX ? vmas.find(mm, start + i) : 0;
         if (vma === 0) throw new Errno('ENOMEM', 'mincore', 'a gap in the range');
-        resident[i] = this.#isResident(mm, vma, start + i) ? 1 : 0;
+        resident[i] = this.isResident(mm, vma, start + i) ? 1 : 0;
       }
     } finally {
       sync.readUnlock('mmap', lock);
@@ -192,10 +192,11 @@ export class Mlock {
     return resident;
   }
 
-  #isResident(mm: Mm, vma: Vma, vpn: Vpn): boolean {
+  /** Present, on its way elsewhere, or in the cache of its inode or of swap. Requires: mmap. */
+  isResident(mm: Mm, vma: Vma, vpn: Vpn): boolean {
     const { pageTable, pages, swap, shmem, layout } = this.#deps;
     const entry = pageTable.entryOf(mm, vpn);
-    if (pteIsPresent(entry)) return true;
+    if (pteIsPresent(entry) || swpType(entry) === SwpType.Migration) return true;
     if (layout.vma.ops.get(vma) !== 0) return shmem.isCached(vma, vpn);
     const cached = isSwap(entry) ? swap.lookupCache(swpOffset(entry)) : 0;
     if (cached !== 0) pages.put(cached);

@@ -133,6 +133,21 @@ test('DONTUNMAP unlocks what moves too where that becomes one mapping with the r
   core.checkInvariants();
 });
 
+test('mremap without an old length makes another view of shared memory, from the page that it names on', () => {
+  const core = testMm();
+  const mm = core.createMm();
+  core.mmap.map(mm, 4 * PAGE, { address: AT, fixed: 'exclusive', shared: true });
+  const made = { core, mm };
+  for (let i = 0; i < 4; i++) core.access.write32(mm, AT + i * PAGE, 100 + i);
+  expect(remap(made, AT + PAGE, 0, 2, { mayMove: true, to: TO })).toBe(TO);
+  core.access.write32(mm, TO + PAGE, 7);
+  expect([0, 1, 2, 3].map(i => core.access.read32(mm, AT + i * PAGE))).toEqual([100, 101, 7, 103]);
+  expect(core.access.read32(mm, TO)).toBe(101);
+  expect(code(() => remap(made, AT, 0, 2))).toBe('ENOMEM');
+  expect(code(() => remap(made, AT, 0, 2, { mayMove: true, to: AT }))).toBe('EFAULT');
+  core.checkInvariants();
+});
+
 test('mremap refuses in the order of Linux, with the space as it was', () => {
   const made = mapped(4);
   const { core, mm } = made;

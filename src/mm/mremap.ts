@@ -12,6 +12,7 @@ import type { MmuNotifiers } from './mmu-notifier.ts';
 import { NotifyEvent, NotifyFlag } from './mmu-notifier-ops.ts';
 import type { Pages } from './page.ts';
 import { HUGE, nextTable, type PageTable, TABLE_PAGES, VPN_MAX } from './page-table.ts';
+import type { Shmem } from './shmem.ts';
 import type { UffdEvents } from './userfaultfd/events.ts';
 import type { Ticket } from './userfaultfd/queues.ts';
 import { MAX_VMAS, type Vmas } from './vma.ts';
@@ -42,6 +43,7 @@ export type MremapDeps = {
   readonly hugePmd: HugePmd;
   readonly uffdEvents: UffdEvents;
   readonly mlockPages: MlockPages;
+  readonly shmem: Shmem;
   readonly breaks: MmBreaks;
   /** Touches every page of a range (mlock.ts). */
   readonly populate: (mm: Mm, start: Vpn, end: Vpn) => void;
@@ -66,7 +68,8 @@ export class Mremap {
   /**
    * Returns where the mapping is then. Throws, in Linux's order: EINVAL for options that contradict one
    * another, an unaligned address, no new length, a target outside the address space or over the old range;
-   * EFAULT when no mapping is there; EINVAL without an old length; EFAULT when the range leaves its mapping;
+   * EFAULT when no mapping is there; EINVAL without an old length, unless it is shared memory, of which that makes
+   * another view; EFAULT when the range leaves its mapping;
    * ENOMEM when there is no room or no memory. All but lack of memory is found before anything changes.
    */
   remap(mm: Mm, address: Hva, oldBytes: number, newBytes: number, options: MremapOptions = {}): Hva {
@@ -113,6 +116,8 @@ export class Mremap {
     this.#resizable(mm, from, moving, pages, keep);
     if (vmas.count(mm) + SPARE_VMAS > MAX_VMAS) refuse('ENOMEM', 'too many mappings');
     if (to !== undefined) mmap.unmapRange(mm, pageNumber(to), pageNumber(to) + pages, 'mremap');
+    // A range without length may begin where the target does.
+    if (vmas.find(mm, from) === 0) refuse('EFAULT', 'not mapped any more');
     if (old > pages) mmap.unmapRange(mm, from + pages, from + old, 'mremap');
     const at = to === undefined ? this.#gap(mm, pages) : pageNumber(to);
     return this.#move(mm, from, moving, pages, at, keep);
@@ -130,7 +135,7 @@ export class Mremap {
     const vma = vmas.find(mm, from);
     if (vma === 0) refuse('EFAULT', 'not mapped');
     const special = (layout.vma.flags.get(vma) & (VmFlag.DontExpand | VmFlag.PfnMap)) !== 0;
-    if (old === 0) refuse('EINVAL', 'no old length');
+    if (old === 0 && layout.vma.ops.get(vma) === 0) refuse('EINVAL', 'no old length');
     if (keep && special) refuse('EINVAL', 'special memory');
     if (from + old > layout.vma.end.get(vma)) refuse('EFAULT', 'the range leaves its mapping');
     if (pages > old && special) refuse('EFAULT', 'special memory');
@@ -153,9 +158,29 @@ export class Mremap {
     return at;
   }
 
+  /** Without an old length: another view of the inode, from the page on that the old range begins with. */
+  #duplicate(mm: Mm, from: Vpn, pages: number, to: Vpn): Vpn {
+    const { edit, layout, vmas, shmem, uffdEvents } = this.#deps;
+    const source = vmas.find(mm, from);
+    const ctx = layout.vma.uffd.get(source);
+    const view = edit.place(mm, source, to, to + pages, shmem.indexOf(source, from), 'mremap');
+    let event = 0 as Ticket;
+    try {
+      event = uffdEvents.remapping(view);
+    } catch (error) {
+      this.#remove(mm, to);
+      throw error;
+    }
+    edit.mergeAt(mm, to + pages);
+    edit.mergeAt(mm, to);
+    uffdEvents.remapped(ctx, event, from, to, 0, false);
+    return to;
+  }
+
   /** All that can fail comes before the first page moves. */
   #move(mm: Mm, from: Vpn, old: number, pages: number, to: Vpn, keep: boolean): Vpn {
     const { edit, layout, vmas, uffdEvents } = this.#deps;
+    if (old === 0) return this.#duplicate(mm, from, pages, to);
     const whole = this.#isWhole(mm, from, old);
     edit.splitAt(mm, from, 'mremap');
     const ctx = layout.vma.uffd.get(vmas.find(mm, from));

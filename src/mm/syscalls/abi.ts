@@ -27,6 +27,7 @@ const MADV_COMMON: Readonly<Record<number, Advice>> = {
   3: 'willneed',
   4: 'dontneed',
   8: 'free',
+  9: 'remove',
   10: 'dontfork',
   11: 'dofork',
   12: 'mergeable',

@@ -44,6 +44,25 @@ test('calls answer with negative error numbers, and the space is as it was', () 
   expect(core.describe(mm)).toBe(before);
 });
 
+test('shared memory by number: what is populated is clean, and there for who has not touched it', () => {
+  const core = testMm();
+  const mm = core.createMm();
+  const calls = new Syscalls(core);
+  const flags = MAP.SHARED | MAP.ANONYMOUS | MAP.FIXED;
+  expect(calls.mmap(mm, AT, PAGE_SIZE, PROT.READ, flags | MAP.PRIVATE)).toBe(-22);
+  expect(calls.mmap(mm, AT, 2 * PAGE_SIZE, PROT.READ | PROT.WRITE, flags | MAP.POPULATE)).toBe(AT);
+  expect(core.describe(mm)).not.toContain('dirty');
+  const child = core.fork(mm);
+  const resident = () => {
+    const vector = new Uint8Array(2);
+    return [calls.mincore(child, AT, 2 * PAGE_SIZE, vector), ...vector];
+  };
+  expect(resident()).toEqual([0, 1, 1]);
+  expect(calls.madvise(mm, AT, PAGE_SIZE, 9)).toBe(0);
+  expect(resident()).toEqual([0, 0, 1]);
+  core.checkInvariants();
+});
+
 test('V-2, V-4: the calls of a descriptor by number; nothing works before the handshake', () => {
   const core = testMm();
   const mm = core.createMm();

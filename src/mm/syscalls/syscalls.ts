@@ -24,27 +24,30 @@ export class Syscalls {
     this.#abi = abi;
   }
 
-  /** Anonymous private memory only. Returns the address. Linux: mm/mmap.c ksys_mmap_pgoff. */
+  /** Anonymous memory only, private or shared. Returns the address. Linux: mm/mmap.c ksys_mmap_pgoff. */
   mmap(mm: Mm, address: number, bytes: number, prot: number, flags: number): number {
     return this.#call(() => {
       const length = bytes === 0 ? -1 : pagesOf(bytes) * PAGE_SIZE;
-      if ((flags & MAP.ANONYMOUS) === 0 || (flags & (MAP.PRIVATE | MAP.SHARED)) !== MAP.PRIVATE || length < 0)
+      const kind = flags & (MAP.PRIVATE | MAP.SHARED);
+      if ((flags & MAP.ANONYMOUS) === 0 || (kind !== MAP.PRIVATE && kind !== MAP.SHARED) || length < 0)
         throw new Errno('EINVAL', 'mmap');
       const fixed = (flags & (MAP.FIXED | MAP.FIXED_NOREPLACE)) !== 0;
       if (fixed && !isPageAligned(address)) throw new Errno('EINVAL', 'mmap');
       const place = mmapPlace(address, flags);
       const lo = (flags & MAP.NORESERVE) !== 0 ? VmFlag.NoReserve : 0;
-      const at = this.#core.mmap.map(mm, bytes, { protection: protection(prot), ...place, flags: { lo } });
-      if ((flags & MAP.POPULATE) !== 0) this.#populate(mm, at, bytes, prot);
+      const shared = kind === MAP.SHARED ? { shared: true as const } : {};
+      const options = { protection: protection(prot), ...place, flags: { lo }, ...shared };
+      const at = this.#core.mmap.map(mm, bytes, options);
+      const write = (prot & PROT.WRITE) !== 0 && kind === MAP.PRIVATE;
+      if ((flags & MAP.POPULATE) !== 0 && prot !== 0) this.#populate(mm, at, bytes, write);
       return at;
     });
   }
 
   /** What MAP_POPULATE can't bring in is left to the first touch. */
-  #populate(mm: Mm, at: number, bytes: number, prot: number): void {
+  #populate(mm: Mm, at: number, bytes: number, write: boolean): void {
     try {
-      const write = (prot & PROT.WRITE) !== 0;
-      if (prot !== 0) this.#core.madvise.advise(mm, at, bytes, write ? 'populate-write' : 'populate-read');
+      this.#core.madvise.advise(mm, at, bytes, write ? 'populate-write' : 'populate-read');
     } catch (error) {
       if (!(error instanceof Errno)) throw error;
     }

@@ -205,11 +205,12 @@ export class Mfill {
     return (this.#mode & UffdFill.Wp) !== 0 ? Pte.UffdWp : 0;
   }
 
-  /** COPY and ZEROPAGE of a mapping of an inode: a page of the cache, whatever marker is there (V-31, V-32). */
+  /**
+   * COPY and ZEROPAGE of a mapping of an inode: a page of the cache, whatever marker is there (V-31, V-32). Here too
+   * a source that can't be read is found before a page that is there already.
+   */
   #shmemPage(mm: Mm, vma: Vma, vpn: Vpn, pte: PteAt): number {
     const { memory, pageOps, shmemFill } = this.#deps;
-    const seen = this.#pageTable.load(pte);
-    if (seen !== 0 && !isMarker(seen)) return -ERRNO.EEXIST;
     let pfn = this.#ready;
     if (pfn >= 0) this.#ready = -1;
     else {

@@ -1,4 +1,4 @@
-import { MREMAP } from '../../../src/mm/syscalls/abi.ts';
+import { MAP, MREMAP } from '../../../src/mm/syscalls/abi.ts';
 import { UffdFeature } from '../../../src/mm/userfaultfd/state.ts';
 import type { Script, Step } from './script.ts';
 
@@ -40,6 +40,26 @@ function movesIntoRegistered(script: Script): boolean {
   });
 }
 
+/** Events of a log that another has not. */
+function eventsMissing(from: string, log: string): string[] {
+  const left = eventsOf(log);
+  return eventsOf(from).filter(event => {
+    const at = left.indexOf(event);
+    if (at >= 0) left.splice(at, 1);
+    return at < 0;
+  });
+}
+
+/** Does an event tell of removing what a MADV_FREE was refused for? */
+function tellsOfRefusedFree(event: string, script: Script, outcomes: readonly string[]): boolean {
+  const [name, start, end] = event.trim().split(' ');
+  return script.some(({ call, args }, i) => {
+    if (name !== 'remove' || call !== 'madvise' || args[2] !== FREE || outcomes[i] !== '-22') return false;
+    return args[0]! <= Number(`0x${start}`) && Number(`0x${end}`) <= args[0]! + pages(args[1]!) * 4096;
+  });
+}
+
+const eventsOf = (log: string): string[] => log.split(/(?= (?:fault|remap|remove|unmap|event) )/).slice(1);
 const sorted = (log: string): string =>
   log
     .split(/(?= (?:fault|remap|remove|unmap|event) )/)
@@ -57,6 +77,15 @@ function differInZeros(theirs: string, ours: string): boolean {
 }
 const withoutSwap = (maps: string): string =>
   maps.replaceAll(/ (?:Rss|Pss|Pss_Dirty|\w+_Clean|\w+_Dirty|Anonymous|Locked|Swap)=\d+/g, '');
+
+/** Mappings of shared memory without what of it is mapped. */
+const withoutShared = (maps: string): string =>
+  maps.replaceAll(/\[\S+ ...s [^\]]*\]/g, mapping =>
+    mapping.replaceAll(/ (?:Rss|Pss|Pss_Dirty|\w+_Clean|\w+_Dirty|Locked)=\d+/g, ''),
+  );
+const SHARED_AND_ANONYMOUS = MAP.SHARED | MAP.ANONYMOUS;
+const isShared = ({ call, args }: Step): boolean =>
+  call === 'mmap' && (args[3]! & SHARED_AND_ANONYMOUS) === SHARED_AND_ANONYMOUS;
 
 const withoutDirt = (maps: string): string => maps.replaceAll(/ (?:Pss_Dirty|\w+_Clean|\w+_Dirty)=\d+/g, '');
 
@@ -121,6 +150,37 @@ export const KNOWN_DIFFERENCES: readonly KnownDifference[] = [
       script.slice(0, index).some(({ call }) => call === 'fork') &&
       script.slice(0, index).some(({ call, args }) => call === 'madvise' && args[2] === FREE) &&
       withoutDirt(theirs) === withoutDirt(ours),
+  },
+  {
+    name: 'pages mapped around a read',
+    reason:
+      'where a read of shared memory faults, Linux maps up to 15 neighbours too that are in memory already; ours ' +
+      'maps the one. What is mapped, not what is there, differs',
+    matches: ({ step, script, index, theirs, ours }) =>
+      step.call === 'maps' &&
+      script.slice(0, index).some(isShared) &&
+      withoutShared(theirs) === withoutShared(ours),
+  },
+  {
+    name: 'remove event of a refused MADV_FREE',
+    reason:
+      'of shared memory, Linux first tells the manager that it is removed and then says EINVAL; ours says EINVAL',
+    matches: ({ step, script, theirs, ours, before }) => {
+      if (step.call !== 'log' || eventsMissing(ours, theirs).length > 0) return false;
+      const extra = eventsMissing(theirs, ours);
+      return extra.length > 0 && extra.every(event => tellsOfRefusedFree(event, script, before));
+    },
+  },
+  {
+    name: 'write protection of shared memory',
+    reason: 'ours has none, and says EINVAL to who registers for it',
+    ends: true,
+    matches: ({ step, script, index, theirs, ours }) =>
+      step.call === 'register' &&
+      (step.args[2]! & 2) !== 0 &&
+      script.slice(0, index).some(isShared) &&
+      theirs.startsWith('0 ') &&
+      ours === '-22',
   },
   {
     name: 'RLIMIT_MEMLOCK',

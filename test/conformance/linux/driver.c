@@ -37,7 +37,7 @@
 #define PROCESSES 6
 #define STEPS 512
 #define ARGS 6
-#define SOURCE_PAGES 1024
+#define SOURCE_PAGES 2048
 
 // Calls of userfaultfd that are newer than the headers of some distributions.
 struct poison_call {
@@ -185,26 +185,45 @@ static void do_maps(const struct step *s) {
   each_line(say_maps_line);
 }
 
-static unsigned long dump_end;
+static unsigned long dump_end, alike;
+static char last_page[64];
 
-static void say_page(unsigned long at) {
+// Pages that say the same, one after the other, are told once, with how many there are.
+static void flush_pages(void) {
+  if (alike > 1) say(" %s*%lu", last_page, alike);
+  else if (alike == 1) say(" %s", last_page);
+  alike = 0;
+}
+
+static void read_page(unsigned long at, char *text, size_t room) {
   static const unsigned offsets[] = {0, 8, 0x800};
   uint32_t v[3];
   for (int i = 0; i < 3; i++) {
     int signal = touch(at + offsets[i], 0, &v[i]);
     if (signal) {
-      say(" %s", fault_name(signal));
+      snprintf(text, room, "%s", fault_name(signal));
       return;
     }
   }
-  if (v[0] | v[1] | v[2]) say(" %u,%u,%u", v[0], v[1], v[2]);
-  else say(" 0");
+  if (v[0] | v[1] | v[2]) snprintf(text, room, "%u,%u,%u", v[0], v[1], v[2]);
+  else snprintf(text, room, "0");
+}
+
+static void say_page(unsigned long at) {
+  char text[sizeof last_page];
+  read_page(at, text, sizeof text);
+  if (alike && strcmp(text, last_page)) flush_pages();
+  strcpy(last_page, text);
+  alike++;
 }
 
 static void dump_line(const char *text, unsigned long start, unsigned long end, int head) {
   (void)text;
   if (!head) return;
-  if (start != dump_end) say(" [%lx]", start - WINDOW);
+  if (start != dump_end) {
+    flush_pages();
+    say(" [%lx]", start - WINDOW);
+  }
   dump_end = end;
   for (unsigned long at = start; at < end; at += PAGE) say_page(at);
 }
@@ -213,8 +232,9 @@ static void dump_line(const char *text, unsigned long start, unsigned long end, 
 static void do_dump(const struct step *s) {
   (void)s;
   say("dump");
-  dump_end = 0;
+  dump_end = alike = 0;
   each_line(dump_line);
+  flush_pages();
 }
 
 static void do_mincore(const struct step *s) {
@@ -411,6 +431,9 @@ static void answer(const struct uffd_msg *m) {
   if (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) {
     struct uffdio_writeprotect w = {{at, PAGE}, 0};
     ioctl(ufd, UFFDIO_WRITEPROTECT, &w);
+  } else if (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_MINOR) {
+    struct uffdio_continue c = {{at, PAGE}, 0, 0};
+    ioctl(ufd, UFFDIO_CONTINUE, &c);
   } else answer_missing(at);
 }
 
@@ -695,8 +718,31 @@ static void run_first_process(void) {
   _exit(0);
 }
 
+// What says that this machine had no huge page to give, or could not split one that somebody held for a moment.
+static long misses(void) {
+  static const char *const counted[] = {
+      "thp_fault_fallback", "thp_collapse_alloc_failed", "thp_zero_page_alloc_failed", "thp_split_page_failed",
+      "thp_underused_split_page"};
+  FILE *file = fopen("/proc/vmstat", "r");
+  char key[64];
+  long value, sum = 0;
+  while (file && fscanf(file, "%63s %ld", key, &value) == 2)
+    for (size_t i = 0; i < sizeof counted / sizeof counted[0]; i++)
+      if (!strcmp(key, counted[i])) sum += value;
+  if (file) fclose(file);
+  return sum;
+}
+
+static int wants_huge(void) {
+  for (int i = 0; i < count; i++)
+    if (!strcmp(steps[i].call, "thp")) return 1;
+  return 0;
+}
+
 static void run_script(char *line) {
   parse_script(line);
+  int huge = wants_huge();
+  long before = huge ? misses() : 0;
   memset(shared, 0, offsetof(struct shared, out));
   shared->alive[0] = 1;
   pid_t pid = fork();
@@ -707,6 +753,7 @@ static void run_script(char *line) {
     kill(-pid, SIGKILL);
     say("died %d;", status);
   }
+  if (huge && misses() != before) say("no huge page;");
   printf("%.*s\n", (int)shared->used, shared->out);
   fflush(stdout);
 }

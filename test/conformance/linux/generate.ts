@@ -4,12 +4,31 @@ import { UffdFeature } from '../../../src/mm/userfaultfd/state.ts';
 import type { Script, Step } from './script.ts';
 
 const PAGE = 0x1000;
+const HUGE = 512 * PAGE;
+
+/** Where in the window calls go, and how far they reach. */
+type Places = { page(r: Random): number; pages(r: Random): number };
+
 /** Small, so that calls meet. */
 const PAGES = 24;
+const SMALL: Places = {
+  page: r => r.below(PAGES),
+  pages: r => 1 + r.below(r.oneIn(3) ? PAGES : 4),
+};
+
+/** Areas of 2 MiB, whole, in part, and from inside one to inside another. */
+const AREAS = 4;
+const LARGE: Places = {
+  page: r => r.below(AREAS) * 512 + (r.oneIn(2) ? 0 : r.pick([1, 3, 255, 256, 511])),
+  pages: r => (r.oneIn(3) ? r.pick([1, 2, 5, 257]) : r.pick([512, 512, 512, 1024, 511, 513, 1536])),
+};
 const PROTS = [3, 3, 3, 3, 1, 1, 0, 7, 5];
 const FIXED = MAP.PRIVATE | MAP.ANONYMOUS | MAP.FIXED;
 const ADVICE = [4, 4, 4, 8, 8, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 22, 23, 23, 0, 3];
 const FREE = 8;
+const REMOVE = 9;
+const HUGEPAGE = 14;
+const COLLAPSE = 25;
 const MERGEABLE = 12;
 /** Offsets in a page that are touched; a dump reads them. */
 const OFFSETS = [0, 8, 0x800];
@@ -19,25 +38,52 @@ type Weighted = readonly (readonly [weight: number, make: (g: Generator) => Step
 /** Makes one script: a few mappings first, then calls that get in each other's way. */
 export class Generator {
   readonly r: Random;
+  /** Does it map shared memory? */
+  shares = false;
+  #places = SMALL;
   #value = 3;
   #alike = false;
   #processes = [0];
   #openers: number[] = [];
   #born = 1;
 
-  constructor(r: Random) {
+  readonly #withHuge: boolean;
+
+  constructor(r: Random, withHuge = false) {
     this.r = r;
+    this.#withHuge = withHuge;
   }
 
   /** With `races` one that does; else one in ten. */
   script(length: number, races = false): Script {
+    const kind = races ? 'race' : this.#kind();
+    if (kind === 'huge') return this.#huge(length >> 1);
+    this.shares = kind === 'shared';
     const steps: Step[] = [this.#map(0, 16 * PAGE), this.#map(this.page(), this.pages() * PAGE)];
-    if (races || this.r.oneIn(10)) return this.#race(steps, length);
+    if (kind === 'race') return this.#race(steps, length);
     if (this.r.oneIn(50)) steps.push(this.#of(0, 'memlock', this.r.below(PAGES) * PAGE));
+    return this.#rest(steps, length, 16 * PAGE, this.shares ? SHARED_CALLS : CALLS);
+  }
+
+  #kind(): 'plain' | 'race' | 'shared' | 'huge' {
+    if (this.r.oneIn(10)) return 'race';
+    if (this.#withHuge && this.r.oneIn(8)) return 'huge';
+    return this.r.oneIn(4) ? 'shared' : 'plain';
+  }
+
+  /** In 2 MiB areas, most of which want to be huge. Shorter, as a look at a process touches all of them. */
+  #huge(length: number): Script {
+    this.#places = LARGE;
+    const bytes = 2 * HUGE;
+    const steps = [this.#of(0, 'thp', 1), this.#map(0, bytes), this.step('madvise', 0, bytes, HUGEPAGE)];
+    return this.#rest(steps, length, bytes, HUGE_CALLS);
+  }
+
+  #rest(steps: Step[], length: number, registered: number, calls: Weighted): Script {
     const asksForPages = this.r.oneIn(2);
-    if (asksForPages) steps.push(...this.#openUffd(0), this.uffd('register', 0, 16 * PAGE, this.modes()));
+    if (asksForPages) steps.push(...this.#openUffd(0), this.uffd('register', 0, registered, this.modes()));
     while (steps.length < length) {
-      const step = this.#pick(asksForPages && this.r.oneIn(2) ? UFFD_CALLS : CALLS);
+      const step = this.#pick(asksForPages && this.r.oneIn(2) ? UFFD_CALLS : calls);
       if (step !== undefined) steps.push(step);
     }
     return [...steps, ...this.#processes.flatMap(p => ENDINGS.map(call => this.#of(p, call)))];
@@ -84,7 +130,9 @@ export class Generator {
 
   /** Register modes, and now and then none or one that there isn't. */
   modes(): number {
-    return this.r.oneIn(20) ? this.r.pick([0, 4, 8]) : this.r.pick([1, 1, 1, 2, 3, 3]);
+    if (this.r.oneIn(20)) return this.r.pick([0, 4, 8]);
+    // Of shared memory, ours has no write protection.
+    return this.r.pick(this.shares && !this.r.oneIn(20) ? [1, 1, 4, 5] : [1, 1, 1, 2, 3, 3]);
   }
 
   /** Nothing, or now and then one of the mode bits. */
@@ -97,7 +145,7 @@ export class Generator {
   }
 
   #map(at: number, bytes: number): Step {
-    return this.step('mmap', at, bytes, 3, FIXED);
+    return this.step('mmap', at, bytes, 3, this.shares && this.r.oneIn(2) ? SHARED_FIXED : FIXED);
   }
 
   #pick(of: Weighted): Step | undefined {
@@ -115,11 +163,11 @@ export class Generator {
   }
 
   page(): number {
-    return this.r.below(PAGES) * PAGE;
+    return this.#places.page(this.r) * PAGE;
   }
 
   pages(): number {
-    return 1 + this.r.below(this.r.oneIn(3) ? PAGES : 4);
+    return this.#places.pages(this.r);
   }
 
   /** A range of pages; once in a while one that isn't. */
@@ -179,6 +227,8 @@ export class Generator {
 }
 
 const ENDINGS = ['log', 'maps', 'dump', 'log'];
+const SHARED_FIXED = MAP.SHARED | MAP.ANONYMOUS | MAP.FIXED;
+const MMAP_SHARED = [SHARED_FIXED, SHARED_FIXED, MAP.SHARED | MAP.ANONYMOUS, SHARED_FIXED | MAP.POPULATE];
 const MMAP_FLAGS = [FIXED, FIXED, FIXED, FIXED, MAP.PRIVATE | MAP.ANONYMOUS];
 const MMAP_RARE = [
   MAP.PRIVATE | MAP.ANONYMOUS | MAP.FIXED_NOREPLACE,
@@ -208,7 +258,7 @@ const UFFD_CALLS: Weighted = [
   [10, g => g.uffd('writeprotect', ...g.range(), g.r.pick([1, 1, 1, 0, 0, 2, 3]))],
   [12, g => g.uffd('move', g.page(), ...g.range(), g.r.pick([0, 0, 1, 2, 2]))],
   [5, g => g.uffd('poison', ...g.range(), g.mode(1))],
-  [1, g => g.uffd('continue', ...g.range(), 0)],
+  [3, g => g.uffd('continue', ...g.range(), g.mode(1))],
   [1, g => g.uffd('uread')],
   [1, g => g.uffd('poll')],
   [4, g => g.uffd('log')],
@@ -237,4 +287,20 @@ const RACE_CALLS: Weighted = [
   [30, g => g.step('write', g.touchAlike(), g.value())],
   [8, g => g.step('madvise', ...g.range(), MERGEABLE)],
   [2, g => g.step('race')],
+];
+
+/** Beside private memory, objects that are mapped more than once, by a fork or by mremap. */
+const SHARED_CALLS: Weighted = [
+  ...CALLS,
+  [14, g => g.step('mmap', ...g.range(), g.r.pick(PROTS), g.r.pick(MMAP_SHARED))],
+  [6, g => g.step('madvise', ...g.range(), REMOVE)],
+  [4, g => g.step('mremap', g.page(), 0, g.pages() * PAGE, g.r.pick([1, 3, 3]), g.page())],
+  [5, g => g.fork()],
+];
+
+const HUGE_ADVICE = [14, 14, 15, 4, 4, 8, 20, 21, 22, 23, 23, COLLAPSE, COLLAPSE, COLLAPSE, COLLAPSE];
+const HUGE_CALLS: Weighted = [
+  ...CALLS,
+  [30, g => g.step('madvise', ...g.range(), g.r.pick(HUGE_ADVICE))],
+  [4, g => g.step('maps')],
 ];

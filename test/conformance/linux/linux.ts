@@ -1,4 +1,4 @@
-import { execFile, execFileSync, spawn } from 'node:child_process';
+import { execFile, execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,9 +8,10 @@ import { shrink } from '../shrink.ts';
 import { RaceConditions } from './conditions.ts';
 import { explain, type KnownDifference } from './differences.ts';
 import { Generator } from './generate.ts';
-import { needsUserfault, type Probe, probe, whyNoUserfault } from './machine.ts';
+import { needsUserfault, type Probe, probe, whyNoHuge, whyNoUserfault } from './machine.ts';
 import { Ours } from './ours.ts';
-import { formatScript, isRace, parseScript, type Script } from './script.ts';
+import { formatScript, isRace, parseScript, type Script, wantsHuge } from './script.ts';
+import { compact, runTheirs } from './theirs.ts';
 
 // The same scripts on this machine's kernel and through our mm; every difference, shrunk.
 
@@ -54,18 +55,6 @@ export async function buildDriver(): Promise<Driver | undefined> {
 /** The kernel's release, for the report. */
 export const kernelRelease = (): string => execFileSync('uname', ['-r'], { encoding: 'utf8' }).trim();
 
-/** Runs scripts on the kernel; outcomes in their order. */
-export async function runTheirs(program: string, scripts: readonly Script[]): Promise<string[][]> {
-  const child = spawn(program, { stdio: ['pipe', 'pipe', 'inherit'] });
-  const chunks: Buffer[] = [];
-  child.stdout.on('data', (chunk: Buffer) => chunks.push(chunk));
-  const closed = new Promise(resolve => child.on('close', resolve));
-  child.stdin.end(scripts.map(script => `${formatScript(script)}\n`).join(''));
-  await closed;
-  const lines = Buffer.concat(chunks).toString().split('\n');
-  return scripts.map((_, i) => (lines[i] ?? '').split(';').slice(0, -1));
-}
-
 /** The first step on which the two sides differ for no known reason. */
 type Difference = { step: number; theirs: string; ours: string };
 const NOTHING = '(nothing)';
@@ -76,6 +65,9 @@ export class Comparison {
   readonly #race: RaceConditions;
   /** How often each known difference was met. */
   readonly explained = new Map<KnownDifference, number>();
+
+  /** Runs of scripts for which the kernel had no huge page: nothing is known of them. */
+  starved = 0;
 
   /** Differences that two more runs of the script didn't show. */
   unrepeatable = 0;
@@ -100,17 +92,20 @@ export class Comparison {
     const theirs = await this.#runTheirs(scripts);
     const found: (Difference | undefined)[] = [];
     for (const [i, script] of scripts.entries()) {
-      const difference = this.#compare(script, [theirs[i]!], [await this.#runOurs(script)]);
+      const outcomes = theirs[i];
+      if (outcomes === undefined) this.starved++;
+      const difference =
+        outcomes === undefined ? undefined : this.#compare(script, [outcomes], [await this.#runOurs(script)]);
       const again = difference !== undefined && isRace(script);
       found.push(again ? await this.#compareOften(script) : difference);
     }
     return found;
   }
 
-  /** Both sides of a script. */
-  async runOnce(script: Script): Promise<{ theirs: string[]; ours: string[] }> {
+  /** Both sides of a script; undefined where the kernel had no huge page for it. */
+  async runOnce(script: Script): Promise<{ theirs: string[] | undefined; ours: string[] }> {
     const [theirs] = await this.#runTheirs([script]);
-    return { theirs: theirs!, ours: await this.#runOurs(script) };
+    return { theirs, ours: await this.#runOurs(script) };
   }
 
   /** Ends the second thread and gives the machine back as it was. */
@@ -125,19 +120,20 @@ export class Comparison {
   }
 
   /** Outcomes in the order of the scripts, though those that race run last and in conditions of their own. */
-  async #runTheirs(scripts: readonly Script[]): Promise<string[][]> {
+  async #runTheirs(scripts: readonly Script[]): Promise<(string[] | undefined)[]> {
     const { program } = this.#driver;
     const [calm, racing] = [scripts.filter(s => !isRace(s)), scripts.filter(isRace)];
     const ofCalm = await runTheirs(program, calm);
     const ofRacing = racing.length === 0 ? [] : await this.#race.during(() => runTheirs(program, racing));
-    return scripts.map(script => (isRace(script) ? ofRacing : ofCalm).shift()!);
+    return scripts.map(script => (isRace(script) ? ofRacing : ofCalm).shift());
   }
 
   /**
    * A race may end in more than one way: each way that ours ends in has to be one that the kernel's does.
    */
   async #compareOften(script: Script): Promise<Difference | undefined> {
-    const theirs = await this.#runTheirs(Array.from({ length: RACE_RUNS }, () => script));
+    const runs = await this.#runTheirs(Array.from({ length: RACE_RUNS }, () => script));
+    const theirs = runs.filter(run => run !== undefined);
     const ours: string[][] = [];
     for (let i = 0; i < RACE_RUNS; i++) ours.push(await this.#runOurs(script));
     return this.#compare(script, theirs, ours);
@@ -145,7 +141,7 @@ export class Comparison {
 
   /** Of several runs on each side. */
   #compare(script: Script, theirs: readonly string[][], ours: readonly string[][]): Difference | undefined {
-    const length = Math.max(script.length, ...ours.map(run => run.length));
+    const length = Math.max(script.length, ...[...theirs, ...ours].map(run => run.length));
     for (let step = 0; step < length; step++) {
       const may = new Set(theirs.map(run => run[step] ?? NOTHING));
       const odd = ours.find(run => !may.has(run[step] ?? NOTHING));
@@ -175,15 +171,15 @@ const isRepeatable = async (
   if (again.some(difference => difference !== undefined)) return true;
   if (comparison.unrepeatable++ >= SHOWN) return false;
   o.print(`differed once, and not again in two runs, at step ${seen.step}: ${formatScript(script)}`);
-  o.print(`    linux ${seen.theirs}`);
-  o.print(`    ours  ${seen.ours}`);
+  o.print(`    linux ${compact(seen.theirs)}`);
+  o.print(`    ours  ${compact(seen.ours)}`);
   return false;
 };
 
 const tellDifference = (seen: Difference, script: Script, print: (line: string) => void): void => {
   print(`  step ${seen.step}: ${formatScript(script.slice(seen.step, seen.step + 1))}`);
-  print(`    linux ${seen.theirs}`);
-  print(`    ours  ${seen.ours}`);
+  print(`    linux ${compact(seen.theirs)}`);
+  print(`    ours  ${compact(seen.ours)}`);
 };
 
 const show = async (
@@ -208,17 +204,20 @@ const show = async (
 };
 
 /** `racing`: all of them race, instead of one in ten. */
-export const randomScripts = (r: Random, count: number, racing = false): Script[] =>
-  Array.from({ length: count }, () => new Generator(r).script(LENGTH_MIN + r.below(LENGTH_SPREAD), racing));
+export const randomScripts = (r: Random, count: number, racing = false, withHuge = false): Script[] =>
+  Array.from({ length: count }, () =>
+    new Generator(r, withHuge).script(LENGTH_MIN + r.below(LENGTH_SPREAD), racing),
+  );
 
 /** What of the scripts can't be asked of this machine, and why. */
 class NotRun {
   readonly #kinds: readonly { what: string; why: string | undefined; is(script: Script): boolean }[];
   readonly #counts = new Map<string, number>();
 
-  constructor(noUserfault: string | undefined, noRace: string | undefined) {
+  constructor(noUserfault: string | undefined, noRace: string | undefined, noHuge: string | undefined) {
     this.#kinds = [
       { what: 'with user faults', why: noUserfault, is: needsUserfault },
+      { what: 'with huge pages', why: noHuge, is: wantsHuge },
       { what: 'that race', why: noRace, is: isRace },
     ];
   }
@@ -240,7 +239,7 @@ class NotRun {
 }
 
 /** What the machine may say instead of being asked, for tests. */
-type Here = { userfault?: Probe; race?: string };
+type Here = { userfault?: Probe; race?: string; huge?: string };
 
 /** Returns how many scripts differ without a reason. What the machine can't be asked is told as not run. */
 export async function runLinux(driver: Driver, o: LinuxOptions, here: Here = {}): Promise<number> {
@@ -260,7 +259,11 @@ async function compareAll(
 ): Promise<number> {
   const r = new Random(o.seed);
   const noUserfault = whyNoUserfault(here.userfault ?? probe(driver.program));
-  const notRun = new NotRun(noUserfault, here.race ?? (await comparison.whyNoRace()));
+  const notRun = new NotRun(
+    noUserfault,
+    here.race ?? (await comparison.whyNoRace()),
+    here.huge ?? whyNoHuge(),
+  );
   let differences = 0;
   for (let done = 0; done < o.scripts && differences < SHOWN; done += BATCH) {
     const scripts = notRun.filter(randomScripts(r, Math.min(BATCH, o.scripts - done), o.racing));
@@ -272,6 +275,8 @@ async function compareAll(
   for (const [{ name, reason }, count] of comparison.explained)
     o.print(`known difference, ${count} times: ${name}: ${reason}`);
   for (const line of [...comparison.beside(), ...notRun.report()]) o.print(line);
+  if (comparison.starved > 0)
+    o.print(`linux: ${comparison.starved} scripts: not run: the kernel had no huge page for them`);
   if (comparison.unrepeatable > 0) o.print(`${comparison.unrepeatable} scripts differed once and not again`);
   return differences;
 }
@@ -285,7 +290,11 @@ export async function runOneScript(
   const script = parseScript(text);
   const comparison = new Comparison(driver);
   try {
-    const notRun = new NotRun(whyNoUserfault(probe(driver.program)), await comparison.whyNoRace());
+    const notRun = new NotRun(
+      whyNoUserfault(probe(driver.program)),
+      await comparison.whyNoRace(),
+      whyNoHuge(),
+    );
     if (notRun.filter([script]).length > 0) return await compareOne(comparison, script, print);
     notRun.report().forEach(print);
     return 0;
@@ -301,10 +310,14 @@ async function compareOne(
 ): Promise<number> {
   const [difference] = await comparison.run([script]);
   const { theirs, ours } = await comparison.runOnce(script);
+  if (theirs === undefined) {
+    print('linux: not run: the kernel had no huge page for it');
+    return 0;
+  }
   for (let i = 0; i < Math.max(script.length, ours.length); i++) {
     print(`${i}  ${i < script.length ? formatScript(script.slice(i, i + 1)) : ''}`);
-    print(`    linux ${theirs[i] ?? NOTHING}`);
-    if (ours[i] !== theirs[i]) print(`    ours  ${ours[i] ?? NOTHING}`);
+    print(`    linux ${compact(theirs[i] ?? NOTHING)}`);
+    if (ours[i] !== theirs[i]) print(`    ours  ${compact(ours[i] ?? NOTHING)}`);
   }
   if (difference !== undefined) tellDifference(difference, script, print);
   comparison.beside().forEach(print);

@@ -1,4 +1,5 @@
 import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { UffdFeature } from '../../../src/mm/userfaultfd/state.ts';
 import type { Script } from './script.ts';
 
@@ -50,3 +51,19 @@ export function parseProbe(text: string): Probe {
 
 export const probe = (program: string): Probe =>
   parseProbe(execFileSync(program, ['probe'], { encoding: 'utf8' }));
+
+const THP = '/sys/kernel/mm/transparent_hugepage';
+
+/** Why scripts with huge pages can't run here; undefined when they can. What asks for them has to get them. */
+export function whyNoHuge(
+  read = (name: string): string => readFileSync(`${THP}/${name}`, 'utf8'),
+): string | undefined {
+  try {
+    const [enabled, size, zero] = [read('enabled'), read('hugepages-2048kB/enabled'), read('use_zero_page')];
+    if (!enabled.includes('[madvise]')) return `transparent huge pages are '${enabled.trim()}' here`;
+    if (!/\[(inherit|madvise)\]/.test(size)) return `huge pages of 2 MiB are '${size.trim()}' here`;
+    return zero.trim() === '1' ? undefined : 'there is no huge zero page here';
+  } catch {
+    return 'no transparent huge pages in this kernel';
+  }
+}

@@ -114,6 +114,7 @@ export class OurUffd {
     const at = event.address - (event.address % PAGE_SIZE);
     const { mfill, writeProtect } = this.#core;
     if (event.wp) writeProtect.protect(fd.ctx, at, PAGE_SIZE, 0);
+    else if (event.minor) mfill.continue(fd.ctx, at, PAGE_SIZE);
     else if (policy === Policy.Zero) mfill.zeropage(fd.ctx, at, PAGE_SIZE);
     else if (policy === Policy.Poison) mfill.poison(fd.ctx, at, PAGE_SIZE);
     else mfill.copy(fd.ctx, at, pageOf(7000 + (at - WINDOW) / PAGE_SIZE), PAGE_SIZE);

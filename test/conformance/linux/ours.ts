@@ -16,7 +16,7 @@ import { besideLine } from './conditions.ts';
 import { mapsLines } from './our-maps.ts';
 import { OurRace } from './our-race.ts';
 import { OurUffd } from './our-uffd.ts';
-import { isRace, PROCESSES, type Script, type Step, WINDOW, WINDOW_BYTES } from './script.ts';
+import { isRace, PROCESSES, type Script, type Step, WINDOW, WINDOW_BYTES, wantsHuge } from './script.ts';
 
 type Mm = Ptr<'mm'>;
 type Process = { mm: Mm; uffd?: OurUffd };
@@ -25,13 +25,20 @@ type Process = { mm: Mm; uffd?: OurUffd };
 const DUMPED = [0, 8, 0x800];
 
 /** The seed's order of a user fault is Linux's: it shows in which mappings have an anon_vma (U-14). */
-const newCore = (breaks: Partial<MmBreaks>): MmCore =>
-  testMm({ frames: 4096, strictSeedOrder: true, breaks });
+const newCore = (breaks: Partial<MmBreaks>, frames = 4096): MmCore =>
+  testMm({ frames, strictSeedOrder: true, breaks });
+
+/** Five processes, each with a window full of memory, and the page tables. */
+const HUGE_HOST_FRAMES = 5 * (WINDOW_BYTES / PAGE_SIZE) + 2048;
+/** What says that we had no huge page to give, which would be our own fault here. */
+const MISSES = ['thp_fault_fallback', 'thp_collapse_alloc_failed', 'thp_zero_page_alloc_failed'] as const;
 
 /** Runs scripts through our mm and tells of each step what driver.c tells. */
 export class Ours {
   #core: MmCore;
   #calm: MmCore;
+  /** For scripts with huge pages; made when the first of them comes. */
+  #huge: MmCore | undefined;
   #calls: Syscalls;
   #processes: (Process | undefined)[] = [];
 
@@ -77,7 +84,8 @@ export class Ours {
     const outcomes: string[] = [];
     this.#racing = isRace(script);
     if (this.#racing && this.#race === undefined) throw new Error('nobody waited until a race is ready');
-    this.#use(this.#racing ? this.#race!.core : this.#calm);
+    this.#use(this.#racing ? this.#race!.core : this.#calmFor(script));
+    const misses = this.#misses();
     try {
       this.#processes = [{ mm: this.#core.createMm() }];
       for (const step of script) {
@@ -86,6 +94,7 @@ export class Ours {
         else this.#core.checkInvariants();
       }
       this.#end();
+      if (this.#misses() !== misses) outcomes.push('no huge page');
     } catch (error) {
       outcomes.push(`ASSERT ${error instanceof Error ? error.message : error}`);
       this.#forget();
@@ -93,8 +102,19 @@ export class Ours {
     return outcomes;
   }
 
+  #calmFor(script: Script): MmCore {
+    if (!wantsHuge(script)) return this.#calm;
+    this.#huge ??= newCore(this.#breaks, HUGE_HOST_FRAMES);
+    return this.#huge;
+  }
+
+  #misses(): number {
+    return MISSES.reduce((sum, name) => sum + this.#core.vmstat.read(name), 0);
+  }
+
   /** An mm that an assertion has failed in is not used again. */
   #forget(): void {
+    this.#huge = undefined;
     if (!this.#racing) this.#calm = newCore(this.#breaks);
     else void this.close();
   }

@@ -10,6 +10,9 @@ export const PROCESSES = 6;
 /** Does a second thread get in its way? */
 export const isRace = (script: Script): boolean => script.some(({ call }) => call === 'race');
 
+/** Does it switch huge pages on? Without `thp` a script's processes have none. */
+export const wantsHuge = (script: Script): boolean => script.some(({ call }) => call === 'thp');
+
 const number = (n: number): string => (n < 16 ? String(n) : `0x${n.toString(16)}`);
 
 /** `0.mmap 0x3000 0x4000 3 0x32; 0.write 0x4000 7`: what --script takes, and driver.c. */
