@@ -1,6 +1,7 @@
 import { FaultlineError } from '../base/error.ts';
 import { formatSize } from '../base/size.ts';
 import { alignDown, MIB, PAGE_SIZE, pagesOf } from '../base/units.ts';
+import { setEngineFlags } from '../host/node/engine-flags.ts';
 import { spawnWorker } from '../host/node/spawn.ts';
 import { overcommit } from '../inspect/mem-stat.ts';
 import { HEAP_BYTES, type HostConfig, Host as MachineHost } from '../machine/host.ts';
@@ -72,6 +73,7 @@ export class Host implements AsyncDisposable {
       ...{ frames: pagesOf(memoryBytes), heapBytes, swap },
       ...{ shared: options.runners !== 0, breaks: options.breaks ?? [] },
     };
+    setEngineFlags();
     try {
       return new Host(config, closeSwap);
     } catch (error) {
