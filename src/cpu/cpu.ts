@@ -2,6 +2,7 @@ import { assert } from '../base/assert.ts';
 import type { Pfn } from '../base/units.ts';
 import type { Arena } from '../sync/arena.ts';
 import { SlowAccess } from './access.ts';
+import type { CpuBreaks } from './breaks.ts';
 import { CodeCache } from './code-cache.ts';
 import { Csrs, instret } from './csr.ts';
 import { Decoder } from './decoder.ts';
@@ -29,6 +30,8 @@ export type CpuOptions = {
    * call. Absent when the VM has one vCPU.
    */
   flushOthers?(vcpu: VcpuPtr): void;
+  /** Test: rules to switch off. */
+  breaks?: Partial<CpuBreaks>;
 };
 
 export type ResetState = {
@@ -80,7 +83,7 @@ export class Cpu {
     this.#traps = new Traps(words, this.#tlb);
     this.#cache = new CodeCache(arena, fill);
     this.#flushes = new FlushRequests(words, this.#tlb, this.#cache);
-    this.#mmu = new Mmu(words, ports, this.#tlb, this.#traps, this.#flushes);
+    this.#mmu = new Mmu(words, ports, this.#tlb, this.#traps, this.#flushes, options.breaks);
     const decoder = new Decoder(arena, this.#cache);
     const own = { mmu: this.#mmu, tlb: this.#tlb, traps: this.#traps, cache: this.#cache };
     const parts = { arena, words, flushes: this.#flushes, ...own };

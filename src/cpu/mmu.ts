@@ -1,4 +1,5 @@
 import type { Gfn, Pfn } from '../base/units.ts';
+import type { CpuBreaks } from './breaks.ts';
 import type { FlushRequests } from './flush-requests.ts';
 import type { CpuPorts, VcpuPtr } from './interface.ts';
 import { Access, Exit, FLUSHES, Miss, Mode } from './interface.ts';
@@ -26,13 +27,22 @@ export class Mmu {
   readonly #tlb: Tlb;
   readonly #traps: Traps;
   readonly #flushes: FlushRequests;
+  readonly #breaks: Partial<CpuBreaks>;
   /** Of the last walk: the guest frame, and the leaf's level and G bit. */
   #gfn: Gfn = 0;
   #level = 0;
   #global = false;
 
-  constructor(words: Int32Array, ports: CpuPorts, tlb: Tlb, traps: Traps, flushes: FlushRequests) {
+  constructor(
+    words: Int32Array,
+    ports: CpuPorts,
+    tlb: Tlb,
+    traps: Traps,
+    flushes: FlushRequests,
+    breaks: Partial<CpuBreaks> = {},
+  ) {
     this.#words = words;
+    this.#breaks = breaks;
     this.#flushes = flushes;
     this.#ports = ports;
     this.#tlb = tlb;
@@ -66,7 +76,7 @@ export class Mmu {
   probe(vcpu: VcpuPtr, access: Access, lo: number, hi: number): Pfn | number {
     const pfn = this.#translate(vcpu, access, lo, hi);
     if (pfn >= 0) this.#note(vcpu, lo, hi);
-    else if (pfn === Miss.Blocked) this.#traps.leave(vcpu, Exit.Blocked);
+    else if (pfn === Miss.Blocked) this.#leaveForPage(vcpu, Exit.Blocked);
     return pfn;
   }
 
@@ -79,12 +89,12 @@ export class Mmu {
         this.#traps.fault(vcpu, ACCESS_FAULT[access], access, lo, hi);
         return;
       case Miss.Blocked:
-        this.#traps.leave(vcpu, Exit.Blocked);
+        this.#leaveForPage(vcpu, Exit.Blocked);
         this.#traps.retry(vcpu, access);
         return;
       case Miss.Fault:
         this.setExitGpa(vcpu, 0);
-        this.#traps.leave(vcpu, Exit.MemoryFault);
+        this.#leaveForPage(vcpu, Exit.MemoryFault);
         this.#traps.retry(vcpu, access);
         return;
       case Miss.Again:
@@ -92,6 +102,15 @@ export class Mmu {
         this.#traps.retry(vcpu, access);
         return;
     }
+  }
+
+  /**
+   * Whoever brings the page may do anything to others meanwhile, and undo it: a SC that goes by the value alone would
+   * not see it. So the reservation ends (T-UF-22).
+   */
+  #leaveForPage(vcpu: VcpuPtr, exit: Exit): void {
+    if (!this.#breaks.keepReservation) this.#words[vcpu + AT.reservation] = 0;
+    this.#traps.leave(vcpu, exit);
   }
 
   /** Records the guest physical address `offset` bytes into the last walk's page. */

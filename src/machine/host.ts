@@ -18,6 +18,7 @@ import { ringWords } from '../sync/ring.ts';
 import type { Ptr } from '../sync/struct.ts';
 import { Sync } from '../sync/sync.ts';
 import { createPageOps } from '../wasm/page-ops.ts';
+import type { MachineBreaks } from './breaks.ts';
 import type { MachineClock } from './clock.ts';
 import { RAM_BASE } from './memory-map.ts';
 
@@ -96,6 +97,8 @@ export class Host {
   missedWrite = false;
   readonly #share: HostShare;
   readonly #blocks = new Map<number, BlockedSometimes>();
+  /** Test: rules of the machine that are off. */
+  readonly breaks: Partial<MachineBreaks>;
   /** Of the guests whose vCPUs this thread runs. */
   readonly #clocks = new Map<number, MachineClock>();
   /** Steps of background reclaim to leave out, as the last ones found nothing to take. */
@@ -110,6 +113,7 @@ export class Host {
     this.words = sync.words;
     this.mm = mm;
     this.#share = share;
+    this.breaks = chosen(share.breaks);
     this.housekeepWord = share.housekeepWord;
     this.cpu = new Cpu(
       sync.arena,
@@ -121,6 +125,7 @@ export class Host {
         alloc: words => mm.heap.alloc(words),
         free: at => mm.heap.free(at),
         module: share.interpreter,
+        breaks: chosen(share.breaks),
       },
     );
     this.kvm = new Kvm(

@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest';
 import { MIB, PAGE_SIZE } from '../base/units.ts';
 import { assemble } from '../cpu/assemble.ts';
+import type { CpuBreaks } from '../cpu/breaks.ts';
 import { AT } from '../cpu/vcpu.ts';
 import { load } from './boot.ts';
 import { Host } from './host.ts';
@@ -11,8 +12,8 @@ import { RAM_BASE } from './memory-map.ts';
 
 const HOLE = RAM_BASE + MIB;
 
-function machine(ports: Partial<MachinePorts> = {}) {
-  const host = Host.create({ frames: 2048, shared: false, swap: { kind: 'none' }, breaks: [] });
+function machine(ports: Partial<MachinePorts> = {}, breaks: readonly string[] = []) {
+  const host = Host.create({ frames: 2048, shared: false, swap: { kind: 'none' }, breaks });
   const config = { memoryBytes: 4 * MIB, commandLine: '', clock: 'instret', seed: 1 } as const;
   const made = new Machine(host, config, {
     ...{ console: () => {}, monotonicMs: () => 0, epochSeconds: 0, random: () => {}, ...ports },
@@ -80,6 +81,56 @@ test('U-24 a hole that nobody fills ends the machine, and says where it was', ()
   expect(run(m, PROGRAM)).toBe('out-of-memory');
   expect(m.host.lastFailure()).toBe(`nobody supplies the guest's page at 0x${HOLE.toString(16)}`);
   expect(m.host.words[m.vcpu + AT.running]).toBe(0);
+});
+
+/** Pops the first of a list, and reads the hole between LR and SC; notes how often it had to try again. */
+const POP = `
+  lui t0, 0x80100
+  slli t0, t0, 32
+  srli t0, t0, 32
+  lui t1, 1
+  add t1, t1, t0
+  li a5, -1
+  again: addi a5, a5, 1
+  lr.d a1, (t1)
+  ld a2, 0(a1)
+  ld a4, 0(t0)
+  sc.d a3, a2, (t1)
+  bnez a3, again
+  sd a5, 8(t1)
+  lui a7, 0x53525
+  addi a7, a7, 0x354
+  li a6, 0
+  li a0, 0
+  li a1, 0
+  ecall
+`;
+
+test('T-UF-22, J-10 an SC fails after a user fault since the LR, and no update is lost; without the rule one is', () => {
+  const rule: keyof CpuBreaks = 'keepReservation';
+  const [HEAD, FIRST] = [HOLE + PAGE_SIZE, HOLE + PAGE_SIZE + 64];
+  /** The head of the list at the end, and how often the guest tried again. */
+  const outcome = (breaks: readonly string[]): number[] => {
+    const m = machine({ userFault: gpa => popsTwo(gpa) }, breaks);
+    const at = (gpa: number): number => m.hva + gpa - RAM_BASE;
+    const { madvise, access } = m.host.mm;
+    // Another user of the list pops the first and the second meanwhile, and puts the first back.
+    const popsTwo = (gpa: number): boolean => {
+      madvise.advise(m.mm, at(gpa), PAGE_SIZE, 'nouserfault');
+      access.write32(m.mm, at(HEAD), 3);
+      access.write32(m.mm, at(FIRST), 3);
+      access.write32(m.mm, at(HEAD), FIRST);
+      return true;
+    };
+    access.write32(m.mm, at(HEAD), FIRST);
+    access.write32(m.mm, at(FIRST), 2);
+    madvise.advise(m.mm, at(HOLE), PAGE_SIZE, 'userfault');
+    expect(run(m, POP)).toBe('shutdown');
+    m.host.mm.checkInvariants();
+    return [0, 8].map(offset => access.read32(m.mm, at(HEAD + offset)));
+  };
+  expect(outcome([])).toEqual([3, 1]);
+  expect(outcome([rule])).toEqual([2, 0]);
 });
 
 test('U-23 a device that meets a hole asks as the guest does, and fails without an answer', () => {

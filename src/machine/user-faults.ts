@@ -89,7 +89,7 @@ export class GuestUserFaults {
     if (event.event === 'pagefault') {
       this.count++;
       this.#waiting.push({ address: this.#gpa(event.address), write: event.write, wp: event.wp });
-    } else if (event.event === 'remove') {
+    } else if (event.event === 'remove' && !this.#host.breaks.forgetRemoved) {
       const first = (this.#gpa(event.start) - RAM_BASE) / PAGE_SIZE;
       const end = (this.#gpa(event.end) - RAM_BASE) / PAGE_SIZE;
       for (let page = first; page < end; page++) this.#empty[page >>> 3]! |= 1 << (page & 7);

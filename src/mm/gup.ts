@@ -214,6 +214,7 @@ export class Gup {
       const vma = this.#mm.users.load(mm) === 0 ? 0 : vmas.find(mm, vpn);
       const result = vma === 0 ? GUP_FAULT : memory.fault(mm, vma, vpn, write, how);
       sync.readUnlock('mmap', lock);
+      if (result === GUP_BLOCKED) sync.y('U.d');
       if (result !== FAULT_RETRY) return result;
       uffdHandle.beforeRetry();
     }

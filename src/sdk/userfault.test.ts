@@ -2,6 +2,7 @@ import { expect, test } from 'vitest';
 import { MIB, PAGE_SIZE } from '../base/units.ts';
 import { assemble } from '../cpu/assemble.ts';
 import { load } from '../machine/boot.ts';
+import type { MachineBreaks } from '../machine/breaks.ts';
 import { Host } from '../machine/host.ts';
 import { Machine } from '../machine/machine.ts';
 import { RAM_BASE } from '../machine/memory-map.ts';
@@ -28,8 +29,8 @@ const PROGRAM = `
   ecall
 `;
 
-function guest(handler: FaultHandler, options: UserfaultOptions = {}) {
-  const host = Host.create({ frames: 2048, shared: false, swap: { kind: 'none' }, breaks: [] });
+function guest(handler: FaultHandler, options: UserfaultOptions = {}, breaks: readonly string[] = []) {
+  const host = Host.create({ frames: 2048, shared: false, swap: { kind: 'none' }, breaks });
   const config = { memoryBytes: 4 * MIB, commandLine: '', clock: 'instret', seed: 1, balloon: true } as const;
   const ports = { console: () => {}, monotonicMs: () => 0, epochSeconds: 0, random: () => {} };
   const machine = new Machine(host, config, ports);
@@ -185,6 +186,36 @@ test('O-6, V-56, S-11 what a guest gives away is zero afterwards, and its source
   g.uffd.close();
   g.machine.destroy();
   g.host.mm.checkInvariants();
+});
+
+test('T-DN-03, V-56 what is zapped once the manager has read of it is not brought back by it; without the rule it is', async () => {
+  const rule: keyof MachineBreaks = 'forgetRemoved';
+  /** What the guest finds, and how often the source is asked, before and after its pages are zapped. */
+  const outcome = async (breaks: readonly string[]): Promise<number[]> => {
+    let asked = 0;
+    const g = guest(
+      (fault, uffd) => {
+        asked++;
+        uffd.copy(fault.address, page(9));
+      },
+      {},
+      breaks,
+    );
+    const found: number[] = [];
+    for (let i = 0; i < 2; i++) {
+      g.host.cpu.reset(g.machine.vcpu, { hartId: 0, pc: RAM_BASE, a1: 0 });
+      expect(await run(g)).toBe('shutdown');
+      found.push(asked, sum(g));
+      // The event is read before the pages go, so the manager knows of it when it is next asked.
+      expect(g.machine.memory.discard(AT, 2 * PAGE_SIZE)).toBe(true);
+    }
+    g.uffd.close();
+    g.machine.destroy();
+    g.host.mm.checkInvariants();
+    return found;
+  };
+  expect(await outcome([])).toEqual([2, 18, 2, 0]);
+  expect(await outcome([rule])).toEqual([2, 18, 4, 18]);
 });
 
 test('K-31 a guest that waits for its page can be ended, and leaves no waiter', () => {

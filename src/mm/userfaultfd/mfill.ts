@@ -165,6 +165,7 @@ export class Mfill {
     if (isPrivate && anonVmas.prepare(vma) === 0) return -ERRNO.ENOMEM;
     const refused = this.#refuse(ctx, vma, start, pages);
     if (refused !== 0) return refused;
+    this.#deps.y('V.v');
     while (this.#done < pages) {
       const code = this.#one(mm, vma, start + this.#done);
       if (code !== 0) return code;
@@ -231,10 +232,16 @@ export class Mfill {
 
   /** What needs no page goes into none alone (V-32, V-34). */
   #install(pte: PteAt, entry: number): number {
+    const { y } = this.#deps;
     this.#pageTable.lock(pte);
+    y('V.t');
     const hole = this.#pageTable.held(pte) === 0;
-    if (hole) this.#pageTable.fill(pte, entry);
+    if (hole) {
+      this.#pageTable.fill(pte, entry);
+      y('V.i');
+    }
     this.#pageTable.unlock(pte);
+    y('V.u');
     return hole ? 0 : -ERRNO.EEXIST;
   }
 
@@ -281,9 +288,10 @@ export class Mfill {
     if (held === 0) pageTable.fill(pte, entry);
     else pageTable.replace(pte, entry);
     this.#layout.mm.anonPages.add(mm, 1);
-    pageTable.unlock(pte);
-    lru.addPending(pfn);
     y('V.i');
+    pageTable.unlock(pte);
+    y('V.u');
+    lru.addPending(pfn);
     return 0;
   }
 

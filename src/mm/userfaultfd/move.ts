@@ -115,9 +115,10 @@ export class Move {
 
   /** Requires: mmap for read. */
   #gated(ctx: Uffd, mm: Mm, dst: Vpn, src: Vpn, pages: number, mode: number): number {
-    const { uffds } = this.#deps;
+    const { uffds, y } = this.#deps;
     if (!uffds.tryEnter(ctx)) return -ERRNO.EAGAIN;
     const refused = this.#refuse(ctx, mm, dst, src, pages);
+    if (refused === 0) y('V.v');
     const holes = (mode & UffdMove.AllowSrcHoles) !== 0 ? MoveFlag.AllowHoles : 0;
     const result = refused !== 0 ? refused : this.#run(mm, dst, src, pages, MoveFlag.Modern | holes);
     uffds.leave(ctx);

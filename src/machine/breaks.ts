@@ -1,0 +1,5 @@
+/** Rules of the machine that a test may switch off, to see what they are for. All off in production. */
+export type MachineBreaks = {
+  /** V-56, T-DN-03: a manager forgets what its guest gave away, and fills it from the source again. */
+  forgetRemoved: boolean;
+};
