@@ -32,7 +32,7 @@ program
       'free-page-reporting',
     ]),
   )
-  .option('--cpus <n>', 'harts; this version runs one', count)
+  .option('--cpus <n>', 'harts, 1 to 8', count)
   .option('--runners <n>', 'workers that run vCPUs; 0 runs all on one thread', count)
   .addOption(
     new Option('--clock <kind>', 'real time, or the count of instructions').choices(['real', 'instret']),

@@ -31,7 +31,6 @@ export const UXL = 2;
 export const SD = 1 << 31;
 const SATP_BARE = 0;
 const SATP_SV39 = 8;
-const ASID = 0x0ffff000;
 
 /** The CSRs by address. `read` leaves its result in `lo` and `hi`. */
 export class Csrs {
@@ -187,11 +186,6 @@ export class Csrs {
     if (before >>> 28 !== mode) this.#tlb.flush(vcpu);
     // TLBs carry no ASIDs: they hold the current address space's pages and global ones.
     else if (!same) this.#tlb.flushLocal(vcpu);
-  }
-
-  /** The current address space's number. */
-  asid(vcpu: VcpuPtr): number {
-    return (this.#words[vcpu + AT.satp + 1]! & ASID) >>> 12;
   }
 }
 

@@ -1,7 +1,8 @@
 import type { Pfn } from '../base/units.ts';
 import type { CodeCache } from './code-cache.ts';
+import { FenceRequests } from './fence-requests.ts';
 import { FLUSH_NAMES, FlushList } from './flush-list.ts';
-import { Request, type VcpuPtr } from './interface.ts';
+import { FENCES, FLUSHES, Request, type VcpuPtr } from './interface.ts';
 import type { Tlb } from './tlb.ts';
 import { AT, type CodePtr } from './vcpu.ts';
 
@@ -14,6 +15,7 @@ export class FlushRequests {
   readonly #tlb: Tlb;
   readonly #cache: CodeCache;
   readonly #list: FlushList;
+  readonly #fences: FenceRequests;
   readonly #names = new Int32Array(FLUSH_NAMES);
 
   constructor(words: Int32Array, tlb: Tlb, cache: CodeCache) {
@@ -21,6 +23,7 @@ export class FlushRequests {
     this.#tlb = tlb;
     this.#cache = cache;
     this.#list = new FlushList(words);
+    this.#fences = new FenceRequests(words);
   }
 
   /**
@@ -29,6 +32,19 @@ export class FlushRequests {
    * on the bit is set anew.
    */
   serve(vcpu: VcpuPtr, requests: number): void {
+    if ((requests & FENCES) !== 0) this.#fence(vcpu, requests);
+    if ((requests & FLUSHES) !== 0) this.#flush(vcpu, requests);
+  }
+
+  /** All bits go first, and before the fence is read: for one that comes later the bit is set anew. */
+  #fence(vcpu: VcpuPtr, requests: number): void {
+    Atomics.and(this.#words, vcpu + AT.requests, ~(requests & FENCES));
+    if ((requests & Request.FenceI) !== 0) this.noticeDrops(vcpu);
+    if ((requests & Request.FenceVma) !== 0) this.#tlb.flush(vcpu);
+    if ((requests & Request.FencePages) !== 0) this.#fences.serve(vcpu, this.#tlb);
+  }
+
+  #flush(vcpu: VcpuPtr, requests: number): void {
     if ((requests & Request.FlushPages) !== 0) {
       Atomics.and(this.#words, vcpu + AT.requests, ~Request.FlushPages);
     }

@@ -45,9 +45,19 @@ export const Request = {
   Stop: 1 << 3,
   /** Drop what is cached of the frames that the VM's flush list names. */
   FlushPages: 1 << 4,
+  /** Another hart's `fence.i`: fetch what was written before. */
+  FenceI: 1 << 5,
+  /** Another hart's `sfence.vma`, of everything. */
+  FenceVma: 1 << 6,
+  /** The same, of what the record's `fence` says. */
+  FencePages: 1 << 7,
 } as const;
-/** The requests that ask to forget translations. */
+/** The requests of the host that ask to forget translations. */
 export const FLUSHES = Request.FlushTlb | Request.FlushPages;
+/** The requests of other harts, by way of SBI's RFENCE. */
+export const FENCES = Request.FenceI | Request.FenceVma | Request.FencePages;
+/** What is served between two instructions, without leaving `run`. */
+export const SERVED = FLUSHES | FENCES;
 
 /** Why `run` came back; the exit's data is in the vCPU's record. */
 export const Exit = {

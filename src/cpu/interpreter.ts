@@ -141,10 +141,22 @@ function leaveForBudget(c: Code, l: Locals): void {
     .op('return_');
 }
 
+/** Not before every instruction, but soon. Nothing derived from what a flush will name is in use here. */
+function leaveForRequest(c: Code, l: Locals): void {
+  save(c, l);
+  c.get(CPU)
+    .i32(1 + Exit.Request)
+    .mem('i32_store', AT.leave * 4)
+    .op('return_');
+}
+
 function writeLookup(c: Code, l: Locals, imports: Imports, resync: Label): void {
   c.get(l.left)
     .op('i32_eqz')
     .if(() => leaveForBudget(c, l), undefined, { likely: false });
+  c.get(CPU)
+    .mem('i32_atomic_load', AT.requests * 4)
+    .if(() => leaveForRequest(c, l), undefined, { likely: false });
   c.get(l.pc).op('i32_wrap_i64').i32(8).op('i32_shr_u').i32(INDEX_MASK).op('i32_and');
   c.get(l.tlb).op('i32_add').tee(l.entry).mem('i64_load', EXEC);
   c.get(l.pc)

@@ -2,7 +2,7 @@ import type { Gfn, Pfn } from '../base/units.ts';
 import type { CpuBreaks } from './breaks.ts';
 import type { FlushRequests } from './flush-requests.ts';
 import type { CpuPorts, VcpuPtr } from './interface.ts';
-import { Access, Exit, FLUSHES, Miss, Mode } from './interface.ts';
+import { Access, Exit, Miss, Mode, SERVED } from './interface.ts';
 import type { Tlb } from './tlb.ts';
 import { ACCESS_FAULT, PAGE_FAULT, type Traps } from './trap.ts';
 import { AT, Privilege, Status } from './vcpu.ts';
@@ -218,8 +218,8 @@ export class Mmu {
   /** Serves the requests there are. False, and an exit, when one asks to leave. */
   serve(vcpu: VcpuPtr): boolean {
     const requests = Atomics.load(this.#words, vcpu + AT.requests);
-    if ((requests & FLUSHES) !== 0) this.#flushes.serve(vcpu, requests);
-    if ((requests & ~FLUSHES) === 0) return true;
+    if ((requests & SERVED) !== 0) this.#flushes.serve(vcpu, requests);
+    if ((requests & ~SERVED) === 0) return true;
     this.#traps.leave(vcpu, Exit.Request);
     return false;
   }

@@ -175,18 +175,11 @@ export class SlowInstructions {
       return;
     }
     this.#advance(vcpu, 4);
-    const { tlb, csrs } = this.#parts;
-    const rs2 = rs2Of(word);
-    // Of an address space that is not the current one nothing is cached.
-    const other = rs2 !== 0 && (this.#words[vcpu + AT.x + 2 * rs2]! & 0xffff) !== csrs.asid(vcpu);
-    if (other) return;
-    const rs1 = rs1Of(word);
-    if (rs1 !== 0) {
-      tlb.flushPage(vcpu, this.#words[vcpu + AT.x + 2 * rs1]!, this.#words[vcpu + AT.x + 2 * rs1 + 1]!);
-    } else if (rs2 !== 0) {
-      tlb.flushLocal(vcpu);
-    } else {
-      tlb.flush(vcpu);
-    }
+    const { tlb } = this.#parts;
+    const x = (n: number) => this.#words[vcpu + AT.x + n]!;
+    const [rs1, rs2] = [2 * rs1Of(word), 2 * rs2Of(word)];
+    const asid = rs2 === 0 ? -1 : x(rs2) & 0xffff;
+    if (rs1 === 0) tlb.fence(vcpu, asid);
+    else tlb.fencePage(vcpu, asid, x(rs1), x(rs1 + 1));
   }
 }

@@ -168,6 +168,22 @@ export class Tlb {
     for (let set = 0; set < TLB_SETS; set++) this.#ops.fill(first + set * SET_BYTES, 0xff, 2 * MICRO_BYTES);
   }
 
+  /** `sfence.vma` without an address; an asid below 0 is everybody's. */
+  fence(vcpu: VcpuPtr, asid: number): void {
+    if (asid < 0) this.flush(vcpu);
+    else if (this.#isCurrent(vcpu, asid)) this.flushLocal(vcpu);
+  }
+
+  /** `sfence.vma` of one address. */
+  fencePage(vcpu: VcpuPtr, asid: number, lo: number, hi: number): void {
+    if (asid < 0 || this.#isCurrent(vcpu, asid)) this.flushPage(vcpu, lo, hi);
+  }
+
+  /** Of an address space that is not the current one nothing is cached. */
+  #isCurrent(vcpu: VcpuPtr, asid: number): boolean {
+    return ((this.#words[vcpu + AT.satp + 1]! >>> 12) & 0xffff) === asid;
+  }
+
   /** Remembers that pages of the superpage around an address may be cached. */
   noteSuperpage(vcpu: VcpuPtr, lo: number, hi: number, level: number): void {
     const bit = superpageBit(lo, hi, level);

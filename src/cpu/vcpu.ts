@@ -88,15 +88,17 @@ const FIELDS = {
   spare0: array(4),
   cross: array(CROSS_ENTRIES * CROSS_WORDS),
   dummy: u64, //          what writes to x0 fall into
-  // kvm's.
+  // kvm's and the machine's.
   vm: i32,
   index: i32,
-  runState: i32,
-  wake: i32,
-  next: i32,
+  hartState: i32, //      SBI's state of the hart; atomic
+  waiting: i32, //        1 after a `wfi` that nothing has ended yet; atomic
+  wake: i32, //           the word that its runner sleeps on when none of its vCPUs can run; 0 if it never does
   flushList: ptr('flushList'), // the VM's, 0 when there is none
   flushSeen: i32, //      names of it that this vCPU has read
-  spare: array(14),
+  handoff: i32, //        what waits for the thread that owns the devices; atomic
+  fence: array(5), //     the one remote fence of pages that may be under way (fence-requests.ts); atomic
+  spare: array(8),
 } as const;
 
 export type Vcpu = Struct<'vcpu', typeof FIELDS>;

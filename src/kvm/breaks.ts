@@ -109,6 +109,8 @@ export type KvmBreaks = {
   destroyWithoutWait: boolean;
   /** K-28: a read fault in a read-only slot maps the page as writable as the primary has it. */
   ignoreReadOnlySlot: boolean;
+  /** SBI RFENCE returns as soon as the harts are asked to fence. */
+  fenceWithoutAck: boolean;
 };
 
 export const NO_BREAKS: KvmBreaks = {
@@ -162,4 +164,5 @@ export const NO_BREAKS: KvmBreaks = {
   ageKeepsLeaves: false,
   destroyWithoutWait: false,
   ignoreReadOnlySlot: false,
+  fenceWithoutAck: false,
 };

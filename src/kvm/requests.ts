@@ -72,7 +72,7 @@ export class Requests {
     if (this.#kvm.breaks.namesAfterRequest) this.#publishLate(vm);
     if (this.#kvm.breaks.flushWithoutAck && !this.#mustWait) return;
     this.#mustWait = false;
-    for (let i = 0; i < count; i++) this.#awaitFlush(this.vcpu(vm, i));
+    for (let i = 0; i < count; i++) this.awaitServed(this.vcpu(vm, i), FLUSHES);
   }
 
   /** A vCPU that is too far behind is told so, as the count of names that it missed may wrap. */
@@ -88,16 +88,16 @@ export class Requests {
   }
 
   /**
-   * Waits until the vCPU has left guest mode or acknowledged. A vCPU in its fault path is outside, so two
-   * vCPUs that zap each other's pages cannot deadlock.
+   * Waits until the vCPU has left guest mode or acknowledged the requests, which were made before. A vCPU in its
+   * fault path is outside, so two vCPUs that zap each other's pages cannot deadlock.
    */
-  #awaitFlush(vcpu: Vcpu): void {
+  awaitServed(vcpu: Vcpu, bits: number): void {
     const { words, sync } = this.#kvm;
     const f = this.#kvm.vcpuFields;
     for (let spins = 0; ; spins++) {
       if (Atomics.load(words, vcpu + f.mode) === Mode.Outside) return;
       const requests = Atomics.load(words, vcpu + f.requests);
-      if ((requests & FLUSHES) === 0) return;
+      if ((requests & bits) === 0) return;
       if (spins > sync.waiter.spins(2000)) sync.waiter.wait(vcpu + f.requests, requests, 0.2);
     }
   }

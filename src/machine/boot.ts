@@ -68,13 +68,14 @@ export type BootPlan = {
 /** Puts kernel, initrd and device tree into RAM, on paper. `rngSeed`: 64 random bytes. Throws as `place`. */
 export function planBoot(
   files: BootFiles,
-  config: { memoryBytes: number; commandLine: string },
+  config: { memoryBytes: number; commandLine: string; cpus?: number },
   rngSeed: Uint8Array,
 ): BootPlan {
   const at = place(files, config.memoryBytes);
   const tree = buildDeviceTree({
     memoryBytes: config.memoryBytes,
     bootargs: config.commandLine,
+    harts: config.cpus ?? 1,
     rngSeed,
     ...(at.initrdBytes > 0 ? { initrd: { start: at.initrd, end: at.initrd + at.initrdBytes } } : {}),
   });

@@ -55,7 +55,7 @@ export type HostShare = {
 };
 
 /** A guest's pieces in the arena. */
-export type Guest = { vm: Ptr<'vm'>; mm: Ptr<'mm'>; vcpu: VcpuPtr; hva: number; bytes: number };
+export type Guest = { vm: Ptr<'vm'>; mm: Ptr<'mm'>; vcpus: readonly VcpuPtr[]; hva: number; bytes: number };
 
 export type GuestOptions = {
   memoryBytes: number;
@@ -65,6 +65,8 @@ export type GuestOptions = {
   owner?: number | undefined;
   /** Its RAM may be merged with equal pages: of its owner's guests, or its own alone. */
   ksm?: 'self' | 'same-owner' | undefined;
+  /** Harts, up to MAX_VCPUS; 1 unless told. */
+  cpus?: number | undefined;
 };
 
 /** Whose guests these are, where nobody says otherwise: one owner per Host. */
@@ -190,11 +192,11 @@ export class Host {
   }
 
   /**
-   * An mm, in a group of its own, whose anonymous memory is the guest's RAM, memslot 0 over it, and a vCPU.
+   * An mm, in a group of its own, whose anonymous memory is the guest's RAM, memslot 0 over it, and its vCPUs.
    * Throws ENOMEM, with nothing left behind.
    */
   createGuest(options: GuestOptions): Guest {
-    const { memoryBytes, limitBytes, owner = OWNER } = options;
+    const { memoryBytes, limitBytes, owner = OWNER, cpus = 1 } = options;
     const limitPages = limitBytes === undefined ? UNLIMITED : pagesOf(limitBytes);
     const mm = this.mm.createMm({ limitPages, owner });
     const undo: (() => void)[] = [() => this.mm.exit(mm)];
@@ -202,19 +204,37 @@ export class Host {
       const hva = this.mm.mmap.map(mm, memoryBytes);
       if (options.ksm !== undefined) this.#mergeable(mm, hva, options);
       const code = this.cpu.createCode();
-      undo.push(() => this.cpu.destroyCode(code));
+      const vcpus: VcpuPtr[] = [];
+      undo.push(() => this.#destroyVcpus(vcpus, code));
       const vm = this.vms.create({ mm, code });
       undo.push(() => this.vms.destroy(vm));
       const slot = { slot: 0, guestAddress: RAM_BASE, lengthBytes: memoryBytes, hostAddress: hva };
       this.kvm.memslots.set(vm, slot);
-      const vcpu = this.cpu.createVcpu(code);
-      this.words[vcpu + AT.vm] = vm;
-      this.vms.addVcpu(vm, vcpu);
-      return { vm, mm, vcpu, hva, bytes: memoryBytes };
+      for (let hart = 0; hart < cpus; hart++) vcpus.push(this.#createVcpu(vm, code, hart));
+      return { vm, mm, vcpus, hva, bytes: memoryBytes };
     } catch (error) {
       for (const step of undo.reverse()) step();
       throw error;
     }
+  }
+
+  #createVcpu(vm: Ptr<'vm'>, code: CodePtr, hart: number): VcpuPtr {
+    const vcpu = this.cpu.createVcpu(code);
+    this.words[vcpu + AT.vm] = vm;
+    this.words[vcpu + AT.index] = hart;
+    this.vms.addVcpu(vm, vcpu);
+    return vcpu;
+  }
+
+  #destroyVcpus(vcpus: readonly VcpuPtr[], code: CodePtr): void {
+    for (const vcpu of vcpus) this.cpu.destroyVcpu(vcpu);
+    this.cpu.destroyCode(code);
+  }
+
+  /** A guest's vCPUs, by hart. */
+  vcpus(vm: Ptr<'vm'>): VcpuPtr[] {
+    const count = this.kvm.layout.vm.vcpuCount.load(vm);
+    return Array.from({ length: count }, (_, hart) => this.kvm.requests.vcpu(vm, hart));
   }
 
   /** Nobody else has an mm's own number for an owner. */
@@ -224,13 +244,12 @@ export class Host {
     this.mm.ksm.set('run', 1);
   }
 
-  /** Stops the guest's vCPU, waits until it is out, and gives back all that the guest had. From any thread. */
+  /** Stops the guest's vCPUs, waits until they are out, and gives back all that the guest had. From any thread. */
   destroyGuest(guest: Guest): void {
-    const code = this.words[guest.vcpu + AT.code] as CodePtr;
+    const code = this.words[guest.vcpus[0]! + AT.code] as CodePtr;
     this.vms.destroy(guest.vm);
     this.mm.exit(guest.mm);
-    this.cpu.destroyVcpu(guest.vcpu);
-    this.cpu.destroyCode(code);
+    this.#destroyVcpus(guest.vcpus, code);
     this.#blocks.delete(guest.vm);
     this.#clocks.delete(guest.vm);
   }
@@ -301,8 +320,8 @@ export class Host {
 
   #instret(vm: Ptr<'vm'>): number {
     let sum = 0;
-    for (let i = 0; i < this.kvm.layout.vm.vcpuCount.load(vm); i++) {
-      const at = this.kvm.requests.vcpu(vm, i) + AT.instret;
+    for (const vcpu of this.vcpus(vm)) {
+      const at = vcpu + AT.instret;
       sum += (this.words[at]! >>> 0) + this.words[at + 1]! * 2 ** 32;
     }
     return sum;

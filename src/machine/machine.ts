@@ -1,7 +1,6 @@
-import { assert } from '../base/assert.ts';
 import { Random } from '../base/random.ts';
 import type { VcpuPtr } from '../cpu/interface.ts';
-import { AT, Interrupt } from '../cpu/vcpu.ts';
+import { Interrupt } from '../cpu/vcpu.ts';
 import type { BlockBackend } from '../devices/interface.ts';
 import { Plic } from '../devices/plic.ts';
 import type { BalloonPorts } from '../devices/virtio-balloon.ts';
@@ -14,7 +13,8 @@ import { instretClock, type MachineClock, realClock } from './clock.ts';
 import { type BareProgram, loadElf } from './elf.ts';
 import type { Guest, Host } from './host.ts';
 import { RAM_BASE } from './memory-map.ts';
-import { HartState, type SbiPorts } from './sbi.ts';
+import { Harts, NEVER } from './harts.ts';
+import { sbiPorts } from './sbi-ports.ts';
 import { type FaultPorts, type Step, VcpuLoop } from './vcpu-loop.ts';
 
 /** What a machine is made of; plain data, so that it can be sent to a worker. */
@@ -24,6 +24,8 @@ export type MachineConfig = {
   memoryLimitBytes?: number;
   /** Guests of one owner may share pages by content; the Host's own unless told. */
   owner?: number;
+  /** Harts; 1 unless told. */
+  cpus?: number;
   /** Its pages are merged with equal ones: of its owner's guests, or its own alone. */
   ksm?: 'self' | 'same-owner';
   commandLine: string;
@@ -52,23 +54,25 @@ export type MachinePorts = {
   random(into: Uint8Array): void;
 };
 
-/** scounteren.TM: user mode may read `time` (privileged manual, "Supervisor Counter-Enable"). */
-const SCOUNTEREN_TM = 1 << 1;
-
-/** A board with one VM and its vCPU, on one thread: load, then `step` until it says otherwise. */
+/** A board with one VM and its vCPUs, on one thread: load, then `step` until it says otherwise. */
 export class Machine {
   readonly host: Host;
   readonly vm: Ptr<'vm'>;
   readonly mm: Ptr<'mm'>;
+  /** The first hart's. */
   readonly vcpu: VcpuPtr;
+  readonly harts: Harts;
   readonly memory: VmMemory;
   readonly board: Board;
   readonly clock: MachineClock;
-  readonly #loop: VcpuLoop;
+  /** By hart. */
+  readonly #loops: readonly VcpuLoop[];
   readonly #config: MachineConfig;
   readonly #ports: MachinePorts;
   readonly #random: (into: Uint8Array) => void;
   readonly #guest: Guest;
+  /** Whose turn it is. */
+  #turn = 0;
   #irqchip = 0;
   #running = false;
   #bare: BareProgram | undefined;
@@ -83,30 +87,33 @@ export class Machine {
       limitBytes: config.memoryLimitBytes,
       owner: config.owner,
       ksm: config.ksm,
+      cpus: config.cpus,
     });
     this.#guest = guest;
     this.vm = guest.vm;
     this.mm = guest.mm;
-    this.vcpu = guest.vcpu;
+    this.vcpu = guest.vcpus[0]!;
+    this.harts = new Harts(host.kvm, host.cpu, guest.vcpus);
     this.memory = new VmMemory(host.kvm, this.vm, {
       blocked: this.#blocks(),
       sigbus: (gpa, write) => ports.userFault?.(gpa, write) ?? false,
     });
     host.blockFor(this.vm, this.#blocks());
-    const { cpu } = host;
     this.clock =
       config.clock === 'instret'
-        ? instretClock(() => cpu.instret(this.vcpu))
+        ? instretClock(() => this.harts.instret())
         : realClock(ports.monotonicMs, ports.epochSeconds);
     host.setClock(this.vm, this.clock);
     this.board = this.#makeBoard();
-    this.#loop = new VcpuLoop({
-      cpu,
-      vcpu: this.vcpu,
-      board: this.board,
-      clock: this.clock,
-      sbi: this.#sbiPorts(),
-      words: host.words,
+    this.#loops = this.harts.all.map(hart => this.#makeLoop(hart));
+  }
+
+  #makeLoop(hart: number): VcpuLoop {
+    const { host, harts, board, clock } = this;
+    const console = { write: (bytes: Uint8Array) => this.#ports.console(bytes), read: () => new Uint8Array(0) };
+    return new VcpuLoop({
+      ...{ cpu: host.cpu, words: host.words, harts, hart, board, clock },
+      sbi: sbiPorts(harts, { memory: this.memory, console }),
       faults: this.#faultPorts(),
     });
   }
@@ -125,17 +132,15 @@ export class Machine {
     this.enter(plan.entry);
   }
 
-  /** The vCPU at a kernel's entry, where RAM holds, or will be found to hold, what a BootPlan says. */
+  /** The first vCPU at a kernel's entry, where RAM holds, or will be found to hold, what a BootPlan says. */
   enter(entry: { pc: number; a1: number }): void {
-    this.host.cpu.reset(this.vcpu, { hartId: 0, ...entry });
-    // As firmware leaves it: the vDSO reads `time` in user mode, and without an SBI PMU nobody else allows it.
-    this.host.words[this.vcpu + AT.scounteren] = SCOUNTEREN_TM;
+    this.harts.powerOn(entry.pc, entry.a1);
   }
 
-  /** Loads an ELF and enters it in S-mode, satp 0, a0 = hart id, SBI answered. */
+  /** Loads an ELF and enters it in S-mode, satp 0, a0 = hart id, SBI answered. The other harts are stopped. */
   bootBare(file: Uint8Array): void {
     this.#bare = loadElf(file, this.memory, { base: RAM_BASE, end: RAM_BASE + this.#config.memoryBytes });
-    this.host.cpu.reset(this.vcpu, { hartId: 0, pc: this.#bare.entry, a1: 0 });
+    this.harts.powerOn(this.#bare.entry, 0);
   }
 
   /** For memory pressure: a guest that has nothing to do loses no time to anything (psi.ts). */
@@ -146,13 +151,43 @@ export class Machine {
     psi.running(layout.mm.memcg.get(this.mm), running ? 1 : -1);
   }
 
-  step(): Step {
-    return this.#loop.step();
+  /** A slice, or an exit, of the next hart that can run. */
+  step(): Exclude<Step, 'away'> {
+    const { board, clock } = this;
+    if (board.blocked || board.nextDeadline() <= clock.now()) board.poll();
+    let outcome: 'idle' | 'blocked' = 'idle';
+    for (let tried = 0; tried < this.#loops.length; tried++) {
+      const step = this.#loops[this.#turn]!.step();
+      this.#turn = (this.#turn + 1) % this.#loops.length;
+      if (step !== 'idle' && step !== 'blocked' && step !== 'away') return step;
+      if (step === 'blocked') outcome = step;
+    }
+    return outcome === 'idle' ? this.#rest() : outcome;
   }
 
-  /** Milliseconds that an idle guest may sleep. */
+  /** No hart has anything to do: sleep, unless the clock can jump to what comes next. */
+  #rest(): 'idle' | 'blocked' | 'ran' {
+    const { board, clock } = this;
+    // What a device waits for may be what the guest waits for.
+    if (board.blocked) return 'blocked';
+    const device = board.nextDeadline();
+    const next = Math.min(
+      this.harts.nextTimer(),
+      device === Number.POSITIVE_INFINITY ? NEVER : Math.ceil(device / 100),
+    );
+    if (next === NEVER) return 'idle';
+    return clock.skipTo(next) ? 'ran' : 'idle';
+  }
+
+  /** Milliseconds that an idle guest may sleep; Infinity when only input can wake it. */
   sleepMs(): number {
-    return this.#loop.sleepMs();
+    const { clock, board } = this;
+    const timer = this.harts.nextTimer();
+    const device = board.nextDeadline();
+    const untilTimer = timer === NEVER ? Number.POSITIVE_INFINITY : clock.millisecondsUntil(timer);
+    const untilDevice =
+      device === Number.POSITIVE_INFINITY ? device : Math.max(0, (device - clock.now()) / 1e6);
+    return Math.min(untilTimer, untilDevice);
   }
 
   /** True when a test has pages answered `blocked` though they are there. */
@@ -161,7 +196,7 @@ export class Machine {
   }
 
   get runnable(): boolean {
-    return this.#loop.runnable;
+    return this.#loops.some(loop => loop.runnable);
   }
 
   /** Input for a channel; how much of it was taken. */
@@ -189,7 +224,8 @@ export class Machine {
 
   #makeBoard(): Board {
     const { host } = this;
-    const irqchip = host.mm.heap.alloc(Plic.words(1));
+    const harts = this.harts.vcpus.length;
+    const irqchip = host.mm.heap.alloc(Plic.words(harts));
     this.#irqchip = irqchip;
     const ports = this.#ports;
     return new Board({
@@ -200,12 +236,12 @@ export class Machine {
       ...(ports.agent === undefined ? {} : { agent: { write: (bytes: Uint8Array) => ports.agent!(bytes) } }),
       disks: ports.disks ?? [],
       ...(this.#config.balloon ? { balloon: this.#balloonPorts() } : {}),
-      irqchip: host.words.subarray(irqchip, irqchip + Plic.words(1)),
-      setExternal: (_hart, level) => {
-        const at = this.vcpu + AT.pending;
-        if (level) Atomics.or(host.words, at, Interrupt.External);
-        else Atomics.and(host.words, at, ~Interrupt.External);
-      },
+      harts,
+      irqchip: host.words.subarray(irqchip, irqchip + Plic.words(harts)),
+      setExternal: (hart, level) =>
+        level
+          ? this.harts.interrupt(hart, Interrupt.External)
+          : this.harts.clearInterrupt(hart, Interrupt.External),
     });
   }
 
@@ -227,7 +263,7 @@ export class Machine {
    */
   waitForPage(ms: number): boolean {
     const { uffdWaits } = this.host.mm;
-    const ticket = this.#loop.ticket || this.memory.ticket;
+    const ticket = this.#loops.find(loop => loop.ticket !== 0)?.ticket ?? this.memory.ticket;
     if (ticket === 0) return false;
     if (ms > 0) uffdWaits.waitFor(ticket, ms);
     else if (!uffdWaits.isOver(ticket)) return uffdWaits.serve(ticket);
@@ -238,26 +274,6 @@ export class Machine {
     return {
       discard: (gpa, length) => this.memory.discard(gpa, length),
       onActual: bytes => this.#ports.balloon?.(bytes),
-    };
-  }
-
-  #sbiPorts(): SbiPorts {
-    const { words } = this.host;
-    const { vcpu } = this;
-    return {
-      harts: 1,
-      memory: this.memory,
-      console: { write: bytes => this.#ports.console(bytes), read: () => new Uint8Array(0) },
-      setTimer(_hart, ticks) {
-        const never = ticks === Number.POSITIVE_INFINITY;
-        words[vcpu + AT.timecmp] = never ? -1 : ticks | 0;
-        words[vcpu + AT.timecmp + 1] = never ? -1 : Math.floor(ticks / 2 ** 32);
-        Atomics.and(words, vcpu + AT.pending, ~Interrupt.Timer);
-      },
-      sendIpi: () => void Atomics.or(words, vcpu + AT.pending, Interrupt.Software),
-      remoteFence: () => this.host.cpu.flushTlb(vcpu),
-      hartState: () => HartState.Started,
-      hartStart: () => assert(false, 'hart 0 is always started'),
     };
   }
 
@@ -276,7 +292,7 @@ export class Machine {
   /** Gives the guest's memory back to the Host. The machine is dead. */
   destroy(): void {
     this.setRunning(false);
-    this.#loop.leaveFault();
+    for (const loop of this.#loops) loop.leaveFault();
     this.memory.close();
     this.host.destroyGuest(this.#guest);
     this.host.mm.heap.free(this.#irqchip);

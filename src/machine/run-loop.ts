@@ -68,7 +68,7 @@ export class RunLoop {
     return this.#bareEnd() ?? ON;
   }
 
-  #outcome(step: Exclude<Step, 'ran'>): Round {
+  #outcome(step: Exclude<Step, 'ran' | 'away'>): Round {
     const { machine } = this.#o;
     switch (step) {
       case 'idle':

@@ -22,9 +22,9 @@ beforeEach(() => {
     },
     setTimer: (hart, ticks) => log.push(`timer ${hart} ${ticks}`),
     sendIpi: hart => log.push(`ipi ${hart}`),
-    remoteFence: (hart, fence) => log.push(`fence ${hart} ${JSON.stringify(fence)}`),
+    remoteFence: (harts, fence) => log.push(`fence ${harts} ${JSON.stringify(fence)}`),
     hartState: hart => states[hart]!,
-    hartStart: (hart, start) => log.push(`start ${hart} ${JSON.stringify(start)}`),
+    hartStart: (hart, start) => log.push(`start ${hart} ${JSON.stringify(start)}`) > 0,
   };
 });
 

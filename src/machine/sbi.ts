@@ -1,3 +1,4 @@
+import type { Fence } from '../cpu/fence-requests.ts';
 import type { GuestMemory } from '../devices/interface.ts';
 
 // RISC-V Supervisor Binary Interface 2.0, answered by the host. The vCPU loop hands over the registers of
@@ -36,22 +37,14 @@ export type SbiCall = {
   readonly args: ArrayLike<number>;
 };
 
-export type SbiFence =
-  | { readonly kind: 'instruction' }
-  | {
-      readonly kind: 'address';
-      /** Guest virtual start as two unsigned words. */
-      readonly startLo: number;
-      readonly startHi: number;
-      /** Bytes; Infinity is the whole address space. */
-      readonly length: number;
-      /** Undefined is every address space. */
-      readonly asid: number | undefined;
-    };
+export type SbiFence = { readonly kind: 'instruction' } | ({ readonly kind: 'address' } & Readonly<Fence>);
 
 /** HSM, table of hart states. */
 export const HartState = { Started: 0, Stopped: 1, StartPending: 2, StopPending: 3, Suspended: 4 } as const;
 export type HartState = (typeof HartState)[keyof typeof HartState];
+
+/** Where a hart begins. Words low first. */
+export type HartStart = { addressLo: number; addressHi: number; opaqueLo: number; opaqueHi: number };
 
 export type SbiPorts = {
   /** Hart ids are 0 to harts - 1. */
@@ -66,14 +59,11 @@ export type SbiPorts = {
   setTimer(hart: number, ticks: number): void;
   /** Sets SSIP of the hart. */
   sendIpi(hart: number): void;
-  /** Fences the hart before this call returns to the guest. The calling hart may be named too. */
-  remoteFence(hart: number, fence: SbiFence): void;
+  /** Returns when the harts, of which the calling one may be one, have fenced. */
+  remoteFence(harts: readonly number[], fence: SbiFence): void;
   hartState(hart: number): HartState;
-  /** Starts a stopped hart: pc, a0 = hart id, a1 = opaque, satp 0. Words low first. */
-  hartStart(
-    hart: number,
-    start: { addressLo: number; addressHi: number; opaqueLo: number; opaqueHi: number },
-  ): void;
+  /** Starts a stopped hart: pc, a0 = hart id, a1 = opaque, satp 0. False if another hart was first. */
+  hartStart(hart: number, start: HartStart): boolean;
 };
 
 export type SbiOutcome =
@@ -201,8 +191,7 @@ function rfence(call: SbiCall, ports: SbiPorts): SbiOutcome {
   if (call.fid > 2) return NOT_SUPPORTED;
   const harts = hartMask(call, ports);
   if (harts === undefined) return INVALID_PARAM;
-  const fence = fenceOf(call);
-  for (const hart of harts) ports.remoteFence(hart, fence);
+  ports.remoteFence(harts, fenceOf(call));
   return success();
 }
 
@@ -249,13 +238,13 @@ function hartStart(call: SbiCall, ports: SbiPorts): SbiOutcome {
     const error = state === HartState.Started ? SbiError.AlreadyAvailable : SbiError.Failed;
     return { kind: 'return', error, value: 0 };
   }
-  ports.hartStart(hart, {
+  const started = ports.hartStart(hart, {
     addressLo: low(call, 1),
     addressHi: high(call, 1),
     opaqueLo: low(call, 2),
     opaqueHi: high(call, 2),
   });
-  return success();
+  return started ? success() : { kind: 'return', error: SbiError.Failed, value: 0 };
 }
 
 const RESET_TYPES = ['shutdown', 'cold-reboot', 'warm-reboot'] as const;

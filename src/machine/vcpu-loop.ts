@@ -4,15 +4,18 @@ import { AT, Interrupt, mmioExit } from '../cpu/vcpu.ts';
 import type { Ptr } from '../sync/struct.ts';
 import { type Board, HOLE } from './board.ts';
 import type { MachineClock } from './clock.ts';
-import { handleSbi, type SbiPorts } from './sbi.ts';
+import type { Harts } from './harts.ts';
+import { HartState, handleSbi, SbiExtension, type SbiPorts } from './sbi.ts';
 
 /** What a step came to. */
 export type Step =
   | 'ran'
-  /** `wfi` with nothing to do: sleep until input, or `sleepMs()`. */
+  /** Stopped, or in a `wfi` with nothing to do: until something is pending, or `timecmp`. */
   | 'idle'
   /** A page is on its way: sleep until it came, then step again. */
   | 'blocked'
+  /** An exit is for the thread that owns the devices; step again when that has served it. */
+  | 'away'
   /** The memory behind the guest can't be had; `failure` tells why. */
   | 'out-of-memory'
   | 'stopped'
@@ -22,8 +25,10 @@ export type Step =
 
 export type LoopOptions = {
   cpu: Cpu;
-  vcpu: VcpuPtr;
-  board: Board;
+  harts: Harts;
+  hart: number;
+  /** Absent on threads that do not own the devices. */
+  board?: Board;
   clock: MachineClock;
   sbi: SbiPorts;
   words: Int32Array;
@@ -42,53 +47,87 @@ const SLICE_MIN = 2_000;
 const SLICE_MAX = 50_000;
 const LOAD_FAULT = 5;
 const STORE_FAULT = 7;
-const NEVER = Number.MAX_SAFE_INTEGER;
+/** Extensions that any runner answers: what they touch is in the arena. */
+const SHARED_EXTENSIONS: ReadonlySet<number> = new Set([
+  SbiExtension.Base,
+  SbiExtension.Time,
+  SbiExtension.Ipi,
+  SbiExtension.Rfence,
+  SbiExtension.Hsm,
+]);
 
 /**
  * Drives one vCPU: gives it slices and serves its exits. Holds no guest state, only the length of the next
- * slice, so any runner can take the vCPU up (design 4). Runs on the thread that owns the devices.
+ * slice, so any runner can take the vCPU up (design 4). Exits that need a device are served where those are:
+ * the runner hands the record over and has it back.
  */
 export class VcpuLoop {
+  readonly vcpu: VcpuPtr;
   readonly #o: LoopOptions;
   readonly #pair = new Int32Array(2);
   #slice = SLICE_MIN;
 
   constructor(options: LoopOptions) {
     this.#o = options;
+    this.vcpu = options.harts.vcpus[options.hart]!;
   }
 
   /** One slice, or one exit. */
   step(): Step {
-    const { cpu, vcpu, board, clock } = this.#o;
-    if (board.blocked || board.nextDeadline() <= clock.now()) board.poll();
-    if (this.#isWaiting()) return this.#waiting();
+    const { words, harts, hart, board } = this.#o;
+    if (board === undefined && Atomics.load(words, this.vcpu + AT.handoff) !== 0) return 'away';
+    const state = harts.state(hart);
+    if (state === HartState.Stopped || state === HartState.StartPending) return this.#unless('idle');
+    if (this.#isWaiting()) return this.#unless('blocked');
     this.#fireTimer();
-    const exit = cpu.run(vcpu, clock.budgetUntil(this.#timecmp(), this.#slice));
+    if (Atomics.load(words, this.vcpu + AT.waiting) !== 0 && !this.#awake(state)) return this.#unless('idle');
+    return this.#serve(this.#run());
+  }
+
+  #run(): Exit {
+    const { cpu, clock, harts } = this.#o;
+    return cpu.run(this.vcpu, clock.budgetUntil(harts.nextTimer(), this.#slice));
+  }
+
+  /** An exit that another thread came back with; see `handoff`. */
+  serveHandoff(): Step {
+    const exit = (Atomics.load(this.#o.words, this.vcpu + AT.handoff) - 1) as Exit;
+    // A page that can't be had: whoever can say why, or supply it, is on this thread, so it asks by itself.
+    return this.#serve(exit === Exit.MemoryFault ? this.#run() : exit);
+  }
+
+  #serve(exit: Exit): Step {
     switch (exit) {
       case Exit.Budget:
         this.#slice = Math.min(SLICE_MAX, this.#slice * 2);
         return 'ran';
       case Exit.Request:
-        return this.#request();
+        this.#slice = SLICE_MIN;
+        return this.#unless('ran');
       case Exit.Wfi:
         return this.#wait();
       case Exit.Mmio:
-        this.#mmio();
-        return 'ran';
+        return this.#mmio();
       case Exit.Sbi:
         return this.#sbi();
       case Exit.Blocked:
         return 'blocked';
       case Exit.MemoryFault:
+        if (this.#o.board === undefined) return this.#handOff(exit);
         return this.#o.faults.resolve() ? 'ran' : 'out-of-memory';
       default:
         return exit satisfies never;
     }
   }
 
+  #handOff(exit: Exit): Step {
+    Atomics.store(this.#o.words, this.vcpu + AT.handoff, 1 + exit);
+    return 'away';
+  }
+
   /** What the vCPU waits for, or 0. */
   get ticket(): Ptr<'uffdWait'> {
-    return this.#o.cpu.vcpu.ticket.get(this.#o.vcpu);
+    return this.#o.cpu.vcpu.ticket.get(this.vcpu);
   }
 
   /** Until its page is there, or nobody is left to bring it, a vCPU does not run (K-31). */
@@ -101,82 +140,65 @@ export class VcpuLoop {
   }
 
   /** What is asked of a vCPU that waits is done all the same (K-31). */
-  #waiting(): Step {
-    const { words, vcpu } = this.#o;
-    const requests = Atomics.and(words, vcpu + AT.requests, ~Request.Kick);
-    return (requests & (Request.Stop | Request.Pause)) !== 0 ? 'stopped' : 'blocked';
+  #unless(step: Step): Step {
+    const requests = Atomics.and(this.#o.words, this.vcpu + AT.requests, ~Request.Kick);
+    return (requests & (Request.Stop | Request.Pause)) !== 0 ? 'stopped' : step;
+  }
+
+  /** True, and no longer waiting, when something ends the hart's `wfi`. */
+  #awake(state: HartState): boolean {
+    const { words } = this.#o;
+    if (!this.#isPending) return false;
+    Atomics.store(words, this.vcpu + AT.waiting, 0);
+    if (state === HartState.Suspended) Atomics.store(words, this.vcpu + AT.hartState, HartState.Started);
+    return true;
   }
 
   /** Gives up its user fault, answered or not. */
   leaveFault(): void {
-    const { cpu, vcpu, faults } = this.#o;
+    const { cpu, faults } = this.#o;
     if (this.ticket === 0) return;
     faults.finish(this.ticket);
-    cpu.vcpu.ticket.set(vcpu, 0 as Ptr<'uffdWait'>);
-  }
-
-  /** How long an idle guest may sleep; Infinity when only input can wake it. */
-  sleepMs(): number {
-    const { clock, board } = this.#o;
-    const timer = this.#timecmp();
-    const device = board.nextDeadline();
-    const untilTimer = timer === NEVER ? Number.POSITIVE_INFINITY : clock.millisecondsUntil(timer);
-    const untilDevice =
-      device === Number.POSITIVE_INFINITY ? device : Math.max(0, (device - clock.now()) / 1e6);
-    return Math.min(untilTimer, untilDevice);
+    cpu.vcpu.ticket.set(this.vcpu, 0 as Ptr<'uffdWait'>);
   }
 
   /** True if an interrupt is pending and enabled: `wfi` would not sleep. */
   get runnable(): boolean {
-    const { words, vcpu } = this.#o;
     this.#fireTimer();
-    return (Atomics.load(words, vcpu + AT.pending) & (words[vcpu + AT.sie] as number)) !== 0;
+    return this.#isPending;
   }
 
-  /** The timer's deadline in ticks; NEVER beyond 2^53. */
-  #timecmp(): number {
-    const { words, vcpu } = this.#o;
-    const high = words[vcpu + AT.timecmp + 1]! >>> 0;
-    return high >= 0x20_0000 ? NEVER : high * 2 ** 32 + (words[vcpu + AT.timecmp]! >>> 0);
+  get #isPending(): boolean {
+    const { words } = this.#o;
+    return (Atomics.load(words, this.vcpu + AT.pending) & (words[this.vcpu + AT.sie] as number)) !== 0;
   }
 
   #fireTimer(): void {
-    const { words, vcpu, clock } = this.#o;
-    if (clock.ticks() >= this.#timecmp()) Atomics.or(words, vcpu + AT.pending, Interrupt.Timer);
+    const { words, clock, harts, hart } = this.#o;
+    if (clock.ticks() >= harts.timecmp(hart)) Atomics.or(words, this.vcpu + AT.pending, Interrupt.Timer);
   }
 
-  #request(): Step {
-    const { words, vcpu } = this.#o;
-    this.#slice = SLICE_MIN;
-    const requests = Atomics.and(words, vcpu + AT.requests, ~Request.Kick);
-    return (requests & (Request.Stop | Request.Pause)) !== 0 ? 'stopped' : 'ran';
-  }
-
-  /** `wfi`: sleep, unless the clock can jump to what comes next. */
+  /** `wfi`: until something is pending. */
   #wait(): Step {
     if (this.runnable) return 'ran';
-    const { clock, board } = this.#o;
-    // What a device waits for may be what the guest waits for.
-    if (board.blocked) return 'blocked';
-    const device = board.nextDeadline();
-    const next = Math.min(
-      this.#timecmp(),
-      device === Number.POSITIVE_INFINITY ? NEVER : Math.ceil(device / 100),
-    );
-    if (next === NEVER) return 'idle';
-    return clock.skipTo(next) ? 'ran' : 'idle';
+    Atomics.store(this.#o.words, this.vcpu + AT.waiting, 1);
+    return 'idle';
   }
 
-  #mmio(): void {
-    const { cpu, vcpu, words } = this.#o;
+  #mmio(): Step {
+    const { board, cpu, words } = this.#o;
+    if (board === undefined) return this.#handOff(Exit.Mmio);
+    const { vcpu } = this;
     const exit = mmioExit(words, vcpu);
-    const done = exit.isWrite ? this.#mmioWrite(exit) : this.#mmioRead(exit);
-    if (done) return;
-    cpu.raise(vcpu, exit.isWrite ? STORE_FAULT : LOAD_FAULT, words[vcpu + AT.ea]!, words[vcpu + AT.ea + 1]!);
+    const done = exit.isWrite ? this.#mmioWrite(board, exit) : this.#mmioRead(board, exit);
+    const cause = exit.isWrite ? STORE_FAULT : LOAD_FAULT;
+    if (!done) cpu.raise(vcpu, cause, words[vcpu + AT.ea]!, words[vcpu + AT.ea + 1]!);
+    return 'ran';
   }
 
-  #mmioRead(exit: { gpa: number; bytes: number }): boolean {
-    const { cpu, vcpu, board } = this.#o;
+  #mmioRead(board: Board, exit: { gpa: number; bytes: number }): boolean {
+    const { vcpu } = this;
+    const { cpu } = this.#o;
     if (exit.bytes === 8) {
       if (!board.read64(exit.gpa, this.#pair)) return false;
       cpu.completeMmio(vcpu, this.#pair[0]!, this.#pair[1]!);
@@ -188,8 +210,9 @@ export class VcpuLoop {
     return true;
   }
 
-  #mmioWrite(exit: { gpa: number; bytes: number; lo: number; hi: number }): boolean {
-    const { cpu, vcpu, board } = this.#o;
+  #mmioWrite(board: Board, exit: { gpa: number; bytes: number; lo: number; hi: number }): boolean {
+    const { vcpu } = this;
+    const { cpu } = this.#o;
     const done =
       exit.bytes === 8
         ? board.write64(exit.gpa, exit.lo, exit.hi)
@@ -199,11 +222,13 @@ export class VcpuLoop {
   }
 
   #sbi(): Step {
-    const { vcpu, words, sbi } = this.#o;
+    const { vcpu } = this;
+    const { board, words, sbi, hart } = this.#o;
     const x = (n: number) => vcpu + AT.x + 2 * n;
+    if (board === undefined && !SHARED_EXTENSIONS.has(words[x(17)]!)) return this.#handOff(Exit.Sbi);
     const outcome = handleSbi(
       {
-        hart: words[vcpu + AT.hartId]!,
+        hart,
         ext: words[x(17)]!,
         fid: words[x(16)]!,
         args: words.subarray(x(10), x(16)),
@@ -221,24 +246,33 @@ export class VcpuLoop {
         if (outcome.type !== 'shutdown') return 'reboot';
         return outcome.failed ? 'guest-failed' : 'shutdown';
       case 'hart-stop':
-        return 'stopped';
+        return this.#o.harts.stop(hart) ? 'stopped' : 'idle';
       case 'suspend':
         this.#return(0, 0);
-        return this.#wait();
+        return this.#suspend();
       default:
         return outcome satisfies never;
     }
   }
 
+  /** Retentive, hence a `wfi` that HSM knows of. */
+  #suspend(): Step {
+    const step = this.#wait();
+    if (step === 'idle') Atomics.store(this.#o.words, this.vcpu + AT.hartState, HartState.Suspended);
+    return step;
+  }
+
   #return(error: number, value: number): void {
-    const { cpu, vcpu } = this.#o;
+    const { vcpu } = this;
+    const { cpu } = this.#o;
     cpu.setX(vcpu, 10, error, error >> 31);
     cpu.setX(vcpu, 11, value | 0, Math.floor(value / 2 ** 32) | 0);
   }
 
   /** The call is made again from the start: `ecall` is four bytes long. */
   #backToEcall(): void {
-    const { vcpu, words } = this.#o;
+    const { vcpu } = this;
+    const { words } = this.#o;
     const low = words[vcpu + AT.pc]! >>> 0;
     if (low < 4) words[vcpu + AT.pc + 1]!--;
     words[vcpu + AT.pc] = (low - 4) | 0;

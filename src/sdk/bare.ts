@@ -38,6 +38,7 @@ async function runIn(
       ...(sizes.limitBytes === undefined ? {} : { memoryLimitBytes: sizes.limitBytes }),
       commandLine: '',
       clock: options.clock ?? 'real',
+      cpus: options.cpus ?? 1,
       seed: options.seed ?? 1,
     },
     files: { elf },

@@ -55,7 +55,6 @@ function run(): void {
 /** Who watches reads the mm first: all else is there when that is. */
 function tell(words: Int32Array, guest: Guest): void {
   Atomics.store(words, control + CONTROL.vm, guest.vm);
-  Atomics.store(words, control + CONTROL.vcpu, guest.vcpu);
   Atomics.store(words, control + CONTROL.vpn, guest.hva / PAGE_SIZE);
   Atomics.store(words, control + CONTROL.pages, guest.bytes / PAGE_SIZE);
   Atomics.store(words, control + CONTROL.mm, guest.mm);

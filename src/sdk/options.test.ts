@@ -58,7 +58,7 @@ const ERRORS: [string, SandboxOptions, string, string | RegExp][] = [
     /below the working minimum/,
   ],
   ['a limit that is no number', { memoryLimit: Number.NaN }, 'E_USAGE', /./],
-  ['two harts', { cpus: 2 }, 'E_USAGE', /one hart/],
+  ['nine harts', { cpus: 9 }, 'E_USAGE', /1 to 8 harts/],
   ['a swap that is not known', { swap: 'paper' }, 'E_USAGE', /--swap paper/],
   ['no swap of a size', { swap: 'none:1M' }, 'E_USAGE', /--swap none:1M/],
   ['zram of no size', { swap: 'zram:' }, 'E_USAGE', /is not a size/],

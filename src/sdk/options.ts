@@ -49,6 +49,9 @@ export type SandboxOptions = {
   blockedOneIn?: number;
 };
 
+/** Harts of a guest; kvm's MAX_VCPUS. */
+const MAX_CPUS = 8;
+
 export type Sizes = {
   memoryBytes: number;
   limitBytes: number | undefined;
@@ -84,9 +87,10 @@ export function sizesOf(options: SandboxOptions, defaultMemory: number): Sizes {
   }
   oneOf('ksm', options.ksm, ['off', 'self', 'same-owner']);
   oneOf('balloon', options.balloon, ['off', 'free-page-reporting']);
-  if ((options.cpus ?? 1) !== 1) {
-    throw new FaultlineError('E_USAGE', `--cpus ${options.cpus}: one hart is what this version runs`, {
-      hint: '--cpus 1',
+  const { cpus = 1 } = options;
+  if (!Number.isInteger(cpus) || cpus < 1 || cpus > MAX_CPUS) {
+    throw new FaultlineError('E_USAGE', `--cpus ${cpus}: a guest has 1 to ${MAX_CPUS} harts`, {
+      hint: '--cpus 2',
     });
   }
   if (options.host !== undefined) return { memoryBytes, limitBytes, ...hostSwap(options) };

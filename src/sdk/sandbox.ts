@@ -177,6 +177,7 @@ const launchOf = (image: OpenImage, sizes: Sizes, options: SandboxOptions): Laun
     ...(sizes.limitBytes === undefined ? {} : { memoryLimitBytes: sizes.limitBytes }),
     commandLine: [options.cmdline ?? image.commandLine, options.append].filter(Boolean).join(' '),
     clock: options.clock ?? 'real',
+    cpus: options.cpus ?? 1,
     balloon: options.balloon !== 'off',
     ...(options.ksm === undefined || options.ksm === 'off' ? {} : { ksm: options.ksm }),
     ...(options.seed === undefined && options.clock !== 'instret' ? {} : { seed: options.seed ?? 1 }),

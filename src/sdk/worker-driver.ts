@@ -14,7 +14,7 @@ export const INPUT_RING_BYTES = 1 << 16;
  * RAM, its pages, and last, when the others stand, its mm, which is 0 again before it goes.
  */
 export const CONTROL = {
-  ...{ wake: 0, stop: 1, mm: 2, vm: 3, vcpu: 4, vpn: 5, pages: 6 },
+  ...{ wake: 0, stop: 1, mm: 2, vm: 3, vpn: 5, pages: 6 },
   /** Pages that the balloon shall have, and those that it has, by the guest's account. */
   ...{ balloonTarget: 7, balloonActual: 8 },
   /** 1 when a machine that waits may begin. */
@@ -85,8 +85,9 @@ export class WorkerDriver implements Driver {
     const word = (at: number) => Atomics.load(this.#host.words, this.#control + at);
     const mm = word(CONTROL.mm) as Guest['mm'];
     if (mm === 0) return undefined;
-    const [vm, vcpu] = [word(CONTROL.vm) as Guest['vm'], word(CONTROL.vcpu) as Guest['vcpu']];
-    return { mm, vm, vcpu, hva: word(CONTROL.vpn) * PAGE_SIZE, bytes: word(CONTROL.pages) * PAGE_SIZE };
+    const vm = word(CONTROL.vm) as Guest['vm'];
+    const vcpus = this.#host.vcpus(vm);
+    return { mm, vm, vcpus, hva: word(CONTROL.vpn) * PAGE_SIZE, bytes: word(CONTROL.pages) * PAGE_SIZE };
   }
 
   go(): void {
