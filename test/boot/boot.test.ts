@@ -52,6 +52,16 @@ describe('tiny', () => {
     expect(mixed).toMatchObject({ code: 3, stdout: 'b c\n/tmp\n', stderr: 'err\n' });
   });
 
+  test.each([
+    ['by turns on one thread', ['--runners', '0']],
+    ['on their runners', []],
+  ])('two harts boot %s, and the guest counts them', async (_name, flags) => {
+    if (missing) return;
+    const look = 'nproc; grep -c ^processor /proc/cpuinfo; for c in 0 1; do taskset $((c + 1)) echo on $c; done';
+    const done = await run([...flags, '--cpus', '2', 'tiny', '--', 'sh', '-c', look]);
+    expect(done).toMatchObject({ code: 0, stdout: '2\n2\non 0\non 1\n' });
+  });
+
   test('programs in user mode read the clock through the vDSO', async ({ skip }) => {
     const source = join(work, 'clock.c');
     writeFileSync(
