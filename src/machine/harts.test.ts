@@ -130,7 +130,10 @@ describe('harts', () => {
   test('each hart has a timer of its own', () => {
     const timer = (ticks: number) => `csrwi sie, 0\nli t0, 32\ncsrw sie, t0\n${call('0x54494d45', 0, ticks)}`;
     const wait = (n: number) => `${timer(n)}\nwfi\ncsrr s2, time`;
-    const t = twoHarts(`${start}\n${wait(9000)}\n${call('0x54494d45', 0, -1)}`, `${wait(4000)}\n${call(HSM, 1)}`);
+    const t = twoHarts(
+      `${start}\n${wait(9000)}\n${call('0x54494d45', 0, -1)}`,
+      `${wait(4000)}\n${call(HSM, 1)}`,
+    );
     expect(t.run()).toBe('idle');
     const ticks = [t.x(0, 18), t.x(1, 18)];
     expect(ticks[0]).toBeGreaterThanOrEqual(9000);

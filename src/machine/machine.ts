@@ -11,9 +11,9 @@ import { Board, type Channel } from './board.ts';
 import { type BootFiles, load, planBoot } from './boot.ts';
 import { instretClock, type MachineClock, realClock } from './clock.ts';
 import { type BareProgram, loadElf } from './elf.ts';
+import { Harts, NEVER } from './harts.ts';
 import type { Guest, Host } from './host.ts';
 import { RAM_BASE } from './memory-map.ts';
-import { Harts, NEVER } from './harts.ts';
 import { sbiPorts } from './sbi-ports.ts';
 import { type FaultPorts, type Step, VcpuLoop } from './vcpu-loop.ts';
 
@@ -110,7 +110,10 @@ export class Machine {
 
   #makeLoop(hart: number): VcpuLoop {
     const { host, harts, board, clock } = this;
-    const console = { write: (bytes: Uint8Array) => this.#ports.console(bytes), read: () => new Uint8Array(0) };
+    const console = {
+      write: (bytes: Uint8Array) => this.#ports.console(bytes),
+      read: () => new Uint8Array(0),
+    };
     return new VcpuLoop({
       ...{ cpu: host.cpu, words: host.words, harts, hart, board, clock },
       sbi: sbiPorts(harts, { memory: this.memory, console }),

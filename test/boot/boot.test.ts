@@ -57,7 +57,8 @@ describe('tiny', () => {
     ['on their runners', []],
   ])('two harts boot %s, and the guest counts them', async (_name, flags) => {
     if (missing) return;
-    const look = 'nproc; grep -c ^processor /proc/cpuinfo; for c in 0 1; do taskset $((c + 1)) echo on $c; done';
+    const look =
+      'nproc; grep -c ^processor /proc/cpuinfo; for c in 0 1; do taskset $((c + 1)) echo on $c; done';
     const done = await run([...flags, '--cpus', '2', 'tiny', '--', 'sh', '-c', look]);
     expect(done).toMatchObject({ code: 0, stdout: '2\n2\non 0\non 1\n' });
   });
