@@ -1,7 +1,9 @@
-/* hammer HOT_KIB COLD_MIB SECONDS BURST_MS: adds one to a word of every hot page over and over, and between two bursts of
+/* hammer HOT_KIB COLD_MIB SECONDS BURST_MS [LAG_MIB]: adds one to a word of every hot page over and over, and between two bursts of
  * that to words of a larger cold file. What each word must hold is a count that stays in a register, so a write
  * that was lost shows at the next visit: then it prints what it found and ends at once, while the kernel
- * below still can. The kernel moves the file's words, so that the hot pages stay in the TLB. */
+ * below still can. The kernel moves the file's words, so that the hot pages stay in the TLB.
+ * With LAG_MIB it reads the cold pages one after another, and now and then writes to one that was read so many MiB ago,
+ * or half as many at the least: clean, and about to be taken away. That one is read once more later. */
 #define _GNU_SOURCE
 #include <stdint.h>
 #include <stdio.h>
@@ -49,10 +51,35 @@ static void visit(int cold, uint64_t page, uint64_t count) {
   checked++;
 }
 
+/* How many pages are read for one that is written. */
+enum { READS = 256 };
+
+static void trail(uint64_t pages, uint64_t lag, double end) {
+  volatile uint64_t *cold = mmap(0, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  uint32_t *counts = calloc(pages, sizeof *counts), random = 1;
+  for (uint64_t p = 0; p < pages; p++) cold[p * WORDS] = MARK;
+  for (uint64_t next = 0, last = 0; now() < end;) {
+    for (int i = 0; i < READS; i++, next = (next + 1) % pages, checked++) {
+      uint64_t found = cold[next * WORDS + 1 + next * 61 % (WORDS - 1)];
+      if (found != counts[next]) wrong("cold", next, found, counts[next]);
+    }
+    uint64_t again = cold[last * WORDS + 1 + last * 61 % (WORDS - 1)];
+    if (again != counts[last]) wrong("cold", last, again, counts[last]);
+    random = random * 1664525 + 1013904223;
+    last = (next + 2 * pages - lag / 2 - random / 7 % (lag / 2)) % pages;
+    cold[last * WORDS + 1 + last * 61 % (WORDS - 1)] = ++counts[last];
+  }
+}
+
 int main(int argc, char **argv) {
   uint64_t pages = (argc > 1 ? atoi(argv[1]) : 2048) / 4, cold_pages = (argc > 2 ? atoi(argv[2]) : 96) * 256ull;
   double hammer = (argc > 4 ? atof(argv[4]) : 60) / 1000;
   double end = now() + (argc > 3 ? atof(argv[3]) : 10);
+  if (argc > 5) {
+    trail(cold_pages, atoi(argv[5]) * 256ull, end);
+    printf("hammer: %llu words, 0 wrong words\n", (unsigned long long)checked);
+    return 0;
+  }
   uint64_t *hot = mmap(0, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   int cold = memfd_create("cold", 0);
   for (uint64_t p = 0; p < pages; p++) hot[p * WORDS] = MARK;

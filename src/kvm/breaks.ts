@@ -1,5 +1,4 @@
-/** First word of a page that a test program gives up to be lost. */
-export const MARK = 0x4c4f5354;
+export { MARK } from '../mm/breaks.ts';
 
 /**
  * Rules that a test may switch off, to prove that it would notice (T.1: "each protocol test has a mutant").
@@ -31,8 +30,9 @@ export type KvmBreaks = {
   /** J-7: ask vCPUs to flush, but don't wait for them. */
   flushWithoutAck: boolean;
   /**
-   * `flushWithoutAck` and `dropDirty` hold for frames that begin with MARK alone: a guest's test program marks
-   * its own pages, so that the kernel below it lives to tell what was lost.
+   * `flushWithoutAck`, `dropDirty` and `accessedBitOr` hold for frames that begin with MARK alone: a guest's test program
+   * marks its own pages, so that the kernel below it lives to tell what was lost. `accessedBitOr` then waits for
+   * reclaim to take the leaf, and reclaim for the vCPU, as the window is of a few instructions.
    */
   onlyMarked: boolean;
   /** J-7: zaps name no frames, so vCPUs that are asked to flush drop nothing. */

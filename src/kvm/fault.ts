@@ -19,6 +19,8 @@ type Slot = Ptr<'slot'>;
 
 /** Internal: the fault must begin again. Distinct from every Miss and every pfn. */
 const RETRY = -100;
+/** Longer than background reclaim rests. */
+const LINGER_MS = 60;
 
 /** Resolves guest frames: from the sptes if it can, else through the mm under a fault protocol. */
 export class KvmFault {
@@ -89,13 +91,21 @@ export class KvmFault {
       const used = entry | useBits(access);
       if (used === entry) return spteFrame(entry, gfn);
       this.#kvm.sync.y('F.use');
-      if (this.#kvm.breaks.accessedBitOr) {
+      if (this.#kvm.breaks.accessedBitOr && this.#kvm.isBroken(spteFrame(entry, gfn))) {
         this.#kvm.sync.y('F.or');
+        if (this.#kvm.breaks.onlyMarked && access === Access.Write) this.#linger(leaf, entry, sptePfn(entry));
         this.#atomics.or(leaf, useBits(access));
         return spteFrame(entry, gfn);
       }
       if (this.#atomics.cas(leaf, entry, used) === entry) return spteFrame(entry, gfn);
     }
+  }
+
+  /** In a test: puts the page where reclaim takes the next ones from, and waits until the leaf goes. */
+  #linger(leaf: number, entry: number, pfn: Pfn): void {
+    this.#kvm.mm.lru?.deactivate(pfn);
+    const { waiter } = this.#kvm.sync;
+    for (let ms = 0; ms < LINGER_MS && this.#atomics.load(leaf) === entry; ms++) waiter.wait(leaf, entry, 1);
   }
 
   /**

@@ -5,6 +5,8 @@ import type { Ptr } from '../sync/struct.ts';
 import type { GfnRange } from './hva-range.ts';
 import type { Kvm } from './kvm.ts';
 
+const LINGER_MS = 5;
+
 type Vm = Ptr<'vm'>;
 
 /** The modern protocol's callbacks (K-20 to K-23, K-50). `subscriber` is the vm. */
@@ -79,7 +81,11 @@ export function modernNotifier(kvm: Kvm): MmuNotifierOps {
     },
 
     flush(subscriber) {
-      kvm.requests.flushRemoteTlbs(subscriber as Vm);
+      const vm = subscriber as Vm;
+      // For the broken variant: time for a vCPU to bring a leaf back that has just gone.
+      if (kvm.breaks.accessedBitOr && kvm.breaks.onlyMarked)
+        sync.waiter.wait(vm + v.inProgress.at, v.inProgress.load(vm), LINGER_MS);
+      kvm.requests.flushRemoteTlbs(vm);
     },
 
     invalidateRangeEnd(subscriber, _mm, start, end) {

@@ -37,6 +37,11 @@ export type MmPorts = {
     setDirty(pfn: Pfn): void;
     setReferenced(pfn: Pfn): void;
   };
+  /** For a test that breaks a rule. */
+  readonly lru?: {
+    /** Reclaim takes the page next. */
+    deactivate(pfn: Pfn): void;
+  };
   readonly pageAlloc: {
     /** A frame for kernel use, or -1. */
     alloc(): Pfn;

@@ -1,3 +1,6 @@
+/** First word of a page that a test program gives up to be lost. */
+export const MARK = 0x4c4f5354;
+
 /** Rules that a test may switch off, to prove that it would notice. All false in production. */
 export type MmBreaks = {
   /** A swap-in goes by the pte alone, and never asks the swap cache whose slot it is (mm-figures B.3). */
@@ -226,6 +229,11 @@ export type MmBreaks = {
   forkKeepsProtection: boolean;
   /** V-36: a store of the VMM holds its page by a reference like any other, so nobody waits for it. */
   storeUnheld: boolean;
+  /**
+   * `unmapWithoutNotify` holds for frames that begin with MARK alone, and the secondaries are told after all, before the
+   * frame is somebody else's: a guest's test program marks its own pages, and the rest lives to tell.
+   */
+  onlyMarked: boolean;
   /** Nothing is lost by it: reclaim takes pages by their order alone, so that those in use go too (stress). */
   evictUsed: boolean;
 };
@@ -343,5 +351,6 @@ export const NO_MM_BREAKS: MmBreaks = {
   smapsLowWord: false,
   forkKeepsProtection: false,
   storeUnheld: false,
+  onlyMarked: false,
   evictUsed: false,
 };

@@ -1,9 +1,10 @@
 import { assert } from '../base/assert.ts';
 import type { Pfn, Vpn } from '../base/units.ts';
+import { frameWord } from '../sync/arena.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Sync } from '../sync/sync.ts';
 import type { AnonVmas } from './anon-vma.ts';
-import type { MmBreaks } from './breaks.ts';
+import { MARK, type MmBreaks } from './breaks.ts';
 import type { HugePmd } from './huge/huge-pmd.ts';
 import {
   type MmLayout,
@@ -231,28 +232,35 @@ export class Rmap {
     this.#unmapAt(mm, vpn, pfn, vma) === BUSY;
 
   #unmapAt(mm: Mm, vpn: Vpn, pfn: Pfn, vma: Vma): number {
-    const { pageTable, notifiers, hugePmd, breaks } = this.#deps;
+    const { pageTable, notifiers, hugePmd } = this.#deps;
     let pte = pageTable.walk(mm, vpn);
     if (pte === 0 || !maps(pte === HUGE ? pageTable.entryOf(mm, vpn) : pageTable.load(pte), pfn))
       return SKIPPED;
     if (this.#keeps(vma)) return this.#locked(pfn);
-    if (!this.#batch!.open(mm, vpn)) return BUSY;
+    const told = !this.#isUntold(pfn);
+    if (!this.#batch!.open(mm, vpn, told)) return BUSY;
     if (pte === HUGE) {
       hugePmd.split(mm, vpn);
       pte = pageTable.walk(mm, vpn);
     }
-    if (!breaks.unmapWithoutNotify)
-      notifiers.pageStart(mm, vpn, NotifyEvent.Clear, NotifyFlag.Blockable | NotifyFlag.DeferFlush);
+    if (told) notifiers.pageStart(mm, vpn, NotifyEvent.Clear, NotifyFlag.Blockable | NotifyFlag.DeferFlush);
     if (pte <= 0) return SKIPPED; // zapped before it could be split
     const result = this.#unmapPte(mm, pte, pfn, vma);
-    if (result === UNMAPPED) this.#unmapped(mm, vpn, pfn);
+    if (result === UNMAPPED) this.#unmapped(mm, vpn, pfn, told);
     return result;
   }
 
+  /** In a test that leaves out what N-5 asks for. */
+  #isUntold(pfn: Pfn): boolean {
+    const { breaks, sync } = this.#deps;
+    if (!breaks.unmapWithoutNotify) return false;
+    return !breaks.onlyMarked || Atomics.load(sync.words, frameWord(pfn)) === MARK;
+  }
+
   /** Pinning subscribers let go after the ptl, before anyone looks at the reference count (M-35, N-7). */
-  #unmapped(mm: Mm, vpn: Vpn, pfn: Pfn): void {
+  #unmapped(mm: Mm, vpn: Vpn, pfn: Pfn, told: boolean): void {
     this.#deps.sync.y('I.P');
-    if (!this.#deps.breaks.unmapWithoutNotify) this.#deps.notifiers.invalidatePage(mm, vpn);
+    if (told) this.#deps.notifiers.invalidatePage(mm, vpn);
     this.#deps.pages.put(pfn);
   }
 

@@ -17,16 +17,19 @@ const FLAGS = ['--memory', '256M', '--memory-limit', '64M'];
 const FILL_MIB = 120;
 /**
  * Rules that can be switched off for the program's own pages, so that the guest's kernel lives to tell: hot KiB,
- * cold MiB, seconds, milliseconds of a burst on the hot part; and what else helps to lose a write.
+ * cold MiB, seconds, milliseconds of a burst on the hot part, MiB read between a page's read and write; and what else helps to lose a write.
  */
 const HAMMERED: Readonly<Record<string, { shape: string[]; with: string[] }>> = {
   // Pages are read, then written: only the leaf's dirty bit tells.
   dropDirty: { shape: ['1024', '96', '20', '0'], with: [] },
   // Bursts long enough for the housekeeper to take what is in use.
   flushWithoutAck: { shape: ['3000', '96', '35', '20'], with: ['evictUsed'] },
+  unmapWithoutNotify: { shape: ['3000', '96', '35', '20'], with: ['evictUsed'] },
+  // Pages that were read long ago, and are clean, are written once.
+  accessedBitOr: { shape: ['0', '96', '45', '0', '60'], with: ['evictUsed'] },
 };
 /** Boot, fill and two rounds take a good build some ten seconds; one that takes this long hangs. It is not cut off earlier. */
-const HANGS_SECONDS = 45;
+const HANGS_SECONDS = 75;
 /** The guest's last words, when it did not come to an answer. */
 const LAST_WORDS = 160;
 

@@ -191,7 +191,7 @@ class StressRun {
       ...(this.#uffd && { uffd: this.#uffd }),
     };
     const worker = spawnWorker(new URL('./stress-worker.ts', import.meta.url), data);
-    worker.on('error', error => this.#problems.push(`${role} ${index}: ${error.message}`));
+    worker.on('error', error => this.#problems.push(`${role} ${index}: ${error.stack}`));
     worker.on('message', (told: { problems?: string[]; note?: string }) => {
       this.#problems.push(...(told.problems ?? []));
       if (told.note !== undefined) this.#notes.push(told.note);

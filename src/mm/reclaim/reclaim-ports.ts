@@ -33,4 +33,6 @@ export type UnmapBatchPort = {
   flush(): void;
   /** Sends the `end` of every invalidation, and is empty again. */
   end(): void;
+  /** In a test that leaves notifications out: makes up for them, before the frames are freed. */
+  tellLate?(): void;
 };

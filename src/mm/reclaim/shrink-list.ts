@@ -58,6 +58,7 @@ export class ShrinkList<B extends UnmapBatchPort> {
       this.#deps.pages.unlock(pfns[i] as Pfn);
       if (this.#fates[i] === Fate.Freed) freed++;
     }
+    if (this.#deps.breaks.onlyMarked) this.#deps.batch.tellLate?.();
     this.#putback(pfns, count);
     return freed;
   }

@@ -2,7 +2,7 @@ import type { Vpn } from '../../base/units.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import type { MmBreaks } from '../breaks.ts';
 import type { MmuNotifiers } from '../mmu-notifier.ts';
-import { NotifyEvent } from '../mmu-notifier-ops.ts';
+import { NotifyEvent, NotifyFlag } from '../mmu-notifier-ops.ts';
 
 type Mm = Ptr<'mm'>;
 
@@ -18,16 +18,23 @@ export class UnmapBatch {
   readonly #breaks: MmBreaks;
   readonly #mms = new Int32Array(CAPACITY);
   readonly #pages = new Int32Array(CAPACITY);
+  /** 1 for what the secondaries are not told of: in a test. */
+  readonly #untold = new Uint8Array(CAPACITY);
   #count = 0;
+  #late = 0;
 
   constructor(notifiers: MmuNotifiers, breaks: MmBreaks) {
     this.#notifiers = notifiers;
     this.#breaks = breaks;
   }
 
-  /** Takes note of a page whose `start` follows at once. False when it can't: leave the page alone. */
-  open(mm: Mm, page: Vpn): boolean {
+  /**
+   * Takes note of a page whose `start` follows at once, unless a test leaves it out (`told`). False when it can't:
+   * leave the page alone.
+   */
+  open(mm: Mm, page: Vpn, told = true): boolean {
     if (this.#count === CAPACITY || !this.#notifiers.tryOpenRange(mm)) return false;
+    this.#untold[this.#count] = told ? 0 : 1;
     this.#mms[this.#count] = mm;
     this.#pages[this.#count++] = page;
     return true;
@@ -43,12 +50,29 @@ export class UnmapBatch {
 
   /** Sends the `end` of every invalidation, and is empty again. */
   end(): void {
+    let kept = 0;
     for (let i = 0; i < this.#count; i++) {
-      const mm = this.#mms[i] as Mm;
-      if (!this.#breaks.unmapWithoutNotify)
-        this.#notifiers.pageEnd(mm, this.#pages[i] as Vpn, NotifyEvent.Clear);
+      const [mm, page] = [this.#mms[i] as Mm, this.#pages[i] as Vpn];
+      if (this.#untold[i] !== 0 && this.#breaks.onlyMarked) {
+        this.#mms[kept] = mm;
+        this.#pages[kept++] = page;
+        continue;
+      }
+      if (this.#untold[i] === 0) this.#notifiers.pageEnd(mm, page, NotifyEvent.Clear);
       this.#notifiers.closeRange(mm);
     }
     this.#count = 0;
+    this.#late = kept;
+  }
+
+  /** For the broken variant: what nobody was told before, they hear now. */
+  tellLate(): void {
+    for (let i = 0; i < this.#late; i++) {
+      const [mm, page] = [this.#mms[i] as Mm, this.#pages[i] as Vpn];
+      this.#notifiers.pageStart(mm, page, NotifyEvent.Clear, NotifyFlag.Blockable);
+      this.#notifiers.pageEnd(mm, page, NotifyEvent.Clear);
+      this.#notifiers.closeRange(mm);
+    }
+    this.#late = 0;
   }
 }
