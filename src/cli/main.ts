@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 import { Command, InvalidArgumentError, Option } from 'commander';
+import { type BenchFlags, bench } from './bench.ts';
 import { doctor } from './doctor.ts';
 import { imageCommand } from './image.ts';
 import { mem } from './mem.ts';
@@ -96,6 +97,24 @@ program
   .action(async (flags: { json?: boolean }) => {
     process.exitCode = await doctor(flags);
   });
+
+program
+  .command('bench')
+  .description(
+    'what guests get out of this host, in some twenty seconds: integers, floating point, memory, system calls, page faults, beside native code where gcc is installed',
+  )
+  .option('--seconds <s>', 'what a test lasts, about', seconds, 0.5)
+  .option('--json', 'as JSON')
+  .option('-q, --quiet', 'no progress')
+  .action(async (flags: BenchFlags) => {
+    process.exitCode = await bench(flags);
+  });
+
+function seconds(value: string): number {
+  const number = Number(value);
+  if (!(number > 0 && number <= 60)) throw new InvalidArgumentError('Not a number from 0 to 60.');
+  return number;
+}
 
 function count(value: string): number {
   const number = Number(value);

@@ -5,6 +5,7 @@ import type { AgentProcess } from '../sdk/agent-client.ts';
 import { runBare } from '../sdk/bare.ts';
 import type { SandboxOptions } from '../sdk/options.ts';
 import { Sandbox } from '../sdk/sandbox.ts';
+import { addFile } from './add-file.ts';
 import { Progress } from './report.ts';
 import { attachTerminal } from './terminal.ts';
 
@@ -179,26 +180,6 @@ function connectInput(guest: AgentProcess, flags: RunFlags): () => void {
   return () => {
     process.stdin.off('data', onData).off('end', onEnd).pause();
   };
-}
-
-/** `host:guest`: the file arrives with its execute permission. */
-async function addFile(vm: Sandbox, pair: string): Promise<void> {
-  const colon = pair.lastIndexOf(':');
-  const [from, to] = [pair.slice(0, colon), pair.slice(colon + 1)];
-  if (colon <= 0 || !to.startsWith('/'))
-    throw new FaultlineError('E_USAGE', `--add ${pair}`, { hint: '--add ./program:/bin/program' });
-  let bytes: Uint8Array;
-  try {
-    bytes = readFileSync(from);
-  } catch (cause) {
-    throw new FaultlineError('E_USAGE', `--add: ${from} cannot be read`, {
-      cause,
-      hint: '--add ./program:/bin/program',
-    });
-  }
-  const done = await vm.commands.run(['/bin/sh', '-c', 'cat > "$0" && chmod 755 "$0"', to], { stdin: bytes });
-  if (done.exitCode !== 0)
-    throw new FaultlineError('E_AGENT', `--add: the guest could not write ${to}: ${done.stderr.trim()}`);
 }
 
 function environment(pairs: readonly string[]): Record<string, string> {
