@@ -24,6 +24,8 @@ const FIELDS = {
   base: i32,
   /** Word index: for each frame of the arena, slot + 1 or 0. */
   map: i32,
+  /** Where the map would have the frame with number 0. */
+  mapOrigin: i32,
   /** Word index: for each slot, its frame or 0. */
   frames: i32,
   /** Word index: for each slot, whether it was looked up since reclaim last passed. */
@@ -32,6 +34,9 @@ const FIELDS = {
   /** Counts drops; a vCPU whose `codeSeen` differs has Exec entries to drop. */
   generation: i32,
 } as const;
+
+/** Word offsets of the fields, for generated code. */
+export const CODE_AT = struct(new Int32Array(0), 'code', FIELDS).offsets;
 
 export class CodeCache {
   readonly #words: Int32Array;
@@ -53,6 +58,7 @@ export class CodeCache {
     this.#code.block.set(code, block);
     this.#code.base.set(code, alignToLine(block) * 4);
     this.#code.map.set(code, alloc(this.#arena.frames));
+    this.#code.mapOrigin.set(code, this.#code.map.get(code) - this.#arena.firstFrame);
     this.#code.frames.set(code, alloc(slots));
     this.#code.referenced.set(code, alloc(slots));
     return code;
@@ -70,7 +76,7 @@ export class CodeCache {
   }
 
   #mapWord(code: CodePtr, pfn: Pfn): number {
-    return this.#code.map.get(code) + pfn - this.#arena.firstFrame;
+    return this.#code.mapOrigin.get(code) + pfn;
   }
 
   #slotByte(code: CodePtr, slot: number): number {

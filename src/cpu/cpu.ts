@@ -7,6 +7,7 @@ import { CodeCache } from './code-cache.ts';
 import { Csrs, instret } from './csr.ts';
 import { Decoder } from './decoder.ts';
 import { FlushRequests } from './flush-requests.ts';
+import { HostTlb, hostBytes } from './host-tlb.ts';
 import { Extend } from './instruction.ts';
 import { type CpuPorts, type Exit, Mode, type VcpuPtr } from './interface.ts';
 import { type Callbacks, compileInterpreter } from './interpreter.ts';
@@ -14,7 +15,7 @@ import type { Fills } from './interpreter-fills.ts';
 import { Mmu } from './mmu.ts';
 import { SlowInstructions } from './slow.ts';
 import { type Fill, Tlb, type TlbOps } from './tlb.ts';
-import { FILTER_BYTES, TLB_BYTES } from './tlb-layout.ts';
+import { HOST_AT } from './tlb-layout.ts';
 import { Traps } from './trap.ts';
 import { AT, type CodePtr, Privilege, VCPU_WORDS, type Vcpu, vcpuStruct } from './vcpu.ts';
 
@@ -66,6 +67,8 @@ export class Cpu {
   readonly #flushes: FlushRequests;
   readonly #mmu: Mmu;
   readonly #access: SlowAccess;
+  /** Of the arena, and those before them. */
+  readonly #frames: number;
   readonly #enter: (cpu: number) => void;
 
   constructor(arena: Arena, ports: CpuPorts, options: CpuOptions) {
@@ -75,15 +78,24 @@ export class Cpu {
     this.#alloc = options.alloc;
     this.#free = options.free;
     const fill: Fill = (at, value, bytes) => exports.fill(at, value, bytes);
-    this.#tlb = new Tlb(words, {
-      fill,
-      dropMatching: (first, end, mask, sum) => exports.dropMatching(first, end, mask, sum),
-      dropFrames: (first, end, filter) => exports.dropFrames(first, end, filter),
-    });
+    const host = new HostTlb(words);
+    this.#frames = arena.firstFrame + arena.frames;
+    this.#tlb = new Tlb(
+      words,
+      {
+        fill,
+        dropMatching: (first, end, mask, sum) => exports.dropMatching(first, end, mask, sum),
+        dropFrames: (first, end, filter) => exports.dropFrames(first, end, filter),
+        dropRegion: (first, end, lo, hi, shift) => exports.dropRegion(first, end, lo, hi, shift),
+      },
+      host,
+      this.#frames,
+    );
     this.#traps = new Traps(words, this.#tlb);
     this.#cache = new CodeCache(arena, fill);
     this.#flushes = new FlushRequests(words, this.#tlb, this.#cache);
-    this.#mmu = new Mmu(words, ports, this.#tlb, this.#traps, this.#flushes, options.breaks);
+    const { flushes, traps, tlb } = { flushes: this.#flushes, traps: this.#traps, tlb: this.#tlb };
+    this.#mmu = new Mmu(words, ports, { tlb, host, traps, flushes, breaks: options.breaks });
     const decoder = new Decoder(arena, this.#cache);
     const own = { mmu: this.#mmu, tlb: this.#tlb, traps: this.#traps, cache: this.#cache };
     const parts = { arena, words, flushes: this.#flushes, ...own };
@@ -94,7 +106,8 @@ export class Cpu {
     const env = { memory: arena.memory, ...this.#callbacks(decoder, slow) };
     const exports = new WebAssembly.Instance(module, { env }).exports as Exports;
     this.#enter = exports.run;
-    this.fills = { fillRead: exports.fillRead, fillWrite: exports.fillWrite };
+    const { fillRead, fillWrite, translate } = exports;
+    this.fills = { fillRead, fillWrite, translate };
   }
 
   #callbacks(decoder: Decoder, slow: SlowInstructions): Callbacks {
@@ -187,7 +200,7 @@ export class Cpu {
   }
 
   #allocTlb(vcpu: VcpuPtr): void {
-    this.#words[vcpu + AT.tlb] = this.#allocAligned((TLB_BYTES + FILTER_BYTES) / 4);
+    this.#words[vcpu + AT.tlb] = this.#allocAligned((HOST_AT + hostBytes(this.#frames)) / 4);
     this.#tlb.flushHost(vcpu);
     this.#tlb.select(vcpu);
   }

@@ -1,7 +1,8 @@
 import type { Code } from '../wasm/code.ts';
-import { I32, I64, type ModuleBuilder } from '../wasm/encoder.ts';
+import { type FunctionIndex, I32, I64, type ModuleBuilder } from '../wasm/encoder.ts';
 import { Access } from './interface.ts';
 import type { Imports } from './interpreter-locals.ts';
+import type { Translate } from './interpreter-translate.ts';
 import { INDEX_MASK, KIND_BYTES } from './tlb-layout.ts';
 import { AT } from './vcpu.ts';
 
@@ -11,84 +12,62 @@ import { AT } from './vcpu.ts';
  * Host byte address of `bytes` at `ea`, or 0: the interpreter makes that access, and all that may come of it.
  */
 export type Fill = (cpu: number, micro: number, ea: bigint, bytes: number, left: number) => number;
-export type Fills = { fillRead: Fill; fillWrite: Fill };
+export type Fills = { fillRead: Fill; fillWrite: Fill; translate: Translate };
 
 const P = { cpu: 0, micro: 1, ea: 2, bytes: 3, left: 4 } as const;
 
 /** Exports `fillRead` and `fillWrite`. */
-export function defineFills(m: ModuleBuilder, imports: Imports): void {
+export function defineFills(m: ModuleBuilder, imports: Imports, translate: FunctionIndex): void {
   const type = { params: [I32, I32, I64, I32, I32], results: [I32] } as const;
-  m.define('fillRead', type, c => writeFill(c, Access.Read, imports));
-  m.define('fillWrite', type, c => writeFill(c, Access.Write, imports));
+  m.define('fillRead', type, c => writeFill(c, Access.Read, imports, translate));
+  m.define('fillWrite', type, c => writeFill(c, Access.Write, imports, translate));
 }
 
-function writeFill(c: Code, access: Access, imports: Imports): void {
-  const mine = c.local(I32);
-  const tlb = c.local(I32);
-  const kind = access * KIND_BYTES;
+function writeFill(c: Code, access: Access, imports: Imports, translate: FunctionIndex): void {
+  const entry = c.local(I32);
   c.get(P.ea).op('i32_wrap_i64').i32(0xfff).op('i32_and').get(P.bytes).op('i32_add').i32(4096).op('i32_gt_u');
   c.if(() => void c.i32(0).op('return_'), undefined, { likely: false });
+  c.get(P.ea).op('i32_wrap_i64').i32(8).op('i32_shr_u').i32(INDEX_MASK).op('i32_and');
   c.get(P.cpu)
     .mem('i32_load', AT.tlbBase * 4)
-    .tee(tlb);
-  c.get(P.ea).op('i32_wrap_i64').i32(8).op('i32_shr_u').i32(INDEX_MASK).op('i32_and', 'i32_add').set(mine);
-  c.block(found => {
-    c.get(mine).mem('i64_load', kind).get(P.ea).i64(-4096).op('i64_and', 'i64_eq').brIf(found, true);
-    borrow(c, mine, kind);
-    c.brIf(found);
+    .op('i32_add')
+    .i32(access * KIND_BYTES)
+    .op('i32_add')
+    .tee(entry);
+  c.mem('i64_load').get(P.ea).i64(-4096).op('i64_and', 'i64_ne');
+  c.if(() => writeMiss(c, access, imports, translate), undefined, { likely: false });
+  copyToMicro(c, entry);
+  c.get(P.ea).op('i32_wrap_i64').get(entry).mem('i32_load', 8).op('i32_add');
+}
+
+/** Makes the entry the page's, or returns 0. */
+function writeMiss(c: Code, access: Access, imports: Imports, translate: FunctionIndex): void {
+  c.get(P.cpu).get(P.ea).i32(access).call(translate).op('i32_eqz');
+  c.if(() => {
     c.get(P.cpu)
       .get(P.left)
       .mem('i32_store', AT.left * 4);
     c.get(P.cpu)
       .get(P.ea)
       .mem('i64_store', AT.ea * 4);
-    c.get(P.cpu).i32(access).call(imports.refill).brIf(found, true);
-    c.i32(0).op('return_');
+    c.get(P.cpu).i32(access).call(imports.refill).op('i32_eqz');
+    c.if(() => void c.i32(0).op('return_'));
   });
-  copyToMicro(c, mine, tlb, kind);
-  c.get(P.ea)
-    .op('i32_wrap_i64')
-    .get(mine)
-    .mem('i32_load', kind + 8)
-    .op('i32_add');
-}
-
-/** Pushes 1 when the set that this one may borrow from has the entry, which is then here too. */
-function borrow(c: Code, mine: number, kind: number): void {
-  const from = c.local(I32);
-  c.get(mine)
-    .get(P.cpu)
-    .mem('i32_load', AT.tlbBorrow * 4)
-    .op('i32_sub')
-    .tee(from)
-    .mem('i64_load', kind)
-    .get(P.ea)
-    .i64(-4096)
-    .op('i64_and', 'i64_eq')
-    .if(
-      () => {
-        c.get(mine).get(from).mem('i64_load', kind).mem('i64_store', kind);
-        c.get(mine)
-          .get(from)
-          .mem('i32_load', kind + 8)
-          .mem('i32_store', kind + 8);
-        c.i32(1);
-      },
-      () => void c.i32(0),
-      { type: I32 },
-    );
 }
 
 /** A site that found the access misaligned would find it so again: its entry stays what it is. */
-function copyToMicro(c: Code, mine: number, tlb: number, kind: number): void {
+function copyToMicro(c: Code, entry: number): void {
+  const to = c.local(I32);
   c.get(P.ea).op('i32_wrap_i64').get(P.bytes).i32(1).op('i32_sub', 'i32_and', 'i32_eqz');
   c.if(
     () => {
-      c.get(tlb).get(P.micro).op('i32_add').tee(tlb).get(mine).mem('i64_load', kind).mem('i64_store');
-      c.get(tlb)
-        .get(mine)
-        .mem('i32_load', kind + 8)
-        .mem('i32_store', 8);
+      c.get(P.cpu)
+        .mem('i32_load', AT.tlbBase * 4)
+        .get(P.micro)
+        .op('i32_add')
+        .tee(to);
+      c.get(entry).mem('i64_load').mem('i64_store');
+      c.get(to).get(entry).mem('i32_load', 8).mem('i32_store', 8);
     },
     undefined,
     { likely: true },

@@ -7,7 +7,9 @@ export type Imports = Readonly<Record<ImportName, FunctionIndex>>;
 export type ImportName = 'fetch' | 'load' | 'store' | 'amo' | 'refill' | 'slow' | 'decode' | 'cross';
 
 /** Functions defined beside `run`. */
-export type Internals = Readonly<Record<Helper | 'loadMiss' | 'storeMiss' | 'amoMiss', FunctionIndex>> & {
+export type Internals = Readonly<
+  Record<Helper | 'loadMiss' | 'storeMiss' | 'amoMiss' | 'translate', FunctionIndex>
+> & {
   readonly float: Readonly<Record<string, FunctionIndex>>;
 };
 

@@ -5,6 +5,7 @@ import { FIRST_VARIANT, Op, VARIANTS } from './decoded.ts';
 import { emitFloat } from './float/emit-float.ts';
 import { INSTRUCTIONS } from './instructions.ts';
 import { Access, Exit } from './interface.ts';
+import { defineDrops } from './interpreter-drops.ts';
 import { InterpreterEmit } from './interpreter-emit.ts';
 import { defineFills } from './interpreter-fills.ts';
 import {
@@ -16,7 +17,8 @@ import {
   type Locals,
   type Places,
 } from './interpreter-locals.ts';
-import { defineDropFrames, defineDropMatching, defineMisses } from './interpreter-misses.ts';
+import { defineMisses } from './interpreter-misses.ts';
+import { defineTranslate } from './interpreter-translate.ts';
 import { defineMultiplyHigh } from './multiply-high.ts';
 import { INDEX_MASK, KIND_BYTES } from './tlb-layout.ts';
 import { AT, CROSS_ENTRIES, CROSS_WORDS } from './vcpu.ts';
@@ -60,24 +62,28 @@ export type Callbacks = {
   cross(cpu: number): void;
 };
 
-/** The generated module. Depends on nothing but `shared`, so one serves every thread. */
-export function compileInterpreter(shared: boolean): WebAssembly.Module {
+/**
+ * The generated module. Depends on nothing but `shared`, so one serves every thread. `walks`: false, for tests, has
+ * the callbacks make every entry.
+ */
+export function compileInterpreter(shared: boolean, walks = true): WebAssembly.Module {
   const m = new ModuleBuilder();
   m.importMemory('env', 'memory', { shared, maximum: 65536 });
   const names = Object.keys(IMPORTS) as ImportName[];
   const imports = Object.fromEntries(
     names.map(name => [name, m.importFunction('env', name, IMPORTS[name])]),
   ) as Imports;
+  const translate = defineTranslate(m, walks);
   const f: Internals = {
     ...defineMultiplyHigh(m),
-    ...defineMisses(m, imports),
+    ...defineMisses(m, imports, translate),
+    translate,
     float: emitFloat(m, { fflags: AT.fflags * 4 }),
   };
   m.define('run', { params: [I32], results: [] }, c => writeRun(c, imports, f));
   m.define('fill', { params: [I32, I32, I32], results: [] }, c => c.get(0).get(1).get(2).memoryFill());
-  defineDropMatching(m);
-  defineDropFrames(m);
-  defineFills(m, imports);
+  defineDrops(m);
+  defineFills(m, imports, translate);
   return new WebAssembly.Module(m.finish());
 }
 
@@ -86,7 +92,7 @@ function writeRun(c: Code, imports: Imports, f: Internals): void {
   c.loop(resync => {
     reload(c, l);
     c.loop(lookup => {
-      writeLookup(c, l, imports, resync);
+      writeLookup(c, l, { imports, f, resync, lookup });
       c.block(slow => {
         c.block(done => {
           c.loop(next => writeCases(c, l, imports, f, { resync, lookup, slow, next }, done));
@@ -150,7 +156,9 @@ function leaveForRequest(c: Code, l: Locals): void {
     .op('return_');
 }
 
-function writeLookup(c: Code, l: Locals, imports: Imports, resync: Label): void {
+type Lookup = { imports: Imports; f: Internals; resync: Label; lookup: Label };
+
+function writeLookup(c: Code, l: Locals, { imports, f, resync, lookup }: Lookup): void {
   c.get(l.left)
     .op('i32_eqz')
     .if(() => leaveForBudget(c, l), undefined, { likely: false });
@@ -166,6 +174,7 @@ function writeLookup(c: Code, l: Locals, imports: Imports, resync: Label): void 
     .op('i64_ne')
     .if(
       () => {
+        c.get(CPU).get(l.pc).i32(Access.Exec).call(f.translate).brIf(lookup);
         save(c, l);
         c.get(CPU).call(imports.fetch).br(resync);
       },

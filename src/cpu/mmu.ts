@@ -1,8 +1,10 @@
 import type { Gfn, Pfn } from '../base/units.ts';
 import type { CpuBreaks } from './breaks.ts';
 import type { FlushRequests } from './flush-requests.ts';
+import { GFN_LIMIT, type HostTlb } from './host-tlb.ts';
 import type { CpuPorts, VcpuPtr } from './interface.ts';
 import { Access, Exit, Miss, Mode, SERVED } from './interface.ts';
+import { Pte } from './pte.ts';
 import type { Tlb } from './tlb.ts';
 import { ACCESS_FAULT, PAGE_FAULT, type Traps } from './trap.ts';
 import { AT, Privilege, Status } from './vcpu.ts';
@@ -10,7 +12,6 @@ import { AT, Privilege, Status } from './vcpu.ts';
 // Sv39: chapter "Supervisor-Level ISA", section "Sv39: Page-Based 39-bit Virtual-Memory System", with the
 // behaviour of Svade: a leaf whose A, or for a store D, is clear faults; PTEs are never written.
 
-const Pte = { V: 1, R: 2, W: 4, X: 8, U: 16, G: 32, A: 64, D: 128 } as const;
 /** Bits 54..63: reserved, Svpbmt and Svnapot, none of which this hart has. */
 const RESERVED_HIGH = 0xffc00000;
 const LEVELS = 3;
@@ -21,10 +22,20 @@ const ACCESS_FAULTS = -6;
 /** The exit is recorded. */
 const LEFT = -7;
 
+export type MmuParts = {
+  tlb: Tlb;
+  host: HostTlb;
+  traps: Traps;
+  flushes: FlushRequests;
+  breaks?: Partial<CpuBreaks> | undefined;
+};
+
+/** What interpreter-translate.ts does in wasm, and all that it leaves. */
 export class Mmu {
   readonly #words: Int32Array;
   readonly #ports: CpuPorts;
   readonly #tlb: Tlb;
+  readonly #host: HostTlb;
   readonly #traps: Traps;
   readonly #flushes: FlushRequests;
   readonly #breaks: Partial<CpuBreaks>;
@@ -33,20 +44,14 @@ export class Mmu {
   #level = 0;
   #global = false;
 
-  constructor(
-    words: Int32Array,
-    ports: CpuPorts,
-    tlb: Tlb,
-    traps: Traps,
-    flushes: FlushRequests,
-    breaks: Partial<CpuBreaks> = {},
-  ) {
+  constructor(words: Int32Array, ports: CpuPorts, parts: MmuParts) {
     this.#words = words;
-    this.#breaks = breaks;
-    this.#flushes = flushes;
+    this.#breaks = parts.breaks ?? {};
     this.#ports = ports;
-    this.#tlb = tlb;
-    this.#traps = traps;
+    this.#flushes = parts.flushes;
+    this.#tlb = parts.tlb;
+    this.#host = parts.host;
+    this.#traps = parts.traps;
   }
 
   /** The guest frame of the last `page` that missed. */
@@ -184,28 +189,26 @@ export class Mmu {
     return (pte & Pte.R) !== 0 || ((status & Status.MXR) !== 0 && (pte & Pte.X) !== 0);
   }
 
-  /** The frame of a page table, by a small cache that flushes empty. */
+  /** The frame of a page table. */
   #tableFrame(vcpu: VcpuPtr, gfn: Gfn): number {
     this.#gfn = gfn;
-    // The cache's keys are 32 bits; larger frame numbers are never RAM.
-    if (gfn >= 0x7fffffff) return Miss.Mmio;
-    const at = vcpu + AT.walkCache + (gfn & 63) * 2;
-    if (this.#words[at] === gfn + 1) return this.#words[at + 1]!;
-    const pfn = this.#resolve(vcpu, gfn, Access.Read);
-    if (pfn >= 0) {
-      this.#words[at] = gfn + 1;
-      this.#words[at + 1] = pfn;
-    }
-    return pfn;
+    return gfn >= GFN_LIMIT ? Miss.Mmio : this.#resolve(vcpu, gfn, Access.Read);
+  }
+
+  /** What the host TLB has; see there. Frames to execute are asked for, as what becomes code must be mapped. */
+  #resolve(vcpu: VcpuPtr, gfn: Gfn, access: Access): number {
+    const known = access === Access.Exec ? -1 : this.#host.find(vcpu, gfn, access);
+    return known >= 0 ? known : this.#ask(vcpu, gfn, access);
   }
 
   /** Asks outside guest mode, and serves what was requested meanwhile (J-7). */
-  #resolve(vcpu: VcpuPtr, gfn: Gfn, access: Access): number {
+  #ask(vcpu: VcpuPtr, gfn: Gfn, access: Access): number {
     Atomics.store(this.#words, vcpu + AT.mode, Mode.Outside);
     const pfn = this.#ports.resolve(vcpu, gfn, access);
     Atomics.store(this.#words, vcpu + AT.mode, Mode.InGuest);
     if (Atomics.load(this.#words, vcpu + AT.requests) === 0) {
       this.#flushes.forgetAdded(vcpu);
+      if (pfn >= 0) this.#host.insert(vcpu, gfn, access, pfn);
       return pfn;
     }
     const served = this.serve(vcpu);

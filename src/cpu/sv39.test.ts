@@ -1,7 +1,7 @@
 import { beforeEach, describe, expect, test } from 'vitest';
 import { Exit, Request } from './interface.ts';
 import { compileInterpreter } from './interpreter.ts';
-import { FlatMachine, PTE, RAM_BASE, TestTables } from './testing.ts';
+import { FlatMachine, PTE, permitted, RAM_BASE, TestTables } from './testing.ts';
 import { AT, Privilege, Status } from './vcpu.ts';
 
 // Sv39 with Svade: who may read, write and execute what, and what the trap says otherwise.
@@ -44,18 +44,6 @@ const PROGRAMS = {
   exec: 'jr a0\nl: j l',
 } as const;
 const CAUSE = { read: 13, write: 15, exec: 12 } as const;
-
-function permitted(kind: keyof typeof PROGRAMS, flags: number, privilege: number, status: number): boolean {
-  if ((flags & V) === 0 || (flags & (R | W)) === W || (flags & (R | W | X)) === 0) return false;
-  if ((flags & A) === 0) return false;
-  const user = (flags & U) !== 0;
-  if (privilege === Privilege.User && !user) return false;
-  if (privilege === Privilege.Supervisor && user && (kind === 'exec' || (status & Status.SUM) === 0))
-    return false;
-  if (kind === 'exec') return (flags & X) !== 0;
-  if (kind === 'write') return (flags & (W | D)) === (W | D);
-  return (flags & R) !== 0 || ((status & Status.MXR) !== 0 && (flags & X) !== 0);
-}
 
 test('the permission matrix: every leaf, access, privilege, SUM and MXR', () => {
   const wrong: string[] = [];

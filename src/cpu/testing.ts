@@ -2,7 +2,7 @@ import { Arena } from '../sync/arena.ts';
 import { assemble } from './assemble.ts';
 import { type Cpu, type CpuOptions, createCpu } from './cpu.ts';
 import { type CpuPorts, type Exit, Miss, type VcpuPtr } from './interface.ts';
-import { ARCH_WORDS, type CodePtr } from './vcpu.ts';
+import { ARCH_WORDS, type CodePtr, Privilege, Status } from './vcpu.ts';
 
 /** Where flat memory begins, as RAM does on the board. */
 export const RAM_BASE = 0x80000000;
@@ -30,7 +30,7 @@ export class FlatMachine {
   constructor(options: FlatOptions = {}) {
     this.pages = options.pages ?? 64;
     const slots = options.slots ?? 32;
-    const heapBytes = slots * 36864 + 512 * 1024;
+    const heapBytes = slots * 36864 + 2 * 1024 * 1024;
     this.arena = Arena.create({ frames: this.pages, heapBytes, shared: options.shared ?? false });
     const inner: CpuPorts = {
       resolve: (_vcpu, gfn) => this.#resolve(gfn),
@@ -166,4 +166,23 @@ export class TestTables {
   map(va: bigint, gpa: number, flags: number, level = 0): void {
     this.write(this.entry(va, level), gpa, flags);
   }
+}
+
+/** What the privileged manual says of a leaf with these flags; `status` as in sstatus. */
+export function permitted(
+  kind: 'read' | 'write' | 'exec',
+  flags: number,
+  privilege: number,
+  status: number,
+): boolean {
+  const { V, R, W, X, U, A, D } = PTE;
+  if ((flags & V) === 0 || (flags & (R | W)) === W || (flags & (R | W | X)) === 0) return false;
+  if ((flags & A) === 0) return false;
+  const user = (flags & U) !== 0;
+  if (privilege === Privilege.User && !user) return false;
+  if (privilege === Privilege.Supervisor && user && (kind === 'exec' || (status & Status.SUM) === 0))
+    return false;
+  if (kind === 'exec') return (flags & X) !== 0;
+  if (kind === 'write') return (flags & (W | D)) === (W | D);
+  return (flags & R) !== 0 || ((status & Status.MXR) !== 0 && (flags & X) !== 0);
 }

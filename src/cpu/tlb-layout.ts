@@ -25,8 +25,30 @@ export const MICRO_WRITE = MICRO_READ + MICRO_BYTES;
 export const SET_BYTES = MICRO_WRITE + MICRO_BYTES;
 export const TLB_SETS = 3;
 export const TLB_BYTES = TLB_SETS * SET_BYTES;
-/** Behind the sets: one byte per hash of a frame, all zero but while frames are dropped. A power of two. */
+
+// Behind the sets, from the block's start:
+/** One byte per hash of a frame, all zero but while frames are dropped. A power of two. */
 export const FILTER_BYTES = 4096;
+export const FILTER_AT = TLB_BYTES;
+/** One bit per hash of a 2 MiB or 1 GiB region that pages of a superpage were cached from. */
+export const SUPERPAGE_HASH_BITS = 15;
+export const SUPERPAGE_AT = FILTER_AT + FILTER_BYTES;
+export const SUPERPAGE_BYTES = 2 ** SUPERPAGE_HASH_BITS / 8;
+/** What translates guest frames: see host-tlb.ts. A power of two. */
+export const HOST_ENTRIES = 65536;
+export const HOST_AT = SUPERPAGE_AT + SUPERPAGE_BYTES;
+export const HOST_BYTES = HOST_ENTRIES * 8;
+/** One word per frame of the arena. */
+export const HELD_AT = HOST_AT + HOST_BYTES;
+
 export const TlbSet = { User: 0, Supervisor: 1, SupervisorSum: 2 } as const;
 /** The byte offset of an entry among its kind is `(va >>> 8) & INDEX_MASK`. */
 export const INDEX_MASK = (TLB_ENTRIES - 1) * ENTRY_BYTES;
+
+const GOLDEN = 0x9e3779b1 | 0;
+/** The filter's bit for the region of a level is the top bits of `(address >>> shift) * factor + addend`. */
+export const SUPERPAGE_HASH = [
+  { shift: 12, factor: 0, addend: 0 },
+  { shift: 21, factor: GOLDEN, addend: 0 },
+  { shift: 30, factor: GOLDEN, addend: 0x5bd1e995 },
+] as const;

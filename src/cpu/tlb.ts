@@ -1,13 +1,20 @@
 import type { Pfn } from '../base/units.ts';
+import { type HostTlb, hostBytes } from './host-tlb.ts';
 import { Access, type VcpuPtr } from './interface.ts';
 import {
+  FILTER_AT,
   FILTER_BYTES,
+  HOST_AT,
   INDEX_MASK,
   KIND_BYTES,
   MICRO_BYTES,
   MICRO_READ,
   MICRO_WRITE,
   SET_BYTES,
+  SUPERPAGE_AT,
+  SUPERPAGE_BYTES,
+  SUPERPAGE_HASH,
+  SUPERPAGE_HASH_BITS,
   TLB_BYTES,
   TLB_SETS,
   TlbSet,
@@ -16,7 +23,6 @@ import { AT, CROSS_ENTRIES, CROSS_WORDS, Privilege, Status } from './vcpu.ts';
 
 const KIND_WORDS = KIND_BYTES / 4;
 const SET_WORDS = SET_BYTES / 4;
-const SUPERPAGE_BITS = 64 * 32;
 
 /** Fills bytes of the arena; wasm's memory.fill. */
 export type Fill = (byteAddress: number, value: number, bytes: number) => void;
@@ -33,19 +39,32 @@ export type DropMatching = (first: number, end: number, mask: number, sum: numbe
  */
 export type DropFrames = (first: number, end: number, filter: number) => void;
 
+/** Empties the entries of which the page's address `>>> shift` is that of `hi:lo`. */
+export type DropRegion = (first: number, end: number, lo: number, hi: number, shift: number) => void;
+
 /** From generated code. */
-export type TlbOps = { fill: Fill; dropMatching: DropMatching; dropFrames: DropFrames };
+export type TlbOps = {
+  fill: Fill;
+  dropMatching: DropMatching;
+  dropFrames: DropFrames;
+  dropRegion: DropRegion;
+};
 
 /** Writes and drops the entries of the vCPUs' TLBs; generated code reads them. */
 export class Tlb {
   readonly #words: Int32Array;
   readonly #bytes: Uint8Array;
   readonly #ops: TlbOps;
+  readonly #host: HostTlb;
+  /** Of the arena, those before the first included. */
+  readonly #frames: number;
 
-  constructor(words: Int32Array, ops: TlbOps) {
+  constructor(words: Int32Array, ops: TlbOps, host: HostTlb, frames: number) {
     this.#words = words;
     this.#bytes = new Uint8Array(words.buffer);
     this.#ops = ops;
+    this.#host = host;
+    this.#frames = frames;
   }
 
   /** Points the vCPU at the set that its privilege and SUM ask for. After any change of either. */
@@ -88,44 +107,56 @@ export class Tlb {
   /** All that rests on the guest's page tables. */
   flush(vcpu: VcpuPtr): void {
     const w = this.#words;
-    if (w[vcpu + AT.tlb] !== 0) this.#ops.fill(w[vcpu + AT.tlb]! * 4, 0xff, TLB_BYTES);
+    const block = w[vcpu + AT.tlb]! * 4;
+    if (block !== 0) {
+      this.#ops.fill(block, 0xff, TLB_BYTES);
+      this.#ops.fill(block + SUPERPAGE_AT, 0, SUPERPAGE_BYTES);
+    }
     w[vcpu + AT.tlbLocal] = 0;
-    w.fill(0, vcpu + AT.superpages, vcpu + AT.superpages + 64);
     this.dropCrossing(vcpu);
   }
 
-  /** All that rests on frames: the TLBs, page-table frames, and the reservation (J-10). */
+  /** All that rests on frames: the TLBs, the host's too, and the reservation (J-10). */
   flushHost(vcpu: VcpuPtr): void {
     this.flush(vcpu);
+    const block = this.#words[vcpu + AT.tlb]! * 4;
+    if (block !== 0) this.#ops.fill(block + HOST_AT, 0, hostBytes(this.#frames));
     this.#words[vcpu + AT.reservation] = 0;
-    this.#words.fill(0, vcpu + AT.walkCache, vcpu + AT.walkCache + 128);
   }
 
   /**
-   * What rests on some frames: data entries, page-table frames, the reservation (J-10), and now and then an
-   * entry of another frame, as the filter is a hash. Exec entries go by the code cache's generation.
+   * What rests on some frames: data entries, what the host TLB has, the reservation (J-10), and now and then an
+   * entry of another frame, as the filter is a hash. Exec entries go by the code cache's generation. Costs
+   * next to nothing for frames that the vCPU has not used since a flush of everything: those that reclaim finds.
    */
   dropFrames(vcpu: VcpuPtr, pfns: Int32Array, count: number): void {
-    const filter = this.#words[vcpu + AT.tlb]! * 4 + TLB_BYTES;
-    for (let i = 0; i < count; i++) this.#bytes[filter + filterByte(pfns[i]!)] = 1;
+    const block = this.#words[vcpu + AT.tlb]! * 4;
+    const filter = block + FILTER_AT;
+    if (!this.#markHeld(vcpu, filter, pfns, count)) return;
     for (let set = 0; set < TLB_SETS; set++) {
-      const first = filter - TLB_BYTES + set * SET_BYTES;
+      const first = block + set * SET_BYTES;
       this.#ops.dropFrames(first, first + 2 * KIND_BYTES, filter);
       this.#ops.dropFrames(first + MICRO_READ, first + SET_BYTES, filter);
     }
-    this.#dropWalks(vcpu, filter);
     if (this.#bytes[filter + filterByte(this.#words[vcpu + AT.reservation]! >>> 12)] !== 0) {
       this.#words[vcpu + AT.reservation] = 0;
     }
-    for (let i = 0; i < count; i++) this.#bytes[filter + filterByte(pfns[i]!)] = 0;
+    for (let i = 0; i < count; i++) {
+      this.#bytes[filter + filterByte(pfns[i]!)] = 0;
+      this.#host.release(vcpu, pfns[i]!);
+    }
     this.dropCrossing(vcpu);
   }
 
-  #dropWalks(vcpu: VcpuPtr, filter: number): void {
-    const cache = vcpu + AT.walkCache;
-    for (let at = cache; at < cache + 128; at += 2) {
-      if (this.#bytes[filter + filterByte(this.#words[at + 1]!)] !== 0) this.#words[at] = 0;
+  /** Puts into the filter which of the frames are held; true if any is. */
+  #markHeld(vcpu: VcpuPtr, filter: number, pfns: Int32Array, count: number): boolean {
+    let some = false;
+    for (let i = 0; i < count; i++) {
+      if (!this.#host.holds(vcpu, pfns[i]!)) continue;
+      this.#bytes[filter + filterByte(pfns[i]!)] = 1;
+      some = true;
     }
+    return some;
   }
 
   /** What another address space must not see. The supervisor's set mostly holds global pages only. */
@@ -141,20 +172,31 @@ export class Tlb {
     this.dropCrossing(vcpu);
   }
 
-  /** The leaf that translates one address: its page, or everything if that may be part of a superpage. */
+  /** The leaf that translates one address: its page, or those of the superpage that it may be part of. */
   flushPage(vcpu: VcpuPtr, lo: number, hi: number): void {
-    if (this.#maybeSuperpage(vcpu, lo, hi)) {
-      this.flush(vcpu);
-      return;
-    }
     const first = this.#words[vcpu + AT.tlb]! + (((lo >>> 8) & INDEX_MASK) >>> 2);
     for (let set = 0; set < TLB_SETS; set++) {
       for (let kind = 0; kind < 3; kind++) {
         this.#dropPage(first + set * SET_WORDS + kind * KIND_WORDS, lo, hi);
       }
     }
+    for (let level = 1; level <= 2; level++) {
+      if (this.#hasSuperpage(vcpu, lo, hi, level)) this.#dropRegion(vcpu, lo, hi, level);
+    }
     this.#dropMicro(vcpu);
     this.dropCrossing(vcpu);
+  }
+
+  /** Of a 2 MiB region, the entries that can be of it are half of each kind: neighbours. */
+  #dropRegion(vcpu: VcpuPtr, lo: number, hi: number, level: number): void {
+    const half = level === 1 ? KIND_BYTES / 2 : KIND_BYTES;
+    const offset = level === 1 ? ((lo >>> 21) & 1) * half : 0;
+    for (let set = 0; set < TLB_SETS; set++) {
+      for (let kind = 0; kind < 3; kind++) {
+        const first = this.#words[vcpu + AT.tlb]! * 4 + set * SET_BYTES + kind * KIND_BYTES + offset;
+        this.#ops.dropRegion(first, first + half, lo, hi, SUPERPAGE_HASH[level]!.shift);
+      }
+    }
   }
 
   #dropPage(at: number, lo: number, hi: number): void {
@@ -187,16 +229,16 @@ export class Tlb {
   /** Remembers that pages of the superpage around an address may be cached. */
   noteSuperpage(vcpu: VcpuPtr, lo: number, hi: number, level: number): void {
     const bit = superpageBit(lo, hi, level);
-    this.#words[vcpu + AT.superpages + (bit >>> 5)]! |= 1 << (bit & 31);
+    this.#words[this.#superpageWord(vcpu, bit)]! |= 1 << (bit & 31);
   }
 
-  #maybeSuperpage(vcpu: VcpuPtr, lo: number, hi: number): boolean {
-    const filter = vcpu + AT.superpages;
-    for (let level = 1; level <= 2; level++) {
-      const bit = superpageBit(lo, hi, level);
-      if ((this.#words[filter + (bit >>> 5)]! & (1 << (bit & 31))) !== 0) return true;
-    }
-    return false;
+  #superpageWord(vcpu: VcpuPtr, bit: number): number {
+    return this.#words[vcpu + AT.tlb]! + SUPERPAGE_AT / 4 + (bit >>> 5);
+  }
+
+  #hasSuperpage(vcpu: VcpuPtr, lo: number, hi: number, level: number): boolean {
+    const bit = superpageBit(lo, hi, level);
+    return (this.#words[this.#superpageWord(vcpu, bit)]! & (1 << (bit & 31))) !== 0;
   }
 
   dropCrossing(vcpu: VcpuPtr): void {
@@ -241,7 +283,7 @@ const filterByte = (pfn: Pfn): number => pfn & (FILTER_BYTES - 1);
 
 /** Where the filter has the 2 MiB (level 1) or 1 GiB (level 2) region around an address. */
 function superpageBit(lo: number, hi: number, level: number): number {
-  const gigabyte = (hi << 2) | (lo >>> 30);
-  const region = level === 2 ? gigabyte * 7 + 3 : gigabyte * 512 + ((lo >>> 21) & 511);
-  return (region >>> 0) % SUPERPAGE_BITS;
+  const { shift, factor, addend } = SUPERPAGE_HASH[level]!;
+  const region = (hi << (32 - shift)) | (lo >>> shift);
+  return ((Math.imul(region, factor) + addend) | 0) >>> (32 - SUPERPAGE_HASH_BITS);
 }

@@ -81,8 +81,6 @@ const FIELDS = {
   tlbLocal: i32, //       1 when the supervisor set has entries of pages that are not global
   code: ptr('code'),
   codeSeen: i32, //       the code cache's generation that the X-TLB agrees with
-  superpages: array(64), // a filter of the 2 MiB regions that superpages were cached from
-  walkCache: array(128), // 64 x { gfn + 1, pfn } of page-table pages
   mmioDecoded: i32, //    the interpreter's record of the instruction in progress, byte address
   codeAdded: array(2), // frames that became code since requests were last tested
   spare0: array(4),
