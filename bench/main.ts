@@ -21,6 +21,10 @@ const BENCHES: Record<string, Bench> = {
     question: 'what does a user fault cost, against userfaultfd?',
     load: () => import('./userfault.ts'),
   },
+  move: {
+    question: 'is a page brought to a guest sooner by COPY or by MOVE, beside 1 to 16 vCPUs?',
+    load: () => import('./move.ts'),
+  },
   pageops: {
     question: 'what do zero, copy, compare, hash and LZ4 of a page cost?',
     load: () => import('./pageops.ts'),
