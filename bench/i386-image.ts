@@ -4,13 +4,13 @@ import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { FaultlineError } from '../src/base/error.ts';
-import { publishDirectory, withTemporaryDirectory } from '../src/host/node/atomic-file.ts';
+import { publishDirectory } from '../src/host/node/atomic-file.ts';
 import { cacheDirectory } from '../src/host/node/cache-dir.ts';
-import { Apt, BOOKWORM_I386 } from '../src/image/apt.ts';
+import { BOOKWORM_I386 } from '../src/image/apt.ts';
 import { type CpioEntry, writeCpio } from '../src/image/cpio.ts';
 import { readDeb } from '../src/image/deb-package.ts';
-import { findKeyring, findMirror } from '../src/image/debian-mirror.ts';
 import { readApplets } from '../src/image/initramfs.ts';
+import { withApt } from './bench-apt.ts';
 import { programArchive } from './bench-image.ts';
 
 /** Where Debian's package puts the BIOS. */
@@ -48,15 +48,8 @@ export async function i386Image(
 }
 
 async function build(target: string): Promise<void> {
-  await withTemporaryDirectory(join(cacheDirectory(), 'tmp'), async work => {
-    const apt = await Apt.open({
-      directory: join(work, 'apt'),
-      archives: join(cacheDirectory(), 'debs'),
-      mirror: await findMirror({}),
-      keyring: findKeyring({}),
-      onProgress: line => console.log(`  i386 guest: ${line}`),
-      target: BOOKWORM_I386,
-    });
+  const onProgress = (line: string) => console.log(`  i386 guest: ${line}`);
+  await withApt({ target: BOOKWORM_I386, onProgress }, async (apt, work) => {
     const kernel = (await apt.dependsOf('linux-image-686')).find(name => /^linux-image-\d/.test(name));
     if (kernel === undefined) throw new FaultlineError('E_MIRROR', 'the mirror has no i686 kernel');
     const [kernelDeb, busyboxDeb] = await apt.fetch([kernel, 'busybox-static']);

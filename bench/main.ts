@@ -46,6 +46,10 @@ const BENCHES: Record<string, Bench> = {
     question: 'what does it cost that memory could be reclaimed, while it is not?',
     load: () => import('./armed.ts'),
   },
+  churn: {
+    question: 'does a guest that makes code for ever stay bounded, and right?',
+    load: () => import('./churn.ts'),
+  },
   ageing: { question: 'does the TLB generation bump save refaults?', load: () => import('./ageing.ts') },
   'free-page-reporting': {
     question: 'does the Host get back what a guest has freed?',
