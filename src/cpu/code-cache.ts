@@ -1,7 +1,8 @@
 import type { Pfn } from '../base/units.ts';
 import type { Arena } from '../sync/arena.ts';
-import { i32, struct } from '../sync/struct.ts';
+import { i32, type Struct, struct } from '../sync/struct.ts';
 import { Op, PAGE_RECORDS, RECORD_BYTES, SLOT_BYTES } from './decoded.ts';
+import { ENTRY_SIZE, MAX_ENTRIES, MAX_REGIONS, REGION_WORDS } from './region/layout.ts';
 import type { Fill } from './tlb.ts';
 import type { CodePtr } from './vcpu.ts';
 
@@ -33,22 +34,42 @@ const FIELDS = {
   hand: i32,
   /** Counts drops; a vCPU whose `codeSeen` differs has Exec entries to drop. */
   generation: i32,
+  /** 1 while a thread makes regions: the words below are its own, and those that they lead to. */
+  translating: i32,
+  /** Word index: region entries by id; regions by number. See region/layout.ts. */
+  entries: i32,
+  regions: i32,
+  nextEntry: i32,
+  nextRegion: i32,
+  wasmBytes: i32,
+  /** Counts how often all regions were dropped; a thread whose count differs forgets what it linked. */
+  epoch: i32,
+  /** What was translated, ever: for statistics. */
+  translatedRegions: i32,
+  translatedInstructions: i32,
+  translatedBytes: i32,
+  batches: i32,
+  translateMicroseconds: i32,
 } as const;
 
 /** Word offsets of the fields, for generated code. */
 export const CODE_AT = struct(new Int32Array(0), 'code', FIELDS).offsets;
+export type Code = Struct<'code', typeof FIELDS>;
 
 export class CodeCache {
+  /** The record; its last words are the translator's. */
+  readonly code: Code;
   readonly #words: Int32Array;
   readonly #arena: Arena;
   readonly #fill: Fill;
-  readonly #code;
+  readonly #code: Code;
 
   constructor(arena: Arena, fill: Fill) {
     this.#words = arena.words;
     this.#arena = arena;
     this.#fill = fill;
-    this.#code = struct(arena.words, 'code', FIELDS);
+    this.code = struct(arena.words, 'code', FIELDS);
+    this.#code = this.code;
   }
 
   create(alloc: (words: number) => number, slots: number): CodePtr {
@@ -61,13 +82,16 @@ export class CodeCache {
     this.#code.mapOrigin.set(code, this.#code.map.get(code) - this.#arena.firstFrame);
     this.#code.frames.set(code, alloc(slots));
     this.#code.referenced.set(code, alloc(slots));
+    this.#code.entries.set(code, alloc((MAX_ENTRIES * ENTRY_SIZE) / 4));
+    this.#code.regions.set(code, alloc(MAX_REGIONS * REGION_WORDS));
+    this.#code.nextEntry.set(code, 1);
     return code;
   }
 
   /** Gives all of it back. Requires: no vCPU of the VM runs. */
   destroy(code: CodePtr, free: (at: number) => void): void {
-    const { block, map, frames, referenced } = this.#code;
-    for (const part of [block, map, frames, referenced]) free(part.get(code));
+    const { block, map, frames, referenced, entries, regions } = this.#code;
+    for (const part of [block, map, frames, referenced, entries, regions]) free(part.get(code));
     free(code);
   }
 
@@ -142,6 +166,14 @@ export class CodeCache {
     }
   }
 
+  /** Orphans all slots. */
+  dropAll(code: CodePtr): void {
+    const slots = this.#code.slots.get(code);
+    for (let slot = 0; slot < slots; slot++) {
+      if (this.#isLive(code, slot)) this.drop(code, this.frameOf(code, slot));
+    }
+  }
+
   #evictOne(code: CodePtr, slot: number): boolean {
     if (!this.#isLive(code, slot)) return false;
     const referenced = this.#code.referenced.get(code) + slot;
@@ -166,6 +198,11 @@ export class CodeCache {
       if (!this.#isLive(code, slot)) Atomics.store(this.#words, frames + slot, 0);
     }
     this.#code.hand.set(code, 0);
+  }
+
+  /** Byte address of a slot. */
+  byteOf(code: CodePtr, slot: number): number {
+    return this.#slotByte(code, slot);
   }
 
   /** The slot in which a byte address lies. */

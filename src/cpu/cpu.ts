@@ -13,9 +13,11 @@ import { type CpuPorts, type Exit, Mode, type VcpuPtr } from './interface.ts';
 import { type Callbacks, compileInterpreter } from './interpreter.ts';
 import type { Fills } from './interpreter-fills.ts';
 import { Mmu } from './mmu.ts';
+import { Linker } from './region/linker.ts';
+import { BATCH, Translator } from './region/translator.ts';
 import { SlowInstructions } from './slow.ts';
 import { type Fill, Tlb, type TlbOps } from './tlb.ts';
-import { HOST_AT } from './tlb-layout.ts';
+import { HEAT_BYTES, HOST_AT } from './tlb-layout.ts';
 import { Traps } from './trap.ts';
 import { AT, type CodePtr, Privilege, VCPU_WORDS, type Vcpu, vcpuStruct } from './vcpu.ts';
 
@@ -33,6 +35,8 @@ export type CpuOptions = {
   flushOthers?(vcpu: VcpuPtr): void;
   /** Test: rules to switch off. */
   breaks?: Partial<CpuBreaks>;
+  /** Hot places that are translated at once; 0 keeps all to the interpreter. */
+  batch?: number;
 };
 
 export type ResetState = {
@@ -43,7 +47,7 @@ export type ResetState = {
   a1: number;
 };
 
-type Exports = TlbOps & Fills & { run: (cpu: number) => void };
+type Exports = TlbOps & Fills & { run: (cpu: number) => void; unlinked: () => number };
 
 /** Decoded pages of 32 KiB each that a VM may have at once. */
 const CODE_SLOTS = 1024;
@@ -69,6 +73,9 @@ export class Cpu {
   readonly #access: SlowAccess;
   /** Of the arena, and those before them. */
   readonly #frames: number;
+  readonly #linker: Linker;
+  readonly translator: Translator;
+  readonly #translates: boolean;
   readonly #enter: (cpu: number) => void;
 
   constructor(arena: Arena, ports: CpuPorts, options: CpuOptions) {
@@ -102,9 +109,26 @@ export class Cpu {
     this.#access = new SlowAccess({ ...parts, decoder, flushOthers: options.flushOthers });
     const csrs = new Csrs(words, ports, this.#tlb);
     const slow = new SlowInstructions({ ...parts, csrs, access: this.#access });
+    this.#linker = new Linker(arena, this.#cache);
+    this.translator = new Translator({
+      arena,
+      cache: this.#cache,
+      decoder,
+      linker: this.#linker,
+      alloc: options.alloc,
+      free: options.free,
+      batch: options.batch ?? BATCH,
+      quiesce: vcpu => {
+        this.#tlb.flushExec(vcpu);
+        options.flushOthers?.(vcpu);
+      },
+    });
+    this.#translates = options.batch !== 0;
     const module = options.module ?? compileInterpreter(arena.shared);
-    const env = { memory: arena.memory, ...this.#callbacks(decoder, slow) };
+    const callbacks = this.#callbacks(decoder, slow);
+    const env = { memory: arena.memory, regions: this.#linker.table, ...callbacks };
     const exports = new WebAssembly.Instance(module, { env }).exports as Exports;
+    this.#linker.use({ ...exports, memory: arena.memory });
     this.#enter = exports.run;
     const { fillRead, fillWrite, translate } = exports;
     this.fills = { fillRead, fillWrite, translate };
@@ -124,6 +148,10 @@ export class Cpu {
       slow: (cpu, dp) => slow.execute(at(cpu), dp),
       decode: (cpu, dp) => decoder.decodeAt(words[(cpu >>> 2) + AT.code] as CodePtr, dp),
       cross: cpu => access.cross(at(cpu)),
+      hot: (cpu, dp) => {
+        if (this.#translates) this.translator.hot(at(cpu), dp);
+      },
+      link: (cpu, id) => this.#linker.link(words[(cpu >>> 2) + AT.code] as CodePtr, id),
     };
   }
 
@@ -153,6 +181,7 @@ export class Cpu {
 
   /** Frees a code cache, after the vCPUs that decode into it. */
   destroyCode(code: CodePtr): void {
+    this.#linker.forget(code);
     this.#cache.destroy(code, at => this.#release(at));
   }
 
@@ -191,6 +220,7 @@ export class Cpu {
       this.#traps.interrupt(vcpu);
       w[vcpu + AT.budget] = budget;
       w[vcpu + AT.left] = budget;
+      w[vcpu + AT.firstRegion] = this.#linker.firstRegion(w[vcpu + AT.code]! as CodePtr);
       this.#enter(vcpu << 2);
     }
     Atomics.store(w, vcpu + AT.mode, Mode.Outside);
@@ -200,7 +230,12 @@ export class Cpu {
   }
 
   #allocTlb(vcpu: VcpuPtr): void {
-    this.#words[vcpu + AT.tlb] = this.#allocAligned((HOST_AT + hostBytes(this.#frames)) / 4);
+    const heatAt = HOST_AT + hostBytes(this.#frames);
+    const at = this.#allocAligned((heatAt + HEAT_BYTES) / 4);
+    this.#words[vcpu + AT.tlb] = at;
+    this.#words[vcpu + AT.heat] = (at * 4 + heatAt) | 0;
+    const code = this.#words[vcpu + AT.code]! as CodePtr;
+    this.#words[vcpu + AT.entries] = (this.#cache.code.entries.get(code) * 4) | 0;
     this.#tlb.flushHost(vcpu);
     this.#tlb.select(vcpu);
   }
@@ -267,6 +302,19 @@ export class Cpu {
   /** Instructions retired; also from within `CpuPorts`, where the one in progress counts. Below 2^53. */
   instret(vcpu: VcpuPtr): number {
     return instret(this.#words, vcpu);
+  }
+
+  /** What was translated of a VM's code so far. */
+  translated(code: CodePtr) {
+    const c = this.#cache.code;
+    return {
+      regions: c.translatedRegions.get(code),
+      region_instructions: c.translatedInstructions.get(code),
+      region_batches: c.batches.get(code),
+      region_wasm_bytes: c.translatedBytes.get(code),
+      region_microseconds: c.translateMicroseconds.get(code),
+      region_drops: c.epoch.load(code),
+    };
   }
 
   /** Low word of x0..x31, signed. */

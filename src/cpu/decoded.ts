@@ -14,8 +14,10 @@ import { INSTRUCTIONS } from './instructions.ts';
 export const RECORD_BYTES = 16;
 export const RECORD = { op: 0, rd: 2, rs1: 4, rs2: 6, imm: 8, raw: 12 } as const;
 export const PAGE_RECORDS = 2048;
+/** Where a slot has, for each record, the id of the region entry there, or 0: a u16, see region/layout.ts. */
+export const SLOT_ENTRIES = (PAGE_RECORDS + 1) * RECORD_BYTES;
 /** A slot of the code cache; the odd 64 bytes keep slots from sharing cache sets. */
-export const SLOT_BYTES = PAGE_RECORDS * RECORD_BYTES + 64;
+export const SLOT_BYTES = SLOT_ENTRIES + PAGE_RECORDS * 2 + 48;
 /** Record bytes for each byte of code: 16 for 2. */
 export const IMM_SCALE = 8;
 export const RS3_SHIFT = 8;
@@ -29,8 +31,10 @@ export const Op = {
   Cross: 2,
   /** Everything without generated semantics, and illegal instructions. */
   Slow: 3,
+  /** A region begins here: back to whoever called the interpreter. Its entry knows the instruction's op. */
+  Region: 4,
 } as const;
-const FIRST = 4;
+const FIRST = 5;
 
 /** One case of the interpreter: a row at a length; `far` when its target is in another page. */
 export type Variant = { readonly row: number; readonly length: 2 | 4; readonly far: boolean };

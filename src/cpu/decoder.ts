@@ -82,7 +82,7 @@ export class Decoder {
       far = offset < 0 || offset + imm < 0 || offset + imm >= 4096;
       if (!far) imm *= IMM_SCALE;
     } else if (row === FENCE) {
-      row = orders(imm) ? FENCE : FENCE_LIGHT;
+      row = lightFence(row, word);
     } else if (format.rs3 !== undefined) {
       imm |= registerByte(format.rs3, rs3Of(word)) << RS3_SHIFT;
     } else if (format.imm === 'csr' || format.imm === 'csri') {
@@ -102,11 +102,15 @@ export class Decoder {
 }
 
 /** The row that does the same to a frequent CSR without leaving generated code, or the row itself. */
-function fastCsr(row: number, csr: number): number {
+export function fastCsr(row: number, csr: number): number {
   const name = (INSTRUCTIONS[row] as Instruction).name;
   if (csr === Csr.sstatus) return numberOf(`${name}.status`);
   return storageImm(csr) < 0 ? row : numberOf(`${name}.storage`);
 }
+
+/** The row for a fence that keeps no earlier write from a later read, or the row itself. */
+export const lightFence = (row: number, word: number): number =>
+  row === FENCE && !orders(immediateOf(word, 'fence')) ? FENCE_LIGHT : row;
 
 /** Whether a fence keeps an earlier write from a later read; FENCE.TSO (fm 8) does not. */
 const orders = (fence: number): boolean => (fence & 0x10) !== 0 && (fence & 0x2) !== 0 && fence >>> 8 !== 8;

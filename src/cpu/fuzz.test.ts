@@ -3,13 +3,14 @@ import { Random } from '../base/random.ts';
 import { INSTRUCTIONS } from './instructions.ts';
 import { Exit } from './interface.ts';
 import { compileInterpreter } from './interpreter.ts';
-import { FlatMachine, PTE, RAM_BASE, TestTables } from './testing.ts';
+import { FlatMachine, type FlatOptions, PTE, RAM_BASE, TestTables } from './testing.ts';
 import { AT } from './vcpu.ts';
 
 // Hostile input: code that is noise. It must not break us, and must mean the same however it is run: in one
 // piece with warm caches, or one instruction at a time with every cache dropped in between.
 
 const module = compileInterpreter(false);
+const eager = compileInterpreter(false, true, 2);
 const { V, R, W, X, U, A, D } = PTE;
 const PAGES = 24;
 const WINDOW = 0x4000_0000n;
@@ -26,9 +27,9 @@ function noise(r: Random): number {
   return word;
 }
 
-function machine(seed: number): FlatMachine {
+function machine(seed: number, mode: FlatOptions = { module, batch: 0 }): FlatMachine {
   const r = new Random(seed);
-  const m = new FlatMachine({ module, pages: 64, slots: 8 });
+  const m = new FlatMachine({ ...mode, pages: 64, slots: 8 });
   const tables = new TestTables(m);
   for (let page = 0; page < PAGES; page++) {
     // Everything is reachable, so that most noise gets somewhere; a few pages lack something.
@@ -74,4 +75,21 @@ test('noise runs the same in one piece and piecewise, and breaks nothing', () =>
     retired += whole.cpu.instret(whole.vcpu);
   }
   expect(retired).toBeGreaterThan(1500);
+});
+
+test('noise runs the same when every place to which a jump leads is translated', () => {
+  let retired = 0;
+  let regions = 0;
+  for (let seed = 31; seed <= 70; seed++) {
+    const [plain, translated] = [machine(seed), machine(seed, { module: eager, batch: 1 })];
+    for (let i = 0; i < 8; i++) {
+      const exits = [segment(plain, 3000, 3000), segment(translated, 3000, 3000)];
+      expect(exits[1], `seed ${seed}, segment ${i}`).toBe(exits[0]);
+      expect(translated.state(), `seed ${seed}, segment ${i}`).toEqual(plain.state());
+    }
+    retired += plain.cpu.instret(plain.vcpu);
+    regions += translated.cpu.translated(translated.code).regions;
+  }
+  expect(retired).toBeGreaterThan(10_000);
+  expect(regions).toBeGreaterThan(30);
 });

@@ -1,11 +1,12 @@
 import type { Code, MemoryOp, PlainOp } from '../wasm/code.ts';
 import { I32 } from '../wasm/encoder.ts';
-import { SD, STATUS_WRITABLE, UXL } from './csr.ts';
+import { STATUS_WRITABLE } from './csr.ts';
 import { IMM_SCALE, RECORD, RS3_SHIFT } from './decoded.ts';
 import type { Bytes, CsrHow, Emit, Helper } from './emit.ts';
+import { combine, selectSum, wholeStatus } from './emit-csr.ts';
 import { Access } from './interface.ts';
 import { CPU, type Internals, type Locals, type Places } from './interpreter-locals.ts';
-import { INDEX_MASK, KIND_BYTES, SET_BYTES } from './tlb-layout.ts';
+import { INDEX_MASK, KIND_BYTES } from './tlb-layout.ts';
 import { AT, Status } from './vcpu.ts';
 
 const WRITE = Access.Write * KIND_BYTES;
@@ -316,7 +317,9 @@ export class InterpreterEmit implements Emit {
     } else {
       c.get(this.#l.dp);
       this.#imm32();
-      c.op('i32_add').set(this.#l.dp).br(this.#at.next);
+      c.tee(this.#l.a32).op('i32_add').set(this.#l.dp);
+      c.get(this.#l.a32).i32(0).op('i32_lt_s').brIf(this.#at.back);
+      c.br(this.#at.next);
     }
   }
 
@@ -412,7 +415,7 @@ export class InterpreterEmit implements Emit {
     c.get(CPU)
       .get(b32)
       .mem('i32_store', AT.sstatus * 4);
-    this.rd(() => this.#wholeStatus(a32));
+    this.rd(() => wholeStatus(c, a32));
     c.get(a32).get(b32).op('i32_xor').i32(Status.SUM).op('i32_and');
     c.if(() => this.#selectSum(b32));
   }
@@ -438,15 +441,7 @@ export class InterpreterEmit implements Emit {
   #selectSum(status: number): void {
     const { c } = this;
     const { tlb, host, pc, left } = this.#l;
-    c.i32(SET_BYTES).i32(0).get(status).i32(Status.SUM).op('i32_and', 'select').set(host);
-    c.get(CPU).get(tlb).get(CPU);
-    c.mem('i32_load', AT.tlbBorrow * 4)
-      .op('i32_sub')
-      .get(host)
-      .op('i32_add');
-    c.mem('i32_store', AT.tlbBase * 4);
-    c.get(CPU).get(host);
-    c.mem('i32_store', AT.tlbBorrow * 4);
+    selectSum(c, tlb, status, host);
     this.nextPc();
     c.set(pc)
       .get(CPU)
@@ -458,16 +453,6 @@ export class InterpreterEmit implements Emit {
     c.br(this.#at.resync);
   }
 
-  /** Pushes sstatus with the fields that are made on reading. */
-  #wholeStatus(low: number): void {
-    const { c } = this;
-    c.get(low)
-      .op('i64_extend_i32_u')
-      .i64w(0, UXL | SD)
-      .i64w(0, UXL);
-    c.get(low).i32(Status.FS).op('i32_and').i32(Status.FS).op('i32_eq', 'select', 'i64_or');
-  }
-
   float(name: string, operands: () => void, rounds: boolean): void {
     const index = this.#f.float[name];
     if (index === undefined) throw new Error(`cpu/float has no ${name}`);
@@ -475,19 +460,5 @@ export class InterpreterEmit implements Emit {
     operands();
     if (rounds) this.#roundingMode();
     this.c.call(index);
-  }
-}
-
-/** Pushes what an instruction makes of `old` and `source`. */
-function combine(c: Code, how: CsrHow, type: 'i32' | 'i64', old: number, source: number): void {
-  if (how === 'write') {
-    c.get(source);
-  } else if (how === 'set') {
-    c.get(old).get(source).op(`${type}_or`);
-  } else {
-    c.get(old).get(source);
-    if (type === 'i32') c.i32(-1);
-    else c.i64(-1);
-    c.op(`${type}_xor`, `${type}_and`);
   }
 }

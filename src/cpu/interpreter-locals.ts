@@ -4,7 +4,17 @@ import type { Helper } from './emit.ts';
 
 /** The functions that the generated code calls. */
 export type Imports = Readonly<Record<ImportName, FunctionIndex>>;
-export type ImportName = 'fetch' | 'load' | 'store' | 'amo' | 'refill' | 'slow' | 'decode' | 'cross';
+export type ImportName =
+  | 'fetch'
+  | 'load'
+  | 'store'
+  | 'amo'
+  | 'slow'
+  | 'decode'
+  | 'cross'
+  | 'hot'
+  | 'refill'
+  | 'link';
 
 /** Functions defined beside `run`. */
 export type Internals = Readonly<
@@ -45,4 +55,6 @@ export type Places = {
   slow: Label;
   /** The instruction at `dp`. */
   next: Label;
+  /** The same, after a jump backwards: counted. */
+  back: Label;
 };

@@ -1,7 +1,8 @@
 import { assert } from '../base/assert.ts';
 import type { Code, Label } from '../wasm/code.ts';
 import { I32, ModuleBuilder } from '../wasm/encoder.ts';
-import { FIRST_VARIANT, Op, VARIANTS } from './decoded.ts';
+import { FIRST_VARIANT, Op, SLOT_ENTRIES, VARIANTS } from './decoded.ts';
+import { defineDispatch } from './dispatch.ts';
 import { emitFloat } from './float/emit-float.ts';
 import { INSTRUCTIONS } from './instructions.ts';
 import { Access, Exit } from './interface.ts';
@@ -20,14 +21,18 @@ import {
 import { defineMisses } from './interpreter-misses.ts';
 import { defineTranslate } from './interpreter-translate.ts';
 import { defineMultiplyHigh } from './multiply-high.ts';
-import { INDEX_MASK, KIND_BYTES } from './tlb-layout.ts';
+import { ENTRY, ENTRY_SIZE } from './region/layout.ts';
+import { Leave, REGION_TYPE } from './region/signature.ts';
+import { HEAT_MASK, HOT, INDEX_MASK, KIND_BYTES } from './tlb-layout.ts';
 import { AT, CROSS_ENTRIES, CROSS_WORDS } from './vcpu.ts';
 
 // The interpreter is one function: `loop` around a `br_table` over the cases of decoded.ts.
 //
 //   resync   read pc, budget and TLB base from the record; return when the record says leave
-//     lookup   pc -> decoded page, by the Exec TLB
+//     lookup   pc -> decoded page, by the Exec TLB; counts the arrival
 //       next     one instruction: count it, branch to its case
+//
+// It returns where a region begins, unless the record's `step` asks that one instruction be executed there.
 
 const EXEC = Access.Exec * KIND_BYTES;
 
@@ -40,6 +45,8 @@ const IMPORTS: Record<ImportName, { params: readonly 0x7f[]; results: readonly 0
   slow: { params: [I32, I32], results: [] },
   decode: { params: [I32, I32], results: [] },
   cross: { params: [I32], results: [] },
+  hot: { params: [I32, I32], results: [] },
+  link: { params: [I32, I32], results: [] },
 };
 
 /** What the interpreter calls; addresses are bytes in the arena, `cpu` that of the vCPU record. */
@@ -60,13 +67,17 @@ export type Callbacks = {
   decode(cpu: number, dp: number): void;
   /** Decodes the instruction at pc, which straddles two pages, into its private place; or traps. */
   cross(cpu: number): void;
+  /** Execution comes often to the record at `dp`: may put a region there. All is looked up again after. */
+  hot(cpu: number, dp: number): void;
+  /** Puts the region of entry `id` in this thread's function table. */
+  link(cpu: number, id: number): void;
 };
 
 /**
  * The generated module. Depends on nothing but `shared`, so one serves every thread. `walks`: false, for tests, has
- * the callbacks make every entry.
+ * the callbacks make every entry. A place is `hot` after so many arrivals, a power of two above 1.
  */
-export function compileInterpreter(shared: boolean, walks = true): WebAssembly.Module {
+export function compileInterpreter(shared: boolean, walks = true, hot = HOT): WebAssembly.Module {
   const m = new ModuleBuilder();
   m.importMemory('env', 'memory', { shared, maximum: 65536 });
   const names = Object.keys(IMPORTS) as ImportName[];
@@ -80,22 +91,43 @@ export function compileInterpreter(shared: boolean, walks = true): WebAssembly.M
     translate,
     float: emitFloat(m, { fflags: AT.fflags * 4 }),
   };
-  m.define('run', { params: [I32], results: [] }, c => writeRun(c, imports, f));
+  m.importTable('env', 'regions', 1);
+  const interpret = m.define(undefined, { params: [I32], results: [] }, c => writeRun(c, imports, f, hot));
+  defineDispatch(m, imports, interpret);
+  exportForRegions(m, f);
   m.define('fill', { params: [I32, I32, I32], results: [] }, c => c.get(0).get(1).get(2).memoryFill());
   defineDrops(m);
   defineFills(m, imports, translate);
   return new WebAssembly.Module(m.finish());
 }
 
-function writeRun(c: Code, imports: Imports, f: Internals): void {
+/** Regions import what they call from here. */
+function exportForRegions(m: ModuleBuilder, f: Internals): void {
+  for (const name of ['mulhu', 'mulh', 'mulhsu'] as const) m.exportFunction(name, f[name]);
+  for (const [name, index] of Object.entries(f.float)) m.exportFunction(`float_${name}`, index);
+  m.define('unlinked', REGION_TYPE, c => void c.i32(Leave.Unlinked));
+}
+
+function writeRun(c: Code, imports: Imports, f: Internals, hot: number): void {
   const l = declareLocals(c);
+  const count = (resync: Label) => countArrival(c, l, imports, resync, hot);
   c.loop(resync => {
     reload(c, l);
     c.loop(lookup => {
       writeLookup(c, l, { imports, f, resync, lookup });
+      // Where a slice begins says nothing.
+      c.get(l.left)
+        .get(CPU)
+        .mem('i32_load', AT.budget * 4)
+        .op('i32_ne');
+      c.if(() => count(resync));
       c.block(slow => {
         c.block(done => {
-          c.loop(next => writeCases(c, l, imports, f, { resync, lookup, slow, next }, done));
+          c.loop(next => {
+            c.block(back => writeCases(c, l, imports, f, { resync, lookup, slow, next, back }, done));
+            count(resync);
+            c.br(next);
+          });
         });
         pcOf(c, l);
         c.set(l.pc);
@@ -188,6 +220,33 @@ function writeLookup(c: Code, l: Locals, { imports, f, resync, lookup }: Lookup)
   c.get(l.pcBase).get(l.entry).i32(3).op('i32_shr_u', 'i64_extend_i32_u', 'i64_sub').set(l.pcBase);
 }
 
+/** Counts that execution came to `dp` by a jump; calls `hot` each time that a place was reached often. */
+function countArrival(c: Code, l: Locals, imports: Imports, resync: Label, hot: number): void {
+  const { entry, a32 } = l;
+  c.get(CPU)
+    .mem('i32_load', AT.heat * 4)
+    .get(l.dp)
+    .i32(2)
+    .op('i32_shr_u')
+    .i32(HEAT_MASK)
+    .op('i32_and', 'i32_add')
+    .tee(entry);
+  c.get(entry).mem('i32_load').i32(1).op('i32_add').tee(a32).mem('i32_store');
+  c.get(a32)
+    .i32(hot - 1)
+    .op('i32_and', 'i32_eqz')
+    .if(
+      () => {
+        pcOf(c, l);
+        c.set(l.pc);
+        save(c, l);
+        c.get(CPU).get(l.dp).call(imports.hot).br(resync);
+      },
+      undefined,
+      { likely: false },
+    );
+}
+
 function writeCases(c: Code, l: Locals, imports: Imports, f: Internals, at: Places, done: Label): void {
   c.get(l.left).i32(1).op('i32_sub').tee(l.left).i32(0).op('i32_lt_s').brIf(done, false);
   const labels = openCases(c, FIRST_VARIANT + VARIANTS.length);
@@ -202,6 +261,8 @@ function writeCases(c: Code, l: Locals, imports: Imports, f: Internals, at: Plac
   writeCross(c, l, imports, at);
   c.close();
   c.br(at.slow);
+  c.close();
+  writeRegionStart(c, l, at);
   for (const variant of VARIANTS) {
     c.close();
     const e = new InterpreterEmit(c, l, at, f, variant.length, variant.far);
@@ -217,6 +278,41 @@ function openCases(c: Code, count: number): Label[] {
   const labels: Label[] = [];
   for (let i = count - 1; i >= 0; i--) labels[i] = c.open();
   return labels;
+}
+
+/** Returns to the dispatcher; or executes the instruction by the copy in the entry, where that is asked for. */
+function writeRegionStart(c: Code, l: Locals, at: Places): void {
+  uncount(c, l);
+  pcOf(c, l);
+  c.set(l.pc);
+  c.get(CPU)
+    .mem('i32_load', AT.step * 4)
+    .if(
+      () => {
+        c.get(CPU)
+          .i32(0)
+          .mem('i32_store', AT.step * 4);
+        entryRecord(c, l);
+        c.tee(l.dp).i32(3).op('i32_shr_u', 'i64_extend_i32_u').set(l.a);
+        c.get(l.pc).get(l.a).op('i64_sub').set(l.pcBase).br(at.next);
+      },
+      undefined,
+      { likely: false },
+    );
+  save(c, l);
+  c.op('return_');
+}
+
+/** Pushes the address of the decoded record that the region entry at `dp` keeps. */
+function entryRecord(c: Code, l: Locals): void {
+  // 8 bytes of record and one of an id for each byte of code.
+  c.get(l.pc).op('i32_wrap_i64').i32(0xffe).op('i32_and').i32(-7).op('i32_mul').get(l.dp).op('i32_add');
+  c.mem('i32_load16_u', SLOT_ENTRIES).i32(ENTRY_SIZE).op('i32_mul');
+  c.get(CPU)
+    .mem('i32_load', AT.entries * 4)
+    .op('i32_add')
+    .i32(ENTRY.record)
+    .op('i32_add');
 }
 
 /** Cases that execute nothing give back what the head of the loop counted. */

@@ -9,7 +9,12 @@ import { AT, Privilege } from './vcpu.ts';
 // holds them up.
 
 const { V, R, W, X, U, A, D } = PTE;
-const module = compileInterpreter(false);
+/** Interpreted alone, and with every place to which a jump leads translated the second time. */
+const MODES = {
+  interpreter: { module: compileInterpreter(false), batch: 0 },
+  regions: { module: compileInterpreter(false, true, 2), batch: 1 },
+} as const;
+export type Mode = keyof typeof MODES;
 const CODE = 0x4000_0000n;
 const DATA = 0x5000_0000n;
 const DATA_PAGES = 12;
@@ -74,10 +79,11 @@ function source(seed: number): string {
       sret`;
 }
 
-export type Hooks = { ports?: (inner: CpuPorts) => CpuPorts; pages?: number };
+export type Hooks = { ports?: (inner: CpuPorts) => CpuPorts; pages?: number; mode?: Mode };
 
 export function machine(seed: number, hooks: Hooks = {}): FlatMachine {
-  const m = new FlatMachine({ module, slots: 16, ...hooks });
+  const { mode = 'interpreter', ...ports } = hooks;
+  const m = new FlatMachine({ ...MODES[mode], slots: 16, ...ports });
   const tables = new TestTables(m);
   m.program(source(seed));
   // A frame seen by both privileges, at two addresses.

@@ -1,19 +1,32 @@
 import { describe, expect, test } from 'vitest';
 import { Random } from '../base/random.ts';
 import { type CpuPorts, Miss, Request } from './interface.ts';
-import { finish, machine } from './programs-testing.ts';
+import { finish, type Mode, machine } from './programs-testing.ts';
 import type { FlatMachine } from './testing.ts';
 import { AT, Interrupt, Privilege } from './vcpu.ts';
 
 // However a run is cut into pieces, and whatever holds it up, the guest can't tell.
 
-describe.each([1, 2, 3, 4])('program %i ends in the same state', seed => {
+const CASES = [1, 2, 3, 4].flatMap(seed => [
+  { seed, mode: 'interpreter' as Mode },
+  { seed, mode: 'regions' as Mode },
+]);
+
+describe.each(CASES)('program $seed ends in the same state, by $mode', ({ seed, mode }) => {
   const whole = finish(machine(seed), () => 1_000_000);
+
+  test('in one piece', () => {
+    const m = machine(seed, { mode });
+    expect(finish(m, () => 1_000_000)).toEqual(whole);
+    const { regions } = m.cpu.translated(m.code);
+    if (mode === 'regions') expect(regions).toBeGreaterThan(5);
+    else expect(regions).toBe(0);
+  });
 
   test('in slices of one instruction and of random lengths', () => {
     const r = new Random(seed);
-    expect(finish(machine(seed), () => 1)).toEqual(whole);
-    expect(finish(machine(seed), () => 1 + r.below(70))).toEqual(whole);
+    expect(finish(machine(seed, { mode }), () => 1)).toEqual(whole);
+    expect(finish(machine(seed, { mode }), () => 1 + r.below(700))).toEqual(whole);
   });
 
   test('when any look-up of memory may block', () => {
@@ -27,15 +40,15 @@ describe.each([1, 2, 3, 4])('program %i ends in the same state', seed => {
         return Miss.Blocked;
       },
     });
-    const m = machine(seed, { ports });
+    const m = machine(seed, { ports, mode });
     let runs = 0;
     // Dropping the TLB between slices makes look-ups frequent.
     const state = finish(m, () => {
       if (++runs % 3 === 0) m.cpu.flushTlb(m.vcpu);
-      return 20;
+      return mode === 'regions' ? 500 : 20;
     });
     expect(state).toEqual(whole);
-    expect(blocked).toBeGreaterThan(100);
+    expect(blocked).toBeGreaterThan(mode === 'regions' ? 20 : 100);
   });
 
   test('when flushes, kicks and dropped code arrive at any look-up', () => {
@@ -50,11 +63,11 @@ describe.each([1, 2, 3, 4])('program %i ends in the same state', seed => {
         return r.oneIn(7) ? Miss.Again : inner.resolve(vcpu, gfn, access);
       },
     });
-    m = machine(seed, { ports });
+    m = machine(seed, { ports, mode });
     let runs = 0;
     const state = finish(m, () => {
       if (++runs % 2 === 0) m.cpu.flushTlb(m.vcpu);
-      return 1 + r.below(40);
+      return 1 + r.below(mode === 'regions' ? 900 : 40);
     });
     expect(state).toEqual(whole);
   });

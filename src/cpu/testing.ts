@@ -16,6 +16,8 @@ export type FlatOptions = {
   /** Wraps the ports, to block or count. */
   ports?(inner: CpuPorts): CpuPorts;
   flushOthers?(vcpu: VcpuPtr): void;
+  /** As of CpuOptions. */
+  batch?: number;
 };
 
 /** A vCPU over flat memory: what tests and benchmarks run programs on. */
@@ -30,7 +32,7 @@ export class FlatMachine {
   constructor(options: FlatOptions = {}) {
     this.pages = options.pages ?? 64;
     const slots = options.slots ?? 32;
-    const heapBytes = slots * 36864 + 2 * 1024 * 1024;
+    const heapBytes = slots * 40960 + 8 * 1024 * 1024;
     this.arena = Arena.create({ frames: this.pages, heapBytes, shared: options.shared ?? false });
     const inner: CpuPorts = {
       resolve: (_vcpu, gfn) => this.#resolve(gfn),
@@ -38,6 +40,7 @@ export class FlatMachine {
     };
     const cpuOptions: CpuOptions = { alloc: this.#allocator() };
     if (options.module !== undefined) cpuOptions.module = options.module;
+    if (options.batch !== undefined) cpuOptions.batch = options.batch;
     if (options.flushOthers !== undefined) cpuOptions.flushOthers = options.flushOthers;
     this.cpu = createCpu(this.arena, options.ports?.(inner) ?? inner, cpuOptions);
     this.code = this.cpu.createCode(slots);

@@ -52,3 +52,9 @@ export const SUPERPAGE_HASH = [
   { shift: 21, factor: GOLDEN, addend: 0 },
   { shift: 30, factor: GOLDEN, addend: 0x5bd1e995 },
 ] as const;
+/** Behind the filter: counts of arrivals by the interpreter at a place, by hash; u32 each. */
+export const HEAT_BYTES = 32768;
+/** Of a decoded record's byte address, shifted right by 2. */
+export const HEAT_MASK = HEAT_BYTES - 4;
+/** Arrivals at which a place is hot; a power of two. */
+export const HOT = 4096;

@@ -82,8 +82,11 @@ const FIELDS = {
   code: ptr('code'),
   codeSeen: i32, //       the code cache's generation that the X-TLB agrees with
   mmioDecoded: i32, //    the interpreter's record of the instruction in progress, byte address
+  entries: i32, //        the VM's region entries, byte address
+  heat: i32, //           counts of arrivals by place, byte address
+  firstRegion: i32, //    where this thread's function table has the VM's regions
+  step: i32, //           1: the interpreter executes one instruction though a region begins there
   codeAdded: array(2), // frames that became code since requests were last tested
-  spare0: array(4),
   cross: array(CROSS_ENTRIES * CROSS_WORDS),
   dummy: u64, //          what writes to x0 fall into
   // kvm's and the machine's.

@@ -327,9 +327,17 @@ export class Host {
     return sum;
   }
 
+  #addTranslated(vm: Ptr<'vm'>, sums: Record<string, number>): void {
+    const code = this.words[this.kvm.requests.vcpu(vm, 0) + AT.code] as CodePtr;
+    for (const [name, value] of Object.entries(this.cpu.translated(code))) {
+      sums[name] = (sums[name] ?? 0) + value;
+    }
+  }
+
   /** KVM's statistics by its names, summed over the VMs, and zram's when there is one. */
   counters(): Record<string, unknown> {
     const { vm: v } = this.kvm.layout;
+    const translated: Record<string, number> = {};
     const sums = {
       pf_taken: 0,
       pf_fixed: 0,
@@ -349,10 +357,12 @@ export class Host {
       sums.pages_2m += v.pages2m.get(vm);
       sums.pages_4k += v.pfFixed.load(vm) - v.mmuShadowZapped.load(vm) - v.pages2m.get(vm);
       sums.instret += this.#instret(vm);
+      this.#addTranslated(vm, translated);
     });
     const { swapDevice } = this.mm;
     return {
       ...sums,
+      ...translated,
       ksm: this.mm.ksm.stats(),
       ...(swapDevice instanceof Zram ? { zram_mm_stat: swapDevice.stats() } : {}),
     };

@@ -36,10 +36,16 @@ export class ModuleBuilder {
   readonly #exports: { name: string; kind: number; index: number }[] = [];
   readonly #globals: { type: ValType; initial: number }[] = [];
   #table: { size: number; elements: FunctionIndex[] } | undefined;
+  #importedTable: { module: string; name: string; minimum: number } | undefined;
   #memory: { module: string; name: string; limits: MemoryImport } | undefined;
 
   importMemory(module: string, name: string, limits: MemoryImport): void {
     this.#memory = { module, name, limits };
+  }
+
+  /** A table of functions for `callIndirect`, with at least `minimum` places. Instead of one's own. */
+  importTable(module: string, name: string, minimum: number): void {
+    this.#importedTable = { module, name, minimum };
   }
 
   importFunction(module: string, name: string, type: FuncType): FunctionIndex {
@@ -128,8 +134,11 @@ export class ModuleBuilder {
   }
 
   #writeImports(s: Bytes): void {
-    s.u32(this.#imports.length + (this.#memory === undefined ? 0 : 1));
+    const others = [this.#memory, this.#importedTable].filter(i => i !== undefined).length;
+    s.u32(this.#imports.length + others);
     for (const f of this.#imports) s.name(f.module).name(f.name).byte(0).u32(f.type);
+    const table = this.#importedTable;
+    if (table !== undefined) s.name(table.module).name(table.name).raw([1, 0x70, 0]).u32(table.minimum);
     if (this.#memory === undefined) return;
     const { module, name, limits } = this.#memory;
     s.name(module)

@@ -1,0 +1,98 @@
+import type { Code, Label } from '../wasm/code.ts';
+import { type FunctionIndex, I32, I64, type ModuleBuilder } from '../wasm/encoder.ts';
+import { SLOT_ENTRIES } from './decoded.ts';
+import { Access } from './interface.ts';
+import type { Imports } from './interpreter-locals.ts';
+import { ENTRY, ENTRY_SIZE } from './region/layout.ts';
+import { Leave, REGION_TYPE } from './region/signature.ts';
+import { INDEX_MASK, KIND_BYTES } from './tlb-layout.ts';
+import { AT } from './vcpu.ts';
+
+// `run` goes from region to region by the Exec TLB and the ids of the decoded page, and calls the
+// interpreter where there is none, where too little of the slice is left, and where a region asks for it.
+
+const CPU = 0;
+const EXEC = Access.Exec * KIND_BYTES;
+
+type Locals = { entry: number; slot: number; id: number; row: number; pc: number };
+
+export function defineDispatch(m: ModuleBuilder, imports: Imports, interpret: FunctionIndex): void {
+  m.define('run', { params: [I32], results: [] }, c => {
+    const l: Locals = {
+      entry: c.local(I32),
+      slot: c.local(I32),
+      id: c.local(I32),
+      row: c.local(I32),
+      pc: c.local(I64),
+    };
+    c.loop(again => {
+      c.get(CPU)
+        .mem('i32_load', AT.leave * 4)
+        .if(() => void c.op('return_'), undefined, { likely: false });
+      c.block(cold => {
+        findEntry(c, l, cold);
+        callRegion(c, l, imports, again);
+      });
+      c.get(CPU).call(interpret).br(again);
+    });
+  });
+}
+
+/** Sets `id` and `row` to the region entry at pc; goes to `cold` when there is none. */
+function findEntry(c: Code, l: Locals, cold: Label): void {
+  c.get(CPU)
+    .mem('i64_load', AT.pc * 4)
+    .tee(l.pc);
+  c.op('i32_wrap_i64').i32(8).op('i32_shr_u').i32(INDEX_MASK).op('i32_and');
+  c.get(CPU)
+    .mem('i32_load', AT.tlbBase * 4)
+    .op('i32_add')
+    .tee(l.entry)
+    .mem('i64_load', EXEC);
+  c.get(l.pc).i64(-4096).op('i64_and', 'i64_ne').brIf(cold, false);
+  c.get(l.entry)
+    .mem('i32_load', EXEC + 8)
+    .tee(l.slot);
+  c.get(l.pc).op('i32_wrap_i64').i32(0xffe).op('i32_and', 'i32_add').mem('i32_load16_u', SLOT_ENTRIES);
+  c.tee(l.id).op('i32_eqz').brIf(cold);
+  c.get(CPU)
+    .mem('i32_load', AT.entries * 4)
+    .get(l.id)
+    .i32(ENTRY_SIZE)
+    .op('i32_mul', 'i32_add')
+    .tee(l.row);
+  c.mem('i32_load', ENTRY.need)
+    .get(CPU)
+    .mem('i32_load', AT.left * 4)
+    .op('i32_gt_s');
+  c.if(
+    () => {
+      stepOnce(c);
+      c.br(cold);
+    },
+    undefined,
+    { likely: false },
+  );
+}
+
+/** The interpreter shall execute the instruction at pc though a region begins there. */
+function stepOnce(c: Code): void {
+  c.get(CPU)
+    .i32(1)
+    .mem('i32_store', AT.step * 4);
+}
+
+function callRegion(c: Code, l: Locals, imports: Imports, again: Label): void {
+  c.get(CPU).get(l.id).get(l.row).mem('i32_load', ENTRY.base).op('i32_sub');
+  c.get(l.row).mem('i32_load', ENTRY.base).get(l.slot).get(l.pc).i64(-4096).op('i64_and');
+  c.get(l.row)
+    .mem('i32_load', ENTRY.fn)
+    .get(CPU)
+    .mem('i32_load', AT.firstRegion * 4)
+    .op('i32_add')
+    .callIndirect(REGION_TYPE);
+  c.tee(l.row).op('i32_eqz').brIf(again);
+  c.get(l.row).i32(Leave.Unlinked).op('i32_eq');
+  c.if(() => void c.get(CPU).get(l.id).call(imports.link).br(again), undefined, { likely: false });
+  stepOnce(c);
+}

@@ -1,0 +1,62 @@
+import { type FuncType, type FunctionIndex, I32, I64, ModuleBuilder } from '../../wasm/encoder.ts';
+import type { Format } from '../instruction.ts';
+import { INSTRUCTIONS } from '../instructions.ts';
+import { discover, type Fetch, Flow } from './discover.ts';
+import { buildGraph } from './graph.ts';
+import { analyze } from './registers.ts';
+import { REGION_TYPE } from './signature.ts';
+import { type RegionPlan, writeRegion } from './writer.ts';
+
+const FILL = { params: [I32, I32, I64, I32, I32], results: [I32] } as const;
+/** What becomes a region: its code, or undefined when nothing at `heads` can be translated. */
+export function planRegion(fetch: Fetch, heads: readonly number[]): RegionPlan | undefined {
+  const d = discover(fetch, heads);
+  if (d.instructions === 0 || d.entries.length === 0) return undefined;
+  const g = buildGraph(d);
+  const r = analyze(d, block => g.isLoop[g.firstBlock + block] !== 0);
+  return { d, g, r };
+}
+
+/** Several regions as one module, since a module costs as much as a hundred instructions. Exports r0, r1 ... */
+export function writeBatch(plans: readonly RegionPlan[], shared: boolean) {
+  const m = new ModuleBuilder();
+  m.importMemory('env', 'memory', { shared, maximum: 65536 });
+  const imported = new Map<string, FunctionIndex>();
+  for (const name of ['fillRead', 'fillWrite']) imported.set(name, m.importFunction('env', name, FILL));
+  for (const [name, shape] of calledBy(plans)) imported.set(name, m.importFunction('env', name, shape));
+  const indexOf = (name: string): FunctionIndex => {
+    const index = imported.get(name);
+    if (index === undefined) throw new Error(`a region calls ${name}, which nothing exports`);
+    return index;
+  };
+  for (const [i, plan] of plans.entries()) {
+    m.define(`r${i}`, REGION_TYPE, c => writeRegion(c, plan, indexOf));
+  }
+  return m.finish();
+}
+
+/** The core module's functions that the regions' instructions call. */
+function calledBy(plans: readonly RegionPlan[]): Map<string, FuncType> {
+  const rows = new Set<number>();
+  for (const { d } of plans) {
+    for (const b of d.blocks) for (const s of b.steps) if (s.flow !== Flow.Slow) rows.add(s.row);
+  }
+  const called = new Map<string, FuncType>();
+  for (const row of rows) {
+    const { name, format } = INSTRUCTIONS[row]!;
+    if (/^mulh/.test(name)) called.set(name, { params: [I64, I64], results: [I64] });
+    else if (isFloat(name, format)) called.set(floatName(name), floatShape(format));
+  }
+  return called;
+}
+
+const isFloat = (name: string, { rd, rs1, syntax }: Format): boolean =>
+  (rd === 'f' || rs1 === 'f') && !syntax.includes('mem') && !name.startsWith('fmv');
+
+/** `float_add_d` for fadd.d: cpu/float's names, as the core module exports them. */
+const floatName = (name: string): string => `float_${name.slice(1).replaceAll('.', '_')}`;
+
+function floatShape({ rs2, rs3, imm }: Format): FuncType {
+  const operands = [rs2, rs3].filter(r => r !== undefined).map(() => I64);
+  return { params: [I32, I64, ...operands, ...(imm === 'rm' ? [I32] : [])], results: [I64] } as FuncType;
+}

@@ -1,0 +1,38 @@
+import { array, i32, struct } from '../../sync/struct.ts';
+
+// The regions of a VM, in the arena, so that every thread that runs its vCPUs finds them. Writers hold the
+// code cache's `translating`; a row is complete before an id in a decoded page leads to it.
+
+/** The places at which regions can be entered, by id; the ids of a region follow each other. 0 is none. */
+const ENTRY_FIELDS = {
+  /** Number of the region. */
+  fn: i32,
+  /** Id of the region's first entry. */
+  base: i32,
+  /** Instructions that have to be left in the slice. */
+  need: i32,
+  spare: i32,
+  /** The instruction, decoded as if it stood alone; then two records that lead on, by its length. */
+  record: array(12),
+} as const;
+/** Byte offsets, for generated code. */
+export const ENTRY = { fn: 0, base: 4, need: 8, record: 16 } as const;
+export const ENTRY_SIZE = 64;
+/** Ids are u16. */
+export const MAX_ENTRIES = 65536;
+export const entryStruct = (words: Int32Array) => struct(words, 'regionEntry', ENTRY_FIELDS);
+
+/** A region's wasm, by its number: that of the batch which it was translated in. */
+const REGION_FIELDS = {
+  /** Word index of the module's bytes. */
+  module: i32,
+  bytes: i32,
+  /** Number of the batch's first region, which is its first function. */
+  first: i32,
+  count: i32,
+} as const;
+export const REGION_WORDS = 4;
+export const MAX_REGIONS = 8192;
+export const regionStruct = (words: Int32Array) => struct(words, 'region', REGION_FIELDS);
+/** Bytes of wasm that a VM's regions may have before all are dropped. */
+export const MAX_WASM_BYTES = 24 * 2 ** 20;

@@ -1,0 +1,88 @@
+import { assert } from '../../base/assert.ts';
+import type { Arena } from '../../sync/arena.ts';
+import type { CodeCache } from '../code-cache.ts';
+import type { CodePtr } from '../vcpu.ts';
+import { entryStruct, MAX_REGIONS, REGION_WORDS, regionStruct } from './layout.ts';
+
+/** What regions import: the core module's exports. */
+export type RegionEnvironment = WebAssembly.ModuleImports & { unlinked: () => number };
+
+type Range = { first: number; epoch: number };
+
+/** A thread's instances of regions: the function table that `run` calls by, a range of it for each VM. */
+export class Linker {
+  readonly table: WebAssembly.Table;
+  readonly #bytes: Uint8Array;
+  readonly #cache: CodeCache;
+  readonly #entry;
+  readonly #region;
+  readonly #ranges = new Map<CodePtr, Range>();
+  #environment: RegionEnvironment | undefined;
+
+  constructor(arena: Arena, cache: CodeCache) {
+    this.table = new WebAssembly.Table({ element: 'anyfunc', initial: 1 });
+    this.#bytes = arena.bytes;
+    this.#cache = cache;
+    this.#entry = entryStruct(arena.words);
+    this.#region = regionStruct(arena.words);
+  }
+
+  /** The core module's exports exist only after its import of the table. */
+  use(environment: RegionEnvironment): void {
+    this.#environment = environment;
+  }
+
+  /** Index in the table of a VM's region 0, with whatever is not linked in this epoch unlinked. */
+  firstRegion(code: CodePtr): number {
+    const epoch = this.#cache.code.epoch.load(code);
+    const range = this.#ranges.get(code);
+    if (range === undefined) return this.#addRange(code, epoch);
+    if (range.epoch !== epoch) {
+      this.#unlink(range.first);
+      range.epoch = epoch;
+    }
+    return range.first;
+  }
+
+  #addRange(code: CodePtr, epoch: number): number {
+    const first = this.table.grow(MAX_REGIONS, this.#unlinked);
+    this.#ranges.set(code, { first, epoch });
+    return first;
+  }
+
+  get #unlinked() {
+    assert(this.#environment !== undefined, 'regions: no environment yet');
+    return this.#environment.unlinked;
+  }
+
+  #unlink(first: number): void {
+    for (let i = 0; i < MAX_REGIONS; i++) this.table.set(first + i, this.#unlinked);
+  }
+
+  /** The VM is gone. */
+  forget(code: CodePtr): void {
+    const range = this.#ranges.get(code);
+    if (range !== undefined) this.#unlink(range.first);
+    this.#ranges.delete(code);
+  }
+
+  /** Instantiates the batch that the region of entry `id` belongs to. */
+  link(code: CodePtr, id: number): void {
+    const entries = this.#cache.code.entries.get(code);
+    const fn = this.#entry.fn.get((entries + id * 4) as never);
+    const region = (this.#cache.code.regions.get(code) + fn * REGION_WORDS) as never;
+    const at = this.#region.module.get(region) * 4;
+    // A copy: an engine won't compile what other threads might change.
+    const bytes = this.#bytes.slice(at, at + this.#region.bytes.get(region));
+    this.install(code, this.#region.first.get(region), this.#region.count.get(region), bytes);
+  }
+
+  /** Compiles a batch of `count` regions from number `first`. */
+  install(code: CodePtr, first: number, count: number, bytes: Uint8Array<ArrayBuffer>): void {
+    const module = new WebAssembly.Module(bytes);
+    const env = this.#environment as WebAssembly.ModuleImports;
+    const { exports } = new WebAssembly.Instance(module, { env });
+    const at = this.firstRegion(code) + first;
+    for (let i = 0; i < count; i++) this.table.set(at + i, exports[`r${i}`]);
+  }
+}

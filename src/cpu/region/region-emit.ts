@@ -1,0 +1,443 @@
+import type { Code, Label, MemoryOp, PlainOp } from '../../wasm/code.ts';
+import { I32 } from '../../wasm/encoder.ts';
+import { STATUS_WRITABLE, storageImm } from '../csr.ts';
+import { immediateOf, rdOf, rs1Of, rs2Of, rs3Of } from '../decode.ts';
+import type { Bytes, CsrHow, Emit, Helper } from '../emit.ts';
+import { combine, selectSum, wholeStatus } from '../emit-csr.ts';
+import type { Format } from '../instruction.ts';
+import { INSTRUCTIONS } from '../instructions.ts';
+import { ENTRY_BYTES, MICRO_READ, MICRO_WRITE } from '../tlb-layout.ts';
+import { AT, Status } from '../vcpu.ts';
+import type { Step } from './discover.ts';
+import type { RegisterLocals } from './exits.ts';
+import { Leave, PARAM, type RegionLocals } from './signature.ts';
+
+/** Where a step's jumps go; the writer of the region knows. */
+export type Jumps = {
+  branch(): void;
+  otherwise(): void;
+  jump(): void;
+  /** To the address in local `target`. */
+  register(): void;
+};
+
+export type RegionParts = {
+  readonly c: Code;
+  readonly l: RegionLocals;
+  readonly registers: RegisterLocals;
+  /** Index of an imported function by its name in the core module. */
+  readonly imported: (name: string) => number;
+};
+
+/** Where a step stands in its region. */
+export type Place = {
+  /** Instructions of the block from this one on, which `left` counts as done already. */
+  undone: number;
+  /** Writes back what changed before this step, and leaves. */
+  exit: Label;
+  jumps: Jumps;
+};
+
+/** What is known of sstatus.FS in a block. */
+const Fs = { Unknown: 0, On: 1, Dirty: 2 } as const;
+
+const { cpu, page } = PARAM;
+
+/** Semantics whose operands are locals and constants. */
+export class RegionEmit implements Emit {
+  readonly c: Code;
+  readonly #l: RegionLocals;
+  readonly #parts: RegionParts;
+  #step!: Step;
+  #format!: Format;
+  #imm = 0;
+  #place!: Place;
+  #fs: number = Fs.Unknown;
+
+  constructor(parts: RegionParts) {
+    this.c = parts.c;
+    this.#l = parts.l;
+    this.#parts = parts;
+  }
+
+  /** A block begins: what was known of FS need not hold. */
+  beginBlock(): void {
+    this.#fs = Fs.Unknown;
+  }
+
+  emit(step: Step, place: Place): void {
+    const row = INSTRUCTIONS[step.row]!;
+    this.#step = step;
+    this.#format = row.format;
+    this.#place = place;
+    const { imm } = row.format;
+    this.#imm = imm === 'csr' ? storageImm(step.word >>> 20) : immediateOf(step.word, imm);
+    row.emit?.(this);
+  }
+
+  #push(file: 'x' | 'f' | undefined, n: number): void {
+    const { registers } = this.#parts;
+    if (file === 'f') this.c.get(registers.f[n]!).op('i64_reinterpret_f64');
+    else if (n === 0) this.c.i64(0);
+    else this.c.get(registers.x[n]!);
+  }
+
+  rs1(): void {
+    this.#push(this.#format.rs1, rs1Of(this.#step.word));
+  }
+
+  rs2(): void {
+    this.#push(this.#format.rs2, rs2Of(this.#step.word));
+  }
+
+  rs3(): void {
+    this.#push(this.#format.rs3, rs3Of(this.#step.word));
+  }
+
+  imm(): void {
+    this.c.i64(this.#imm);
+  }
+
+  pc(): void {
+    this.#address(this.#step.offset);
+  }
+
+  nextPc(): void {
+    this.#address(this.#step.offset + this.#step.length);
+  }
+
+  #address(offset: number): void {
+    this.c.get(page);
+    if (offset !== 0) this.c.i64(offset).op('i64_add');
+  }
+
+  rd(value: () => void): void {
+    value();
+    const n = rdOf(this.#step.word);
+    if (this.#format.rd === 'f') this.c.op('f64_reinterpret_i64').set(this.#parts.registers.f[n]!);
+    else if (n === 0) this.c.op('drop');
+    else this.c.set(this.#parts.registers.x[n]!);
+  }
+
+  helper(name: Helper): void {
+    this.c.call(this.#parts.imported(name));
+  }
+
+  /** Leaves the region before this instruction, for the interpreter to execute it. */
+  interpret(): void {
+    const { c } = this;
+    const { left, out, reason } = this.#l;
+    if (this.#place.undone !== 0) c.get(left).i32(this.#place.undone).op('i32_add').set(left);
+    this.pc();
+    c.set(out).i32(Leave.Interpret).set(reason).br(this.#place.exit);
+  }
+
+  /** Does so when the i32 on the stack is not zero. */
+  #interpretIf(): void {
+    this.c.if(() => this.interpret(), undefined, { likely: false });
+  }
+
+  #effectiveAddress(): void {
+    this.rs1();
+    if (this.#imm !== 0) this.c.i64(this.#imm).op('i64_add');
+    this.c.set(this.#l.ea);
+  }
+
+  /** Pushes the host address of an access of `bytes` at `ea`, by the micro-TLB's entry for the base register. */
+  #host(kind: number, bytes: Bytes, isAtomic: boolean): void {
+    const { c } = this;
+    const { ea, tlb } = this.#l;
+    const micro = kind + rs1Of(this.#step.word) * ENTRY_BYTES;
+    // The low bits stay in the comparison, so a misaligned access misses.
+    c.get(tlb).mem('i64_load', micro);
+    c.get(ea)
+      .i64(-4096 + bytes - 1)
+      .op('i64_and', 'i64_eq');
+    c.if(
+      () =>
+        void c
+          .get(ea)
+          .op('i32_wrap_i64')
+          .get(tlb)
+          .mem('i32_load', micro + 8)
+          .op('i32_add'),
+      () => this.#fill(kind, micro, bytes, isAtomic),
+      { type: I32, likely: true },
+    );
+  }
+
+  #fill(kind: number, micro: number, bytes: Bytes, isAtomic: boolean): void {
+    const { c } = this;
+    const { ea, host, left } = this.#l;
+    // What `left` is while the instruction is in progress.
+    const inProgress = this.#place.undone - 1;
+    c.get(cpu).i32(micro).get(ea).i32(bytes).get(left).i32(inProgress).op('i32_add');
+    c.call(this.#parts.imported(kind === MICRO_READ ? 'fillRead' : 'fillWrite'));
+    c.tee(host).op('i32_eqz');
+    if (isAtomic) {
+      c.get(host)
+        .i32(bytes - 1)
+        .op('i32_and', 'i32_or');
+    }
+    this.#interpretIf();
+    c.get(host);
+  }
+
+  load(op: MemoryOp, bytes: Bytes, after?: () => void): void {
+    this.#effectiveAddress();
+    this.#host(MICRO_READ, bytes, false);
+    if (this.#format.rd === 'f' && bytes === 8) {
+      this.c.mem('f64_load');
+      after?.();
+      this.c.set(this.#parts.registers.f[rdOf(this.#step.word)]!);
+      return;
+    }
+    this.rd(() => {
+      this.c.mem(op);
+      after?.();
+    });
+  }
+
+  store(op: MemoryOp, bytes: Bytes): void {
+    this.#effectiveAddress();
+    this.#host(MICRO_WRITE, bytes, false);
+    if (this.#format.rs2 === 'f' && bytes === 8) {
+      this.c.get(this.#parts.registers.f[rs2Of(this.#step.word)]!).mem('f64_store');
+      return;
+    }
+    this.rs2();
+    this.c.mem(op);
+  }
+
+  /** Sets `host` to the place of an aligned access at rs1. */
+  #atomicHost(kind: number, bytes: 4 | 8): void {
+    this.rs1();
+    this.c.set(this.#l.ea);
+    this.#host(kind, bytes, true);
+    this.c.set(this.#l.host);
+  }
+
+  lr(bytes: 4 | 8): void {
+    const { c } = this;
+    const { host, a } = this.#l;
+    this.#atomicHost(MICRO_READ, bytes);
+    c.get(cpu)
+      .get(host)
+      .mem('i32_store', AT.reservation * 4);
+    c.get(cpu)
+      .i32(bytes)
+      .mem('i32_store', AT.reservedBytes * 4);
+    c.get(host);
+    if (bytes === 4) c.mem('i32_atomic_load').op('i64_extend_i32_s');
+    else c.mem('i64_atomic_load');
+    c.set(a)
+      .get(cpu)
+      .get(a)
+      .mem('i64_store', AT.reservedValue * 4);
+    this.rd(() => void c.get(a));
+  }
+
+  sc(bytes: 4 | 8): void {
+    const { c } = this;
+    const { host, a32 } = this.#l;
+    this.#atomicHost(MICRO_WRITE, bytes);
+    c.get(cpu)
+      .mem('i32_load', AT.reservation * 4)
+      .get(host)
+      .op('i32_eq');
+    c.get(cpu)
+      .mem('i32_load', AT.reservedBytes * 4)
+      .i32(bytes)
+      .op('i32_eq', 'i32_and');
+    c.if(
+      () => this.#exchangeReserved(bytes),
+      () => void c.i32(1),
+      { type: I32 },
+    );
+    c.set(a32)
+      .get(cpu)
+      .i32(0)
+      .mem('i32_store', AT.reservation * 4);
+    this.rd(() => void c.get(a32).op('i64_extend_i32_u'));
+  }
+
+  /** Pushes 0 when the reserved value was still there and rs2 replaced it. */
+  #exchangeReserved(bytes: 4 | 8): void {
+    const { c } = this;
+    const type = bytes === 4 ? 'i32' : 'i64';
+    const reserved = AT.reservedValue * 4;
+    c.get(this.#l.host).get(cpu).mem(`${type}_load`, reserved);
+    this.rs2();
+    if (bytes === 4) c.op('i32_wrap_i64');
+    c.mem(`${type}_atomic_rmw_cmpxchg`).get(cpu).mem(`${type}_load`, reserved).op(`${type}_ne`);
+  }
+
+  amo(op: MemoryOp, bytes: 4 | 8): void {
+    const { c } = this;
+    this.#atomicHost(MICRO_WRITE, bytes);
+    this.rd(() => {
+      c.get(this.#l.host);
+      this.rs2();
+      if (bytes === 4) c.op('i32_wrap_i64').mem(op).op('i64_extend_i32_s');
+      else c.mem(op);
+    });
+  }
+
+  amoKeep(keep: PlainOp, bytes: 4 | 8): void {
+    const { c } = this;
+    const { host } = this.#l;
+    const type = bytes === 4 ? 'i32' : 'i64';
+    const [old, source] = bytes === 4 ? [this.#l.a32, this.#l.b32] : [this.#l.a, this.#l.b];
+    this.#atomicHost(MICRO_WRITE, bytes);
+    this.rs2();
+    if (bytes === 4) c.op('i32_wrap_i64');
+    c.set(source);
+    c.loop(again => {
+      c.get(host).get(host).mem(`${type}_atomic_load`).tee(old);
+      c.get(old).get(source).get(old).get(source).op(keep, 'select');
+      c.mem(`${type}_atomic_rmw_cmpxchg`).get(old).op(`${type}_ne`).brIf(again);
+    });
+    this.rd(() => {
+      c.get(old);
+      if (bytes === 4) c.op('i64_extend_i32_s');
+    });
+  }
+
+  branch(condition: PlainOp): void {
+    // Whole blocks are emitted inside, so this step's place is no longer there afterwards.
+    const { jumps } = this.#place;
+    this.rs1();
+    this.rs2();
+    this.c.op(condition).if(
+      () => jumps.branch(),
+      () => jumps.otherwise(),
+    );
+  }
+
+  jump(): void {
+    this.rd(() => this.nextPc());
+    this.#place.jumps.jump();
+  }
+
+  jumpRegister(): void {
+    const { c } = this;
+    this.rs1();
+    if (this.#imm !== 0) c.i64(this.#imm).op('i64_add');
+    c.i64(-2).op('i64_and').set(this.#l.target);
+    this.rd(() => this.nextPc());
+    this.#place.jumps.register();
+  }
+
+  requireFp(dirties: boolean): void {
+    const { c } = this;
+    if (this.#fs >= (dirties ? Fs.Dirty : Fs.On)) return;
+    c.get(cpu)
+      .mem('i32_load', AT.sstatus * 4)
+      .i32(Status.FS)
+      .op('i32_and');
+    if (dirties) c.i32(Status.FS).op('i32_ne');
+    else c.op('i32_eqz');
+    this.#interpretIf();
+    this.#fs = dirties ? Fs.Dirty : Fs.On;
+  }
+
+  dirtyFp(): void {
+    if (this.#fs === Fs.Dirty) return;
+    const at = AT.sstatus * 4;
+    this.c.get(cpu).get(cpu).mem('i32_load', at).i32(Status.FS).op('i32_or').mem('i32_store', at);
+    this.#fs = Fs.Dirty;
+  }
+
+  /** Pushes the rounding mode; a dynamic one that is reserved leaves. */
+  #roundingMode(): void {
+    const { c } = this;
+    if (this.#imm !== 7) {
+      c.i32(this.#imm);
+      return;
+    }
+    c.get(cpu)
+      .mem('i32_load', AT.frm * 4)
+      .tee(this.#l.k);
+    c.i32(4).op('i32_gt_u');
+    this.#interpretIf();
+    c.get(this.#l.k);
+  }
+
+  float(name: string, operands: () => void, rounds: boolean): void {
+    this.c.get(cpu);
+    operands();
+    if (rounds) this.#roundingMode();
+    this.c.call(this.#parts.imported(`float_${name}`));
+  }
+
+  #requireSupervisor(): void {
+    this.c
+      .get(cpu)
+      .mem('i32_load', AT.privilege * 4)
+      .op('i32_eqz');
+    this.#interpretIf();
+  }
+
+  /** Pushes what a CSR instruction's rs1 field means. */
+  #csrSource(immediate: boolean): void {
+    if (immediate) this.c.i64(rs1Of(this.#step.word));
+    else this.rs1();
+  }
+
+  csrStorage(how: CsrHow, immediate: boolean): void {
+    const { c } = this;
+    const { a, b } = this.#l;
+    const at = this.#imm & ~1;
+    this.#requireSupervisor();
+    c.get(cpu).mem('i64_load', at).set(a);
+    this.#csrSource(immediate);
+    c.set(b).get(cpu);
+    combine(c, how, 'i64', a, b);
+    if ((this.#imm & 1) !== 0) c.i64(-2).op('i64_and');
+    c.mem('i64_store', at);
+    this.rd(() => void c.get(a));
+  }
+
+  csrStatus(how: CsrHow, immediate: boolean): void {
+    const { c } = this;
+    const { a32, b32, k, tlb } = this.#l;
+    this.#requireSupervisor();
+    c.get(cpu)
+      .mem('i32_load', AT.sstatus * 4)
+      .set(a32);
+    this.#csrSource(immediate);
+    c.op('i32_wrap_i64').set(b32);
+    combine(c, how, 'i32', a32, b32);
+    c.i32(STATUS_WRITABLE).op('i32_and').set(b32);
+    c.get(a32).get(b32).op('i32_xor').i32(Status.MXR).op('i32_and');
+    this.#interpretIf();
+    this.#interpretIfInterrupted(b32);
+    c.get(cpu)
+      .get(b32)
+      .mem('i32_store', AT.sstatus * 4);
+    this.rd(() => wholeStatus(c, a32));
+    c.get(a32).get(b32).op('i32_xor').i32(Status.SUM).op('i32_and');
+    c.if(() => {
+      selectSum(c, tlb, b32, k);
+      c.get(cpu)
+        .mem('i32_load', AT.tlbBase * 4)
+        .set(tlb);
+    });
+    this.#fs = Fs.Unknown;
+  }
+
+  #interpretIfInterrupted(status: number): void {
+    const { c } = this;
+    c.get(status)
+      .i32(Status.SIE)
+      .op('i32_and')
+      .if(() => {
+        c.get(cpu)
+          .mem('i32_atomic_load', AT.pending * 4)
+          .get(cpu)
+          .mem('i32_load', AT.sie * 4);
+        c.op('i32_and');
+        this.#interpretIf();
+      });
+  }
+}

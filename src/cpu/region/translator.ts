@@ -1,0 +1,210 @@
+import type { Pfn } from '../../base/units.ts';
+import { type Arena, frameByte } from '../../sync/arena.ts';
+import type { CodeCache } from '../code-cache.ts';
+import { Op, RECORD, RECORD_BYTES, SLOT_ENTRIES } from '../decoded.ts';
+import type { Decoder } from '../decoder.ts';
+import type { VcpuPtr } from '../interface.ts';
+import { AT, type CodePtr } from '../vcpu.ts';
+import { planRegion, writeBatch } from './batch.ts';
+import { Flow } from './discover.ts';
+import {
+  ENTRY,
+  ENTRY_SIZE,
+  entryStruct,
+  MAX_ENTRIES,
+  MAX_REGIONS,
+  MAX_WASM_BYTES,
+  REGION_WORDS,
+  regionStruct,
+} from './layout.ts';
+import type { Linker } from './linker.ts';
+import type { RegionPlan } from './writer.ts';
+
+/** A place that execution comes to often. */
+type Head = { code: CodePtr; slot: number; pfn: Pfn; offset: number };
+type Planned = { head: Head; plan: RegionPlan };
+
+export type TranslatorParts = {
+  arena: Arena;
+  cache: CodeCache;
+  decoder: Decoder;
+  linker: Linker;
+  alloc(words: number): number;
+  free: ((at: number) => void) | undefined;
+  /** Heads to wait for before a batch is translated; one that is hot twice waits no longer. */
+  batch: number;
+  /** Drops the vCPU's Exec entries and waits until no other uses what was dropped. */
+  quiesce(vcpu: VcpuPtr): void;
+};
+
+type Counter =
+  | 'batches'
+  | 'translatedRegions'
+  | 'translatedInstructions'
+  | 'translatedBytes'
+  | 'translateMicroseconds';
+
+export const BATCH = 8;
+
+/** Makes regions of hot places, for the thread that runs into them. */
+export class Translator {
+  readonly #parts: TranslatorParts;
+  readonly #words: Int32Array;
+  readonly #halves: Uint16Array;
+  readonly #entry;
+  readonly #region;
+  #queue: Head[] = [];
+
+  constructor(parts: TranslatorParts) {
+    this.#parts = parts;
+    this.#words = parts.arena.words;
+    this.#halves = new Uint16Array(parts.arena.memory.buffer);
+    this.#entry = entryStruct(parts.arena.words);
+    this.#region = regionStruct(parts.arena.words);
+  }
+
+  /** The interpreter came often to the record at byte address `dp`. */
+  hot(vcpu: VcpuPtr, dp: number): void {
+    const code = this.#words[vcpu + AT.code]! as CodePtr;
+    const { cache } = this.#parts;
+    const slot = cache.slotOf(code, dp);
+    const offset = cache.recordOf(code, slot, dp) * 2;
+    // Records that straddle two pages have a place of their own, in no slot.
+    if (!(slot >= 0 && slot < cache.code.slots.get(code)) || offset >= 4096) return;
+    const pfn = cache.frameOf(code, slot);
+    const again = this.#queue.some(h => h.slot === slot && h.offset === offset && h.code === code);
+    if (!again) this.#queue.push({ code, slot, pfn, offset });
+    if (again || this.#queue.length >= this.#parts.batch) this.#translate(vcpu, code);
+  }
+
+  #translate(vcpu: VcpuPtr, code: CodePtr): void {
+    const { translating } = this.#parts.cache.code;
+    if (translating.cas(code, 0, 1) !== 0) return;
+    const start = performance.now();
+    const heads = this.#queue.filter(h => h.code === code && this.#isWanted(h));
+    this.#queue = this.#queue.filter(h => h.code !== code);
+    const planned = heads.flatMap(head => this.#plan(head));
+    if (planned.length > 0) this.#write(vcpu, code, planned);
+    this.#count('translateMicroseconds', code, 1000 * (performance.now() - start));
+    translating.store(code, 0);
+  }
+
+  /** The page is still decoded there, and no region begins at the place yet. */
+  #isWanted({ code, slot, pfn, offset }: Head): boolean {
+    const { cache } = this.#parts;
+    const byte = cache.byteOf(code, slot);
+    return cache.find(code, pfn) === byte && this.#idAt(byte, offset) === 0;
+  }
+
+  #idAt(slotByte: number, offset: number): number {
+    return this.#halves[((slotByte + SLOT_ENTRIES) >>> 1) + (offset >>> 1)]!;
+  }
+
+  #plan(head: Head): Planned[] {
+    const half = frameByte(head.pfn) / 2;
+    const plan = planRegion(offset => this.#halves[half + (offset >>> 1)]!, [head.offset]);
+    if (plan === undefined) return [];
+    const first = plan.d.blocks[plan.d.blockAt.get(head.offset)!]!.steps[0]!;
+    return first.flow === Flow.Slow ? [] : [{ head, plan }];
+  }
+
+  #write(vcpu: VcpuPtr, code: CodePtr, planned: readonly Planned[]): void {
+    const { arena, cache, linker } = this.#parts;
+    const bytes = writeBatch(
+      planned.map(p => p.plan),
+      arena.shared,
+    );
+    const entries = planned.reduce((n, p) => n + p.plan.d.entries.length, 0);
+    if (this.#isFull(code, planned.length, entries, bytes.length)) {
+      this.#dropAll(vcpu, code);
+      return;
+    }
+    const first = cache.code.nextRegion.get(code);
+    cache.code.nextRegion.set(code, first + planned.length);
+    linker.install(code, first, planned.length, bytes);
+    this.#keep(code, first, planned.length, bytes);
+    for (const [i, p] of planned.entries()) this.#enter(code, first + i, p);
+    this.#count('batches', code, 1);
+    this.#count('translatedRegions', code, planned.length);
+    this.#count('translatedBytes', code, bytes.length);
+    for (const { plan } of planned) this.#count('translatedInstructions', code, plan.d.instructions);
+  }
+
+  #isFull(code: CodePtr, regions: number, entries: number, bytes: number): boolean {
+    const { nextEntry, nextRegion, wasmBytes } = this.#parts.cache.code;
+    return (
+      nextEntry.get(code) + entries > MAX_ENTRIES ||
+      nextRegion.get(code) + regions > MAX_REGIONS ||
+      wasmBytes.get(code) + bytes > MAX_WASM_BYTES
+    );
+  }
+
+  #count(what: Counter, code: CodePtr, by: number): void {
+    const counter = this.#parts.cache.code[what];
+    counter.set(code, counter.get(code) + Math.round(by));
+  }
+
+  /** Puts the module where other threads find it. */
+  #keep(code: CodePtr, first: number, count: number, bytes: Uint8Array): void {
+    const { arena, cache, alloc } = this.#parts;
+    const module = alloc(Math.ceil(bytes.length / 4));
+    arena.bytes.set(bytes, module * 4);
+    cache.code.wasmBytes.set(code, cache.code.wasmBytes.get(code) + bytes.length);
+    for (let i = first; i < first + count; i++) {
+      const row = (cache.code.regions.get(code) + i * REGION_WORDS) as never;
+      this.#region.module.set(row, module);
+      this.#region.bytes.set(row, bytes.length);
+      this.#region.first.set(row, first);
+      this.#region.count.set(row, count);
+    }
+  }
+
+  /** Makes the region's entries known to the decoded page. */
+  #enter(code: CodePtr, fn: number, { head, plan }: Planned): void {
+    const { cache } = this.#parts;
+    const base = cache.code.nextEntry.get(code);
+    cache.code.nextEntry.set(code, base + plan.d.entries.length);
+    const slotByte = cache.byteOf(code, head.slot);
+    plan.d.entries.forEach((block, i) => {
+      const { start, steps } = plan.d.blocks[block]!;
+      const row = (cache.code.entries.get(code) + ((base + i) * ENTRY_SIZE) / 4) as never;
+      this.#entry.fn.set(row, fn);
+      this.#entry.base.set(row, base);
+      this.#entry.need.set(row, plan.d.instructions);
+      if (steps[0]!.flow !== Flow.Slow) this.#publish(code, slotByte, start, base + i, row);
+    });
+  }
+
+  #publish(code: CodePtr, slotByte: number, offset: number, id: number, row: number): void {
+    if (this.#idAt(slotByte, offset) !== 0) return;
+    const record = (slotByte + (offset / 2) * RECORD_BYTES) >>> 0;
+    if ((this.#words[record >>> 2]! & 0xffff) === Op.Undecoded) this.#parts.decoder.decodeAt(code, record);
+    const word = this.#words[record >>> 2]!;
+    const copy = row + ENTRY.record / 4;
+    this.#parts.decoder.write(copy, this.#words[(record >>> 2) + RECORD.raw / 4]!, -1);
+    this.#words[copy + 4] = Op.PageEnd;
+    this.#words[copy + 8] = Op.PageEnd;
+    this.#halves[((slotByte + SLOT_ENTRIES) >>> 1) + (offset >>> 1)] = id;
+    this.#words[record >>> 2] = (word & ~0xffff) | Op.Region;
+  }
+
+  /** Makes room by forgetting everything; what is hot will be so again. */
+  #dropAll(vcpu: VcpuPtr, code: CodePtr): void {
+    const { cache, linker, free, quiesce } = this.#parts;
+    cache.dropAll(code);
+    cache.code.epoch.add(code, 1);
+    quiesce(vcpu);
+    cache.reclaim(code);
+    linker.firstRegion(code);
+    const regions = cache.code.regions.get(code);
+    const end = cache.code.nextRegion.get(code);
+    for (let i = 0; i < end; ) {
+      const row = (regions + i * REGION_WORDS) as never;
+      free?.(this.#region.module.get(row));
+      i += this.#region.count.get(row);
+    }
+    cache.code.nextRegion.set(code, 0);
+    cache.code.nextEntry.set(code, 1);
+    cache.code.wasmBytes.set(code, 0);
+  }
+}

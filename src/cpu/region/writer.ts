@@ -1,0 +1,229 @@
+import type { Code, Label } from '../../wasm/code.ts';
+import { F64, I64 } from '../../wasm/encoder.ts';
+import { SLOT_ENTRIES } from '../decoded.ts';
+import { AT } from '../vcpu.ts';
+import { type Block, type Discovery, Flow, type Step } from './discover.ts';
+import { Exits, type RegisterLocals, readIn } from './exits.ts';
+import { type Graph, goesAround, hasIndirect } from './graph.ts';
+import { type Jumps, RegionEmit } from './region-emit.ts';
+import { mayLeave, type RegisterSet, type Registers, union, written } from './registers.ts';
+import { declareLocals, PARAM, type RegionLocals } from './signature.ts';
+
+// A region's body. Blocks become structured code by the dominator tree: Ramsey, "Beyond Relooper" (2022).
+// `left` is lowered at the start of each block; that enough of it is left to reach the next check is
+// tested by whoever calls, at each loop's header and before each jump to the dispatch.
+
+const { cpu, label: labelParam, base, slot, page } = PARAM;
+
+export type RegionPlan = { readonly d: Discovery; readonly g: Graph; readonly r: Registers };
+
+export function writeRegion(c: Code, plan: RegionPlan, imported: (name: string) => number): void {
+  new RegionWriter(c, plan, imported).write();
+}
+
+class RegionWriter {
+  readonly #c: Code;
+  readonly #d: Discovery;
+  readonly #g: Graph;
+  readonly #r: Registers;
+  readonly #l: RegionLocals;
+  readonly #registers: RegisterLocals;
+  readonly #exits: Exits;
+  readonly #emit: RegionEmit;
+  readonly #labels: Label[] = [];
+  readonly #loops: Label[] = [];
+
+  constructor(c: Code, plan: RegionPlan, imported: (name: string) => number) {
+    this.#c = c;
+    this.#d = plan.d;
+    this.#g = plan.g;
+    this.#r = plan.r;
+    this.#l = declareLocals(c);
+    const many = (type: typeof I64 | typeof F64) => Array.from({ length: 32 }, () => c.local(type));
+    this.#registers = { x: many(I64), f: many(F64) };
+    this.#exits = new Exits(this.#registers);
+    this.#emit = new RegionEmit({ c, l: this.#l, registers: this.#registers, imported });
+  }
+
+  write(): void {
+    const c = this.#c;
+    const { left, tlb, out, reason } = this.#l;
+    c.get(cpu)
+      .mem('i32_load', AT.left * 4)
+      .set(left);
+    c.get(cpu)
+      .mem('i32_load', AT.tlbBase * 4)
+      .set(tlb);
+    for (const block of this.#d.blocks) this.#announce(block);
+    c.block(epilogue => {
+      this.#exits.open(c);
+      this.#tree(0);
+      this.#exits.close(c, epilogue);
+    });
+    c.get(cpu)
+      .get(out)
+      .mem('i64_store', AT.pc * 4);
+    c.get(cpu)
+      .get(left)
+      .mem('i32_store', AT.left * 4);
+    c.get(reason);
+  }
+
+  #isReached(block: Block): boolean {
+    return this.#g.order[this.#g.firstBlock + block.index] !== -1;
+  }
+
+  #announce(block: Block): void {
+    if (!this.#isReached(block)) return;
+    let dirty = this.#r.dirtyIn[block.index]!;
+    if (this.#isHeader(block.index)) this.#exits.add(dirty);
+    for (const step of block.steps) {
+      if (mayLeave(step)) this.#exits.add(dirty);
+      if (step.flow !== Flow.Slow) dirty = union(dirty, written(step));
+    }
+    if (this.#leavesAtEnd(block)) this.#exits.add(dirty);
+  }
+
+  #isHeader(block: number): boolean {
+    return this.#g.isLoop[this.#g.firstBlock + block] !== 0;
+  }
+
+  #leavesAtEnd(block: Block): boolean {
+    if (block.steps.at(-1)!.flow === Flow.JumpRegister) return true;
+    return [block.next, block.target].some(offset => {
+      if (offset === -1) return false;
+      const to = this.#d.blockAt.get(offset);
+      return to === undefined || goesAround(this.#g, block.index, to);
+    });
+  }
+
+  #dirtyOut(block: Block): RegisterSet {
+    return block.steps.reduce(
+      (set, step) => (step.flow === Flow.Slow ? set : union(set, written(step))),
+      this.#r.dirtyIn[block.index]!,
+    );
+  }
+
+  /** A node and everything that it dominates. */
+  #tree(node: number): void {
+    if (this.#g.isLoop[node] === 0) {
+      this.#withChildren(node);
+      return;
+    }
+    this.#c.loop(label => {
+      this.#loops[node] = label;
+      this.#withChildren(node);
+    });
+  }
+
+  #withChildren(node: number): void {
+    const merges = this.#g.children[node]!.filter(child => this.#g.isMerge[child] !== 0);
+    for (let i = merges.length - 1; i >= 0; i--) this.#labels[merges[i]!] = this.#c.open();
+    this.#node(node);
+    for (const child of merges) {
+      this.#c.close();
+      this.#tree(child);
+    }
+  }
+
+  #node(node: number): void {
+    const { firstBlock, labels } = this.#g;
+    if (node === 0) {
+      const targets = labels.map(to => this.#labels[to]!);
+      this.#c.get(labelParam).brTable(targets, targets[0]!);
+    } else if (node < firstBlock) {
+      const block = this.#d.entries[node - 1]!;
+      readIn(this.#c, this.#registers, this.#r.need[block]!);
+      this.#go(node, firstBlock + block);
+    } else {
+      this.#block(this.#d.blocks[node - firstBlock]!);
+    }
+  }
+
+  /** To a node of the same region. */
+  #go(from: number, to: number): void {
+    if (this.#g.order[to]! <= this.#g.order[from]!) this.#c.br(this.#loops[to]!);
+    else if (this.#g.isMerge[to] !== 0) this.#c.br(this.#labels[to]!);
+    else this.#tree(to);
+  }
+
+  #block(block: Block): void {
+    const c = this.#c;
+    const { left } = this.#l;
+    if (this.#isHeader(block.index)) this.#checkBudget(block.start, this.#r.dirtyIn[block.index]!);
+    if (block.count > 0) c.get(left).i32(block.count).op('i32_sub').set(left);
+    this.#emit.beginBlock();
+    const jumps = this.#jumps(block);
+    let dirty = this.#r.dirtyIn[block.index]!;
+    block.steps.forEach((step, i) => {
+      this.#step(block, step, i, dirty, jumps);
+      dirty = union(dirty, written(step));
+    });
+    if (block.steps.at(-1)!.flow === Flow.Next) this.#goTo(block, block.next);
+  }
+
+  #step(block: Block, step: Step, i: number, dirty: RegisterSet, jumps: Jumps): void {
+    const exit = mayLeave(step) ? this.#exits.labelOf(dirty) : (0 as Label);
+    this.#emit.emit(step, { undone: block.count - i, exit, jumps });
+    if (step.flow === Flow.Slow) this.#emit.interpret();
+  }
+
+  #jumps(block: Block): Jumps {
+    return {
+      branch: () => this.#goTo(block, block.target),
+      otherwise: () => this.#goTo(block, block.next),
+      jump: () => this.#goTo(block, block.target),
+      register: () => this.#goByRegister(block),
+    };
+  }
+
+  /** From the end of a block to an offset in the page, or beyond it. */
+  #goTo(block: Block, offset: number): void {
+    const { firstBlock, innerLabel } = this.#g;
+    const to = this.#d.blockAt.get(offset);
+    if (to === undefined) {
+      this.#leaveFor(offset, this.#dirtyOut(block));
+    } else if (goesAround(this.#g, block.index, to)) {
+      this.#checkBudget(offset, this.#dirtyOut(block));
+      this.#c.i32(innerLabel[to]!).set(labelParam).br(this.#loops[0]!);
+    } else {
+      this.#go(firstBlock + block.index, firstBlock + to);
+    }
+  }
+
+  #leaveFor(offset: number, dirty: RegisterSet): void {
+    this.#c.get(page);
+    if (offset !== 0) this.#c.i64(offset).op('i64_add');
+    this.#c.set(this.#l.out).br(this.#exits.labelOf(dirty));
+  }
+
+  #checkBudget(offset: number, dirty: RegisterSet): void {
+    this.#c.get(this.#l.left).i32(this.#d.instructions).op('i32_lt_s');
+    this.#c.if(() => this.#leaveFor(offset, dirty), undefined, { likely: false });
+  }
+
+  /** To `target`: by the dispatch when it is an entry of this region, which the page's entry ids tell. */
+  #goByRegister(block: Block): void {
+    const c = this.#c;
+    const { target, out } = this.#l;
+    if (hasIndirect(this.#d)) this.#tryDispatch();
+    c.get(target)
+      .set(out)
+      .br(this.#exits.labelOf(this.#dirtyOut(block)));
+  }
+
+  #tryDispatch(): void {
+    const c = this.#c;
+    const { target, k, left } = this.#l;
+    c.get(target).get(page).op('i64_xor').i64(4096).op('i64_lt_u');
+    c.if(() => {
+      c.get(slot).get(target).op('i32_wrap_i64').i32(0xffe).op('i32_and', 'i32_add');
+      c.mem('i32_load16_u', SLOT_ENTRIES).get(base).op('i32_sub').tee(k);
+      c.i32(this.#g.entryCount).op('i32_lt_u');
+      c.get(left).i32(this.#d.instructions).op('i32_ge_s', 'i32_and');
+      c.if(() => {
+        c.get(k).i32(this.#g.entryCount).op('i32_add').set(labelParam).br(this.#loops[0]!);
+      });
+    });
+  }
+}
