@@ -1,6 +1,7 @@
 // The machines that run bench.c beside each other, each in the nearest Debian guest that it boots.
 
 import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { BenchGuest, type Clock } from './bench-guest.ts';
 import { type BenchImage, imageWith } from './bench-image.ts';
@@ -52,6 +53,10 @@ export class Peers {
   }
 
   async #v86(): Promise<BenchGuest | undefined> {
+    if (!hasV86()) {
+      console.log('not run: the npm package v86 is missing (npm ci)');
+      return undefined;
+    }
     const program = compileProgram('bench', 'i386', this.#work);
     const image = program === undefined ? undefined : await i386Image(this.#work, { [IN_GUEST]: program });
     if (image === undefined) return undefined;
@@ -76,6 +81,16 @@ export class Peers {
     if (!existsSync(FAULTLINE)) throw new Error(`${FAULTLINE} is not built: npm run build`);
     const program = compileProgram('bench', 'riscv64', this.#work);
     return program === undefined ? undefined : imageWith(this.#work, { [IN_GUEST]: program });
+  }
+}
+
+/** A development dependency: who installed our package alone has none. */
+function hasV86(): boolean {
+  try {
+    createRequire(import.meta.url).resolve('v86');
+    return true;
+  } catch {
+    return false;
   }
 }
 
