@@ -84,14 +84,17 @@ test('H-13: a split of the primary takes the 2 MiB leaf away, and the guest come
   rig.check();
 });
 
-test('M-30: the huge zero page is one frame, and is mapped by 4 KiB', () => {
-  const rig = hugeRig();
-  expect(rig.read(G + 7)).toBe(rig.core.pages.zeroPage);
-  expect(leaves(rig)).toEqual([`4K ${G + 7}`]);
-  rig.check();
-  rig.write(G + 7);
-  expect(leaves(rig)).toEqual([`4K ${G + 7}`]);
-  rig.check();
+test('M-30: the huge zero page is one frame, and is mapped by 4 KiB; a write gives 2 MiB, or 4 KiB where there are none', () => {
+  for (const lacking of [false, true]) {
+    const rig = hugeRig();
+    expect(rig.read(G + 7)).toBe(rig.core.pages.zeroPage);
+    expect(leaves(rig)).toEqual([`4K ${G + 7}`]);
+    rig.check();
+    if (lacking) rig.core.pageAlloc.failHuge();
+    rig.write(G + 7);
+    expect(leaves(rig)).toEqual([lacking ? `4K ${G + 7}` : `2M ${G}`]);
+    rig.check();
+  }
 });
 
 test('T-THP-02 B-31: one pte of 512, frames and slot aligned: 4 KiB; by the shape it would map what is not there', () => {

@@ -9,6 +9,7 @@ import { describe } from './describe.ts';
 import { Fork } from './fork.ts';
 import { Gup } from './gup.ts';
 import { Heap } from './heap.ts';
+import { HugeAdvice } from './huge/huge-advice.ts';
 import { HugeMemory } from './huge/huge-memory.ts';
 import { HugeMove } from './huge/huge-move.ts';
 import { HugePmd } from './huge/huge-pmd.ts';
@@ -272,7 +273,7 @@ export class MmCore {
       zap: this.zap,
       gup: this.gup,
       ksm: this.ksm,
-      ...{ khugepaged: this.khugepaged, reclaimPages },
+      ...{ hugeAdvice: new HugeAdvice(this), reclaimPages },
     });
     this.access = new Access({ arena: sync.arena, gup: this.gup, pages: this.pages, breaks, y: sync.y });
     this.writeProtect = new WriteProtect({ ...memoryDeps, sync, uffds: this.uffds });

@@ -210,7 +210,7 @@ export class Fork {
     if ((entry & Pte.Zero) !== 0) thp.getZero();
     else if (!this.#shareHuge(child, ptePfn(entry))) return false;
     const was = pageTable.change(from, 0, this.#deps.breaks.forkKeepsWritable ? 0 : Pte.Write);
-    pageTable.fillHuge(into, was & ~(Pte.Write | Pte.Young), table);
+    pageTable.fillHuge(into, this.#forChild(was) & ~(Pte.Write | Pte.Young), table);
     layout.mm.nrPtes.add(child, 1);
     return true;
   }

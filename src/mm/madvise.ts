@@ -5,8 +5,8 @@ import type { Sync } from '../sync/sync.ts';
 import type { MmBreaks } from './breaks.ts';
 import { FaultFlag, GUP_HWPOISON, GUP_NOMEM, GUP_PFN_MASK } from './fault-codes.ts';
 import type { Gup } from './gup.ts';
+import type { HugeAdvice } from './huge/huge-advice.ts';
 import type { HugePmd } from './huge/huge-pmd.ts';
-import type { Khugepaged, ScanResult } from './huge/khugepaged.ts';
 import type { Ksm } from './ksm/ksm.ts';
 import { KSM_INCOMPATIBLE } from './ksm/ksm-merge.ts';
 import {
@@ -14,6 +14,7 @@ import {
   type MmLayout,
   PageFlag,
   Pte,
+  pmdIsHuge,
   pteIsPresent,
   ptePfn,
   SwpType,
@@ -93,7 +94,7 @@ export type MadviseDeps = {
   readonly lru: Lru;
   readonly vmstat: Vmstat;
   readonly hugePmd: HugePmd;
-  readonly khugepaged: Khugepaged;
+  readonly hugeAdvice: HugeAdvice;
   readonly uffdEvents: UffdEvents;
   readonly ksm: Ksm;
   /** Takes given isolated pages, at most 32 (vmscan.ts). */
@@ -101,26 +102,6 @@ export type MadviseDeps = {
 };
 
 const BATCH = 32;
-
-/** MADV_COLLAPSE goes on to the next area after these. */
-const GOES_ON: ReadonlySet<ScanResult> = new Set<ScanResult>([
-  'pmd-null',
-  'pte-non-present',
-  'pte-uffd-wp',
-  'lack-referenced-page',
-  'page-count',
-  'page-lock',
-  'page-lru',
-]);
-/** What it throws; else EINVAL. Linux: madvise_collapse_errno. */
-const COLLAPSE_ERRNO: Partial<Record<ScanResult, 'ENOMEM' | 'EBUSY' | 'EAGAIN'>> = {
-  'alloc-huge-page-fail': 'ENOMEM',
-  'cgroup-charge-fail': 'EBUSY',
-  'exceed-none-pte': 'EBUSY',
-  'page-count': 'EAGAIN',
-  'page-lock': 'EAGAIN',
-  'page-lru': 'EAGAIN',
-};
 
 /** What a program tells of its memory. Linux: mm/madvise.c. */
 export class Madvise {
@@ -149,7 +130,8 @@ export class Madvise {
       return;
     }
     if (advice === 'collapse') {
-      if (this.#collapse(mm, start, end)) throw new Errno('ENOMEM', 'madvise', 'a gap in the range');
+      if (this.#deps.hugeAdvice.collapse(mm, start, end))
+        throw new Errno('ENOMEM', 'madvise', 'a gap in the range');
       return;
     }
     const gaps =
@@ -274,7 +256,8 @@ export class Madvise {
     if (advice === 'dontneed') zap.range(mm, start, end, layout.vma.ops.get(vma) !== 0);
     else {
       notifiers.unpinRange(mm, start, end, NotifyEvent.Clear);
-      this.#eachTable(mm, start, end, (first, count) => this.#freeTable(mm, first, count));
+      const free = (first: PteAt, count: number) => this.#freeTable(mm, first, count);
+      this.#eachTable(mm, start, end, free, pmd => this.#deps.hugeAdvice.free(pmd));
     }
     if (told) notifiers.end(mm, start, end, NotifyEvent.Clear);
   }
@@ -285,16 +268,33 @@ export class Madvise {
     shmem.removeRange(layout.vma.ops.get(vma), shmem.indexOf(vma, start), shmem.indexOf(vma, end));
   }
 
-  #eachTable(mm: Mm, start: Vpn, end: Vpn, work: (first: PteAt, count: number, vpn: Vpn) => void): void {
+  /**
+   * Calls `work` for the entries of each table. A huge page goes to `whole`, or is split where that is missing or the
+   * range ends inside; but one that others map too is left alone, as is the zero page.
+   */
+  #eachTable(
+    mm: Mm,
+    start: Vpn,
+    end: Vpn,
+    work: (first: PteAt, count: number, vpn: Vpn) => void,
+    whole?: (pmd: PteAt, vpn: Vpn) => void,
+  ): void {
+    const { pageTable, hugePmd, hugeAdvice } = this.#deps;
     for (let vpn = start; vpn < end; ) {
       const stop = Math.min(end, nextTable(vpn));
-      const first = this.#deps.pageTable.walk(mm, vpn);
+      const first = pageTable.walk(mm, vpn);
       if (first === HUGE) {
-        // What is advised is said of pages: each goes its own way from here.
-        this.#deps.hugePmd.split(mm, vpn);
-        continue;
-      }
-      if (first !== 0) work(first, stop - vpn, vpn);
+        const pmd = pageTable.pmd(mm, vpn);
+        const entry = pageTable.load(pmd);
+        if (!pmdIsHuge(entry)) continue;
+        const ours = (entry & Pte.Zero) === 0 && !hugeAdvice.isShared(ptePfn(entry));
+        if (ours && (whole === undefined || stop - vpn < TABLE_PAGES)) {
+          // What is advised is said of pages: each goes its own way from here.
+          hugePmd.split(mm, vpn);
+          continue;
+        }
+        if (ours) whole?.(pmd, vpn);
+      } else if (first !== 0) work(first, stop - vpn, vpn);
       vpn = stop;
     }
   }
@@ -339,7 +339,9 @@ export class Madvise {
     const { notifiers, pages, lru } = this.#deps;
     lru.drainAll();
     let count = 0;
-    this.#eachTable(mm, start, end, (first, entries, vpn) => {
+    const cold =
+      advice === 'cold' ? (pmd: PteAt, vpn: Vpn) => this.#deps.hugeAdvice.cold(mm, pmd, vpn) : undefined;
+    const each = (first: PteAt, entries: number, vpn: Vpn) => {
       for (let i = 0; i < entries; i++) {
         const pfn = this.#grab(first + i, advice === 'cold');
         if (pfn < 0) continue;
@@ -351,7 +353,8 @@ export class Madvise {
         pages.put(pfn);
         if (count === BATCH) count = this.#reclaim(count);
       }
-    });
+    };
+    this.#eachTable(mm, start, end, each, cold);
     if (count > 0) this.#reclaim(count);
   }
 
@@ -371,33 +374,6 @@ export class Madvise {
     if (mine && age) pageTable.change(pte, 0, Pte.Young);
     pageTable.unlock(pte);
     return mine ? ptePfn(entry) : -1;
-  }
-
-  /**
-   * Makes the 2 MiB areas that lie in the range huge, whatever the settings say; each is tried. True if there
-   * were gaps. EINVAL, EBUSY, EAGAIN or ENOMEM by what was wrong with the last that failed. Linux:
-   * madvise_collapse.
-   */
-  #collapse(mm: Mm, start: Vpn, end: Vpn): boolean {
-    const areas: Vpn[] = [];
-    const { sync, layout, khugepaged } = this.#deps;
-    sync.readLock('mmap', mm + layout.mm.mmapLock.at);
-    const gaps = this.#walk(mm, start, end, (vma, from, to) => {
-      const first = Math.ceil(from / TABLE_PAGES) * TABLE_PAGES;
-      const special = layout.vma.ops.get(vma) !== 0 || (layout.vma.flags.get(vma) & VmFlag.NoHugePage) !== 0;
-      if (special) areas.push(-1);
-      else for (let at = first; at + TABLE_PAGES <= to; at += TABLE_PAGES) areas.push(at);
-      return to;
-    });
-    sync.readUnlock('mmap', mm + layout.mm.mmapLock.at);
-    let failed: ScanResult = 'succeed';
-    for (const at of areas) {
-      const result = at < 0 ? 'vma-check' : khugepaged.collapse(mm, at, true);
-      if (result !== 'succeed' && result !== 'pmd-mapped') failed = result;
-      if (failed !== 'succeed' && !GOES_ON.has(failed)) break;
-    }
-    if (failed !== 'succeed') throw new Errno(COLLAPSE_ERRNO[failed] ?? 'EINVAL', 'madvise', failed);
-    return gaps;
   }
 
   /** As if every page were touched. Stops at the first that can't be. */

@@ -129,7 +129,7 @@ export class Memory {
   /** The middle entry is none, or huge. */
   #noTable(mm: Mm, vma: Vma, vpn: Vpn, seen: number, flags: number, write: boolean, how: number): number {
     const { huge } = this.#deps;
-    if (seen === HUGE) return huge.present(mm, vpn, write);
+    if (seen === HUGE) return huge.present(mm, vma, vpn, write, how);
     if (huge.isEligible(vma, vpn)) {
       const result = huge.fault(mm, vma, vpn, write, how);
       if (result !== FAULT_FALLBACK) return result;

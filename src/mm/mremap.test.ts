@@ -3,6 +3,7 @@ import { Errno } from '../base/errno.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { MmBreaks } from './breaks.ts';
 import type { MmCore } from './core.ts';
+import { HUGE_BYTES, HugeRig } from './huge/huge-testing.ts';
 import { PageFlag, POISON_ENTRY, ptePfn, VmFlag } from './layout.ts';
 import type { MremapOptions } from './mremap.ts';
 import { Checker, Shadow } from './notifier-testing.ts';
@@ -145,6 +146,30 @@ test('mremap without an old length makes another view of shared memory, from the
   expect(core.access.read32(mm, TO)).toBe(101);
   expect(code(() => remap(made, AT, 0, 2))).toBe('ENOMEM');
   expect(code(() => remap(made, AT, 0, 2, { mayMove: true, to: AT }))).toBe('EFAULT');
+  core.checkInvariants();
+});
+
+test('mremap moves a huge page whole where it may stay huge, and splits it where it may not', () => {
+  const rig = new HugeRig({ areas: 3, frames: 4096 });
+  const { core, mm } = rig;
+  rig.write(5, 50);
+  rig.read(512);
+  rig.write(1024, 60);
+  const before = core.layout.mm.nrPtes.load(mm);
+  const to = TO + 3 * HUGE_BYTES;
+  core.mremap.remap(mm, rig.at(0), 2 * HUGE_BYTES, 2 * HUGE_BYTES, { mayMove: true, to });
+  core.mremap.remap(mm, rig.at(1024), HUGE_BYTES, HUGE_BYTES, { mayMove: true, to: TO + PAGE });
+  expect(core.describe(mm)).toBe(`0x30001000-0x30201000 rw- anon hg
+  0x30001000 page writable dirty ×512
+0x30600000-0x30a00000 rw- anon hg
+  0x30600000 huge page writable dirty ×512
+  0x30800000 huge zero ×512`);
+  expect([core.access.read32(mm, to + 5 * PAGE), core.access.read32(mm, TO + PAGE)]).toEqual([50, 60]);
+  // Two tables instead of one under what straddles two areas, and a middle one for the new place.
+  expect(core.layout.mm.nrPtes.load(mm)).toBe(before + 1);
+  core.checkInvariants();
+  core.exit(core.fork(mm));
+  core.exit(mm);
   core.checkInvariants();
 });
 

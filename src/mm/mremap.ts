@@ -256,11 +256,22 @@ export class Mremap {
   #makeTables(mm: Mm, from: Vpn, to: Vpn, pages: number): void {
     const { pageTable, hugePmd } = this.#deps;
     for (let i = 0; i < pages; i = nextRun(from, to, i)) {
-      // Pages move one by one. Nothing turns huge again while mmap is held for writing.
+      if (this.#movesWhole(mm, from + i, to + i, pages - i)) {
+        if (pageTable.allocPmd(mm, to + i) === 0) refuse('ENOMEM', 'no frame for a page table');
+        continue;
+      }
+      // Nothing turns huge again while mmap is held for writing.
       if (pageTable.walk(mm, from + i) === HUGE) hugePmd.split(mm, from + i);
       if (pageTable.walk(mm, from + i) === 0) continue;
       if (pageTable.alloc(mm, to + i) === 0) refuse('ENOMEM', 'no frame for a page table');
     }
+  }
+
+  /** A huge page that moves to where one fits, and nothing is in the way. */
+  #movesWhole(mm: Mm, from: Vpn, to: Vpn, pages: number): boolean {
+    const { pageTable } = this.#deps;
+    if (from % TABLE_PAGES !== 0 || to % TABLE_PAGES !== 0 || pages < TABLE_PAGES) return false;
+    return pageTable.walk(mm, from) === HUGE && pageTable.walk(mm, to) === 0;
   }
 
   /** Secondaries hear of the old range alone: at the new one nothing was mapped (C-15). */
@@ -272,10 +283,28 @@ export class Mremap {
     for (let i = 0; i < pages; ) {
       const stop = Math.min(pages, nextRun(from, to, i));
       const first = pageTable.walk(mm, from + i);
-      if (first !== 0) this.#moveRun(source, first, pageTable.walk(mm, to + i), stop - i, keepsWp);
+      if (first === HUGE) this.#moveHuge(mm, source, from + i, to + i, keepsWp);
+      else if (first !== 0) this.#moveRun(source, first, pageTable.walk(mm, to + i), stop - i, keepsWp);
       i = stop;
     }
     if (!breaks.moveWithoutBracket) notifiers.end(mm, from, from + pages, event);
+  }
+
+  /** As #moveRun, for the middle entry and the table that is kept with it. Linux: move_huge_pmd. */
+  #moveHuge(mm: Mm, source: Vma, from: Vpn, to: Vpn, keepsWp: boolean): void {
+    const { pageTable, pages, anonVmas, layout, sync } = this.#deps;
+    const [old, into] = [pageTable.pmd(mm, from), pageTable.pmd(mm, to)];
+    const anonVma = layout.vma.anonVma.load(source);
+    if (anonVma !== 0) anonVmas.lock(anonVma);
+    pageTable.lockTwo(old, into);
+    sync.y('M.0');
+    const entry = pageTable.held(old);
+    const table = pageTable.clearHuge(old);
+    if ((entry & Pte.Write) !== 0) for (let i = 0; i < TABLE_PAGES; i++) pages.settle(ptePfn(entry) + i);
+    pageTable.fillHuge(into, keepsWp ? entry : entry & ~Pte.UffdWp, table);
+    sync.y('M.k');
+    pageTable.unlockTwo(old, into);
+    if (anonVma !== 0) anonVmas.unlock(anonVma);
   }
 
   /** Walks of the reverse map are shut out, or one might look at the new place before and the old one after. */

@@ -1,6 +1,8 @@
 import { describe, expect, test } from 'vitest';
 import { PAGE_SIZE } from '../../base/units.ts';
-import { GUP_NOMEM, GUP_SIGBUS, GUP_WRITABLE } from '../fault-codes.ts';
+import type { MmBreaks } from '../breaks.ts';
+import { GUP_NOMEM, GUP_PFN_MASK, GUP_SIGBUS, GUP_WRITABLE } from '../fault-codes.ts';
+import { Shadow } from '../notifier-testing.ts';
 import { AT, Managed, proven, VPN } from '../userfaultfd/manager-testing.ts';
 import { HUGE_BYTES, HugeRig } from './huge-testing.ts';
 
@@ -69,15 +71,60 @@ test('use_zero_page off: a read allocates', () => {
   rig.text();
 });
 
-test('H-6 H-11: a write to the huge zero page splits it into 512 zero pages and copies one', () => {
+test('a write to the huge zero page gives a huge page, with the table that was kept for it', () => {
   const rig = new HugeRig();
   rig.read(0);
+  const before = rig.accounts();
+  rig.write(9, 1);
+  expect(rig.text()).toBe('  0x20000000 huge page writable dirty ×512');
+  expect([rig.read(0), rig.read(9), rig.read(511)]).toEqual([0, 1, 0]);
+  expect(rig.thpCounts()).toEqual({ thp_zero_page_alloc: 1, thp_fault_alloc: 1 });
+  expect(rig.core.thp.zeroRefs).toBe(1);
+  expect(rig.accounts()).toEqual({ ...before, frames: before.frames + 512, anon: 512 });
+});
+
+test.each([false, true])(
+  'M-31: secondaries let go of the huge zero page before it is replaced, pinning subscriber %s; else one is stale',
+  pins => {
+    const run = (breaks: Partial<MmBreaks>) => {
+      const rig = new HugeRig({ breaks });
+      const { core, mm } = rig;
+      const shadow = new Shadow(core, pins);
+      core.notifiers.register(mm, core.notifiers.registerOps(shadow.ops()), 0);
+      shadow.fill(mm, rig.at(7) / PAGE_SIZE, false);
+      rig.write(9, 1);
+      shadow.check(mm);
+      rig.text();
+    };
+    run({});
+    expect(() => run({ cowWithoutNotify: true })).toThrow('OR-3');
+  },
+);
+
+test('H-6 H-11: without a huge frame a write splits the huge zero page into 512 zero pages and copies one', () => {
+  const rig = new HugeRig();
+  rig.read(0);
+  rig.core.pageAlloc.failHuge();
   rig.write(9, 1);
   expect(rig.text()).toBe(
     ['  0x20000000 zero ×9', '  0x20009000 page writable dirty', '  0x2000a000 zero ×502'].join('\n'),
   );
-  expect(rig.thpCounts()).toEqual({ thp_zero_page_alloc: 1, thp_split_pmd: 1 });
+  expect(rig.thpCounts()).toEqual({ thp_zero_page_alloc: 1, thp_fault_fallback: 1, thp_split_pmd: 1 });
   expect(rig.core.thp.zeroRefs).toBe(1);
+});
+
+test('H-6: who is left alone with a shared huge page may write to all of it; a page held elsewhere splits it', () => {
+  const rig = new HugeRig();
+  rig.write(5, 50);
+  rig.core.exit(rig.core.fork(rig.mm));
+  rig.write(6, 60);
+  expect(rig.text()).toBe('  0x20000000 huge page writable dirty ×512');
+  rig.core.exit(rig.core.fork(rig.mm));
+  const pin = rig.core.gup.fault(rig.mm, rig.at(9) / PAGE_SIZE, false) & GUP_PFN_MASK;
+  rig.write(7, 70);
+  expect(rig.text()).toContain('0x20000000 page');
+  rig.core.pages.put(pin);
+  expect([5, 6, 7, 8].map(rig.read)).toEqual([50, 60, 70, 0]);
 });
 
 test('H-10 H-12: DONTNEED of a part splits, and only the part becomes a hole', () => {
@@ -165,18 +212,6 @@ test('fork that finds no frame for a table leaves the parent as it was', () => {
     rig.text();
   }
 });
-
-for (const advice of ['free', 'cold', 'pageout'] as const) {
-  test(`MADV_${advice.toUpperCase()} splits, and says it of each page`, () => {
-    const rig = new HugeRig();
-    for (let page = 0; page < 512; page++) rig.write(page, page + 1);
-    rig.advise(advice, 0, 512);
-    expect(rig.counts('thp_split_pmd')).toEqual({ thp_split_pmd: 1 });
-    const sample = [0, 100, 511].map(rig.read);
-    expect(sample).toEqual([1, 101, 512]);
-    rig.text();
-  });
-}
 
 test('reclaim takes pages of a huge page one by one, and they come back with what they held', () => {
   const rig = new HugeRig({ areas: 2, limitPages: 700 });

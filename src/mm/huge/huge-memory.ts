@@ -11,11 +11,12 @@ import {
   GUP_WRITABLE,
 } from '../fault-codes.ts';
 import { PageFlag, Pte, pmdIsHuge, ptePfn, VmFlag, VmFlagHigh } from '../layout.ts';
+import { NotifyEvent, NotifyFlag } from '../mmu-notifier-ops.ts';
 import { HUGE_FRAMES } from '../page-alloc.ts';
 import type { PteAt } from '../page-table.ts';
 import type { Memcontrol } from '../reclaim/memcontrol.ts';
 import type { UffdHandle } from '../userfaultfd/handle.ts';
-import { UffdFault } from '../userfaultfd/state.ts';
+import { UffdFault, UffdFeature } from '../userfaultfd/state.ts';
 import type { Vmas } from '../vma.ts';
 import { type HugePmd, type HugePmdDeps, hugeBase, mkHuge } from './huge-pmd.ts';
 
@@ -209,11 +210,12 @@ export class HugeMemory {
   }
 
   /**
-   * A fault on a page that a huge entry mapped a moment ago. A write to one that is read-only makes it
-   * writable if all of it is ours, else it is split and the pte path copies one page (H-6). Requires: mmap
-   * for read, nothing below it.
+   * A fault on a page that a huge entry mapped a moment ago. A write to one that is read-only makes it writable if
+   * all of it is ours, else it is split and the pte path copies one page (H-6); one to the zero page gives a huge
+   * page, as of Linux 6.13. What a program protects stays whole until it answers (V-36). Requires: mmap for
+   * read, nothing below it.
    */
-  present(mm: Mm, vpn: Vpn, write: boolean): number {
+  present(mm: Mm, vma: Vma, vpn: Vpn, write: boolean, how = 0): number {
     const { pageTable, hugePmd, pages } = this.#deps;
     const pmd = pageTable.pmd(mm, vpn);
     pageTable.lock(pmd);
@@ -225,9 +227,12 @@ export class HugeMemory {
     const reuse = write && (entry & Pte.Write) === 0;
     if (reuse && !this.#mayReuse(entry)) {
       pageTable.unlock(pmd);
+      const instead = this.#instead(mm, vma, vpn, pmd, entry, how);
+      if (instead !== FAULT_FALLBACK) return instead;
       hugePmd.split(mm, vpn);
       return FAULT_RETRY;
     }
+    if (reuse) this.#takeOver(ptePfn(entry));
     const writable = reuse || (entry & Pte.Write) !== 0;
     pageTable.change(pmd, (write ? USE_BITS : Pte.Young) | (reuse ? Pte.Write : 0), Pte.ProtNone);
     if ((entry & Pte.ProtNone) !== 0) this.#deps.vmstat.add('numa_hint_faults', 1);
@@ -238,13 +243,90 @@ export class HugeMemory {
     return zero ? pfn : pfn | GUP_HUGE | (writable ? GUP_WRITABLE : 0);
   }
 
+  /** A write that needs more than a right: FAULT_FALLBACK when it has to be split. Requires: mmap for read. */
+  #instead(mm: Mm, vma: Vma, vpn: Vpn, pmd: PteAt, entry: number, how: number): number {
+    const flags = this.#deps.layout.vma.flags.get(vma);
+    if ((entry & Pte.UffdWp) !== 0 && (flags & VmFlag.UffdWp) !== 0)
+      return this.#protected(mm, vma, vpn, pmd, entry, how);
+    if ((entry & Pte.Zero) === 0) return FAULT_FALLBACK;
+    return this.#deps.breaks.zeroIsHole ? GUP_SIGBUS : this.#replaceZero(mm, vma, vpn, pmd, entry);
+  }
+
+  /** With WP_ASYNC one page loses its protection, so all are split (V-37); else who protects it is asked (V-63). */
+  #protected(mm: Mm, vma: Vma, vpn: Vpn, pmd: PteAt, entry: number, how: number): number {
+    const { pageTable, layout, uffdHandle, vmstat, sync } = this.#deps;
+    const features = layout.uffd.features.load(layout.vma.uffd.get(vma));
+    if ((features & UffdFeature.WpAsync) !== 0) return FAULT_FALLBACK;
+    pageTable.lock(pmd);
+    sync.y('U.t');
+    const same = ((pageTable.held(pmd) ^ entry) & ~USE_BITS) === 0;
+    pageTable.unlock(pmd);
+    if (!same) return FAULT_RETRY;
+    vmstat.add('pgfault', 1);
+    return uffdHandle.fault(mm, vma, vpn, UffdFault.Wp | UffdFault.Write, how);
+  }
+
+  /** Secondaries let go of the zero page before there is another. Linux: do_huge_zero_wp_pmd. */
+  #replaceZero(mm: Mm, vma: Vma, vpn: Vpn, pmd: PteAt, entry: number): number {
+    const { pageOps, notifiers, breaks } = this.#deps;
+    if (this.#deps.anonVmas.prepare(vma) === 0) return this.#outOfMemory();
+    const first = this.allocate(mm);
+    if (first === NO_CHARGE) this.#deps.vmstat.add('thp_fault_fallback_charge', 1);
+    if (first < 0) return this.#fallback();
+    pageOps.fill(frameByte(first), 0, HUGE_BYTES);
+    const base = hugeBase(vpn);
+    const end = base + HUGE_FRAMES;
+    if (!breaks.cowWithoutNotify) notifiers.start(mm, base, end, NotifyEvent.Clear, NotifyFlag.Blockable);
+    const result = this.#swapZero(mm, vma, vpn, pmd, entry, first);
+    if (!breaks.cowWithoutNotify) notifiers.end(mm, base, end, NotifyEvent.Clear);
+    if (result === FAULT_RETRY) this.release(mm, first);
+    else this.#deps.thp.putZero();
+    return result;
+  }
+
+  /** Puts the run in the zero page's place, with the table that was kept for it. */
+  #swapZero(mm: Mm, vma: Vma, vpn: Vpn, pmd: PteAt, entry: number, first: Pfn): number {
+    const { pageTable, hugePmd, pages, notifiers, sync, breaks } = this.#deps;
+    const base = hugeBase(vpn);
+    pageTable.lock(pmd);
+    sync.y('M.0');
+    if (((pageTable.held(pmd) ^ entry) & ~USE_BITS) !== 0 || this.#isReaped(mm)) {
+      pageTable.unlock(pmd);
+      return FAULT_RETRY;
+    }
+    const table = pageTable.clearHuge(pmd);
+    if (!breaks.cowWithoutNotify) notifiers.unpinRange(mm, base, base + HUGE_FRAMES, NotifyEvent.Clear);
+    hugePmd.install(mm, vma, pmd, base, first, Pte.Write | USE_BITS, table, true);
+    const pfn = first + (vpn % HUGE_FRAMES);
+    pages.get(pfn);
+    sync.y('M.k');
+    pageTable.unlock(pmd);
+    return this.#counted('thp_fault_alloc', pfn | GUP_HUGE | GUP_WRITABLE);
+  }
+
   /** All 512 pages are mapped here alone. Requires: the lock of the middle table. */
   #mayReuse(entry: number): boolean {
     if ((entry & (Pte.Zero | Pte.UffdWp)) !== 0) return false;
     const first = ptePfn(entry);
     for (let pfn = first; pfn < first + HUGE_FRAMES; pfn++) {
-      if (!this.#deps.pages.has(pfn, PageFlag.AnonExclusive)) return false;
+      if (!this.#deps.pages.has(pfn, PageFlag.AnonExclusive) && !this.#isLast(pfn)) return false;
     }
     return true;
+  }
+
+  /**
+   * Whoever shared it is gone. A further mapping would come of a fork or of swap: fork waits for mmap, and nothing
+   * brings in what is not in the cache. Requires: as above.
+   */
+  #isLast(pfn: Pfn): boolean {
+    const { pages, layout, breaks } = this.#deps;
+    const alone = pages.mapcount(pfn) === 1 && pages.refcount(pfn) === 1 && !breaks.copyOwnPage;
+    return alone && layout.page.swap.load(pages.at(pfn)) === 0;
+  }
+
+  #takeOver(first: Pfn): void {
+    const { pages } = this.#deps;
+    for (let pfn = first; pfn < first + HUGE_FRAMES; pfn++)
+      if (!pages.has(pfn, PageFlag.AnonExclusive)) pages.set(pfn, PageFlag.AnonExclusive);
   }
 }

@@ -270,7 +270,7 @@ test('H-22: an area that nobody used of late is left alone, but for MADV_COLLAPS
   rig.text();
 });
 
-test('MADV_COLLAPSE: EINVAL for what may not be huge or has no table, ENOMEM without frames, EAGAIN for a pin', () => {
+test('MADV_COLLAPSE: EINVAL for what may not be huge or has no table, and for a part inside one area, ENOMEM without frames, EAGAIN for a pin', () => {
   const rig = filled({ areas: 2 });
   rig.core.thp.enabled = 'never';
   rig.core.pageAlloc.failHuge();
@@ -283,8 +283,12 @@ test('MADV_COLLAPSE: EINVAL for what may not be huge or has no table, ENOMEM wit
   expect(advise(rig)).toBe('EINVAL');
   rig.advise('hugepage', 0, 512);
   expect(() => rig.advise('collapse', 512, 512)).toThrow(/EINVAL/);
-  rig.advise('collapse', 1, 511); // contains no area: nothing to do
+  expect(() => rig.advise('collapse', 1, 510)).toThrow(/EINVAL/);
+  rig.advise('collapse', 1, 511); // from one area to the next: none to do
   expect(advise(rig)).toBe('ok');
+  const fresh = rig.core.mmap.map(rig.mm, 2 * HUGE_BYTES);
+  rig.core.access.read8(rig.mm, fresh);
+  expect(() => rig.core.madvise.advise(rig.mm, fresh, 2 * HUGE_BYTES, 'collapse')).toThrow(/EINVAL/);
   rig.core.mmap.unmap(rig.mm, rig.at(300), HUGE_BYTES);
   rig.text();
 });

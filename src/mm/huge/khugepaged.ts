@@ -109,14 +109,21 @@ export class Khugepaged {
     return first === NO_HUGE_FRAME ? 'alloc-huge-page-fail' : 'cgroup-charge-fail';
   }
 
-  /** The VMA, if its 2 MiB may be huge. Requires: mmap. */
+  /** The VMA, if its 2 MiB may be huge: it has been written to, or there is nothing to make so. Requires: mmap. */
   #vma(mm: Mm, base: Vpn, forced: boolean): Vma {
     const { vmas, huge, layout } = this.#deps;
     const vma = layout.mm.users.load(mm) === 0 ? (0 as Vma) : vmas.find(mm, base);
-    if (vma === 0) return vma;
+    if (vma === 0 || layout.vma.anonVma.load(vma) === 0) return 0 as Vma;
     const rights = layout.vma.flags.get(vma) & (VmFlag.Read | VmFlag.Write);
     const wanted = forced ? huge.fits(vma, base) : huge.isEligible(vma, base);
     return wanted && rights !== 0 ? vma : (0 as Vma);
+  }
+
+  /** May MADV_COLLAPSE try at all in a VMA? It may hold a huge page somewhere. Requires: mmap. */
+  mayCollapse(vma: Vma): boolean {
+    const { layout, huge } = this.#deps;
+    const first = Math.ceil(layout.vma.start.get(vma) / HUGE_FRAMES) * HUGE_FRAMES;
+    return layout.vma.anonVma.load(vma) !== 0 && huge.fits(vma, first);
   }
 
   /** Requires: mmap. */

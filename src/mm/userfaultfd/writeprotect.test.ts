@@ -217,3 +217,29 @@ test('V-36: a page that fork shares is protected and unprotected without becomin
   expect([ptePfn(at.entry(DST)) === pfn, at.core.access.read32(child, DST)]).toEqual([false, 10]);
   at.core.checkInvariants();
 });
+
+test('V-36, V-62: 2 MiB are protected and released whole, through fork too; a write is asked for; a part splits', () => {
+  const at = new Resolving(512, { frames: 4096 });
+  const { core, mm } = at;
+  at.arm(0);
+  core.madvise.advise(mm, DST, 512 * PAGE, 'hugepage');
+  at.write(DST + 7 * PAGE, 70);
+  at.arm(VmFlag.UffdWp);
+  const before = at.describe();
+  expect(protect(at, 512, WP)).toBe(0);
+  expect(at.describe()).toContain('0x20000000 huge page wp dirty ×512');
+  const child = core.fork(mm);
+  expect(core.describe(child)).not.toContain('wp');
+  core.exit(child);
+  expect(at.fault(DST + 7 * PAGE, false)).toBe('page');
+  expect(at.fault(DST + 7 * PAGE, true)).toBe('blocked');
+  core.uffds.wakeRange(at.ctx, DST / PAGE, DST / PAGE + 512);
+  core.uffds.queues.finish(core.gup.ticket);
+  expect(at.describe()).toContain('0x20000000 huge page wp dirty ×512');
+  expect(protect(at, 512, 0)).toBe(0);
+  at.write(DST + 7 * PAGE, 71);
+  expect(at.describe()).toBe(before);
+  expect(protect(at, 3, WP)).toBe(0);
+  expect(at.describe()).toContain('0x20000000 page wp dirty ×3\n  0x20003000 page writable dirty ×509');
+  core.checkInvariants();
+});

@@ -8,7 +8,9 @@ import {
   isSwap,
   type MmLayout,
   PageFlag,
+  PTE_PFN_SHIFT,
   Pte,
+  pmdIsHuge,
   ptePfn,
   Swp,
   SwpType,
@@ -20,7 +22,7 @@ import {
 import type { MmuNotifiers } from '../mmu-notifier.ts';
 import { NotifyEvent, NotifyFlag } from '../mmu-notifier-ops.ts';
 import type { Pages } from '../page.ts';
-import { HUGE, nextTable, type PageTable, type PteAt } from '../page-table.ts';
+import { HUGE, nextTable, type PageTable, type PteAt, TABLE_PAGES } from '../page-table.ts';
 import type { Vmas } from '../vma.ts';
 import type { UffdContexts } from './contexts.ts';
 import { isRange } from './move.ts';
@@ -147,8 +149,9 @@ export class WriteProtect {
       const stop = Math.min(end, nextTable(vpn));
       let first = pageTable.peek(mm, vpn);
       if (first === HUGE) {
-        hugePmd.split(mm, vpn);
-        continue; // a table now, or none
+        if (stop - vpn === TABLE_PAGES && this.#huge(mm, vma, vpn, work)) vpn = stop;
+        else hugePmd.split(mm, vpn);
+        continue; // done, or a table now, or none
       }
       if (first === 0 && work === PROTECT_HOLES) {
         first = pageTable.alloc(mm, vpn);
@@ -159,6 +162,20 @@ export class WriteProtect {
       vpn = stop;
     }
     return 0;
+  }
+
+  /** 2 MiB that are protected, or not, as one. False when they aren't any more. Linux: change_huge_pmd. */
+  #huge(mm: Mm, vma: Vma, vpn: Vpn, work: number): boolean {
+    const { pageTable, hugePmd } = this.#deps;
+    const pmd = pageTable.pmd(mm, vpn);
+    if (work !== UNPROTECT) return hugePmd.change(pmd, Pte.UffdWp, Pte.Write);
+    const entry = pageTable.load(pmd);
+    if (!pmdIsHuge(entry)) return false;
+    if ((entry & Pte.UffdWp) === 0) return true;
+    let writable = Pte.Write as number;
+    for (let i = 0; i < TABLE_PAGES && writable !== 0; i++)
+      writable &= this.#writable(vma, entry + (i << PTE_PFN_SHIFT));
+    return hugePmd.change(pmd, writable, Pte.UffdWp);
   }
 
   #table(vma: Vma, first: PteAt, count: number, work: number): void {

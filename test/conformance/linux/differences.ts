@@ -1,6 +1,6 @@
 import { MAP, MREMAP } from '../../../src/mm/syscalls/abi.ts';
 import { UffdFeature } from '../../../src/mm/userfaultfd/state.ts';
-import type { Script, Step } from './script.ts';
+import { type Script, type Step, wantsHuge } from './script.ts';
 
 /** A step that differs, and the outcomes up to it. */
 type Place = {
@@ -67,8 +67,13 @@ const sorted = (log: string): string =>
     .join('');
 
 /** Advice, by the numbers of madvise(2). */
+const COLD = 20;
 const PAGEOUT = 21;
 const FREE = 8;
+
+/** Advice that has to do with single pages, and so may split a huge one. */
+export const splitsHuge = ({ call, args }: Step): boolean =>
+  call === 'madvise' && [FREE, COLD, PAGEOUT].includes(args[2]!);
 
 /** Word for word the same, but where one side has a page of zeros. */
 function differInZeros(theirs: string, ours: string): boolean {
@@ -132,6 +137,34 @@ export const KNOWN_DIFFERENCES: readonly KnownDifference[] = [
     matches: ({ step, script, index, theirs, ours }) =>
       script.slice(0, index).some(({ call, args }) => call === 'madvise' && args[2] === PAGEOUT) &&
       (step.call === 'mincore' || (step.call === 'maps' && withoutSwap(theirs) === withoutSwap(ours))),
+  },
+  {
+    name: 'zeros of a huge page that was split',
+    reason:
+      'where FREE, COLD or PAGEOUT of a part splits a huge page, Linux maps the zero page instead of those of its ' +
+      'pages that hold nothing but zeros; ours keeps them. What a page holds is the same',
+    matches: ({ step, script, index, theirs, ours }) =>
+      step.call === 'maps' &&
+      wantsHuge(script) &&
+      script.slice(0, index).some(splitsHuge) &&
+      withoutSwap(theirs) === withoutSwap(ours),
+  },
+  {
+    name: 'MOVE from where there is no page table',
+    reason:
+      'R-5: Linux then says ENOENT though the destination is taken; ours looks at the destination first, as it does ' +
+      'wherever there is a table. Both are so',
+    matches: ({ step, theirs, ours }) => step.call === 'move' && theirs === '-2 -2' && ours === '-17 -17',
+  },
+  {
+    name: 'dirt of lazily freed pages that MOVE takes',
+    reason:
+      'R-9: what is moved is dirty in ours, as in Linux until 6.15; from then on it stays as clean as it was',
+    matches: ({ step, script, index, theirs, ours }) =>
+      step.call === 'maps' &&
+      script.slice(0, index).some(({ call }) => call === 'move') &&
+      script.slice(0, index).some(({ call, args }) => call === 'madvise' && args[2] === FREE) &&
+      withoutDirt(theirs) === withoutDirt(ours),
   },
   {
     name: 'order of the events of a shrinking mremap',

@@ -1,13 +1,16 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
 import { Random } from '../../../src/base/random.ts';
 import { Conditions, RaceConditions } from './conditions.ts';
 import { withoutBounds } from './differences.ts';
 import { Generator } from './generate.ts';
 import { buildDriver, Comparison, type Driver, randomScripts, runLinux } from './linux.ts';
-import { needsUserfault, type Probe, parseProbe, whyNoUserfault } from './machine.ts';
+import { needsUserfault, type Probe, parseProbe, whyNoHuge, whyNoUserfault } from './machine.ts';
 import { Ours } from './ours.ts';
 import { formatScript, isRace, parseScript } from './script.ts';
+import { compact, expanded, runTheirs } from './theirs.ts';
 
 const driver = await buildDriver();
 
@@ -64,7 +67,7 @@ test.skipIf(driver === undefined).each(['forkKeepsWritable', 'fillWithoutRecheck
 test.skipIf(driver === undefined)('random scripts end as on the kernel of this machine', async () => {
   const lines: string[] = [];
   const print = (line: string) => lines.push(line);
-  const differences = await runLinux(driver!, { seed: 7, scripts: 400, print });
+  const differences = await runLinux(driver!, { seed: 7, scripts: 250, print });
   expect(differences, lines.join('\n')).toBe(0);
 });
 
@@ -75,6 +78,61 @@ test.skipIf(driver === undefined)('without userfaultfd the rest runs, and is tol
   const differences = await runLinux(driver!, { seed: 8, scripts: 40, print }, { userfault: refused });
   expect(differences, lines.join('\n')).toBe(0);
   expect(lines.at(-1)).toMatch(/^linux: \d+ scripts with user faults: not run: userfaultfd is refused here/);
+});
+
+test.skipIf(driver === undefined)(
+  'without huge pages, scripts that want them are told as not run',
+  async () => {
+    const lines: string[] = [];
+    const print = (line: string) => lines.push(line);
+    const differences = await runLinux(driver!, { seed: 9, scripts: 60, print }, { huge: 'none here' });
+    expect(differences, lines.join('\n')).toBe(0);
+    expect(lines).toContainEqual(
+      expect.stringMatching(/^linux: \d+ scripts with huge pages: not run: none here$/),
+    );
+  },
+);
+
+test.each([
+  [2, [['0', 'ok']]],
+  [99, [undefined]],
+])(
+  'a script is run again while the kernel has no huge page for it, %i times; then it is not compared',
+  async (runs, told) => {
+    const folder = mkdtempSync(join(tmpdir(), 'faultline-'));
+    const program = join(folder, 'driver');
+    const lacking = `if [ $n -lt ${runs} ]; then echo '0;no huge page;'; else echo '0;ok;'; fi`;
+    const count = `n=$(cat ${folder}/n 2>/dev/null || echo 0); echo $((n + 1)) > ${folder}/n`;
+    writeFileSync(program, `#!/bin/sh\n${count}\nwhile read script; do ${lacking}; done`, { mode: 0o755 });
+    try {
+      expect(await runTheirs(program, [parseScript('0.thp 1; 0.write 0 1')])).toEqual(told);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  },
+);
+
+test('pages that say the same are told once, and read back', () => {
+  const told = 'dump [0] bus*3 7,0,0 0*2 [4000] 1,0,0 11,0,0';
+  expect(expanded(told)).toBe('dump [0] bus bus bus 7,0,0 0 0 [4000] 1,0,0 11,0,0');
+  expect(compact(expanded(told))).toBe(told);
+});
+
+test.each([
+  [{ enabled: 'always [madvise] never', use_zero_page: '1\n' }, undefined],
+  [
+    { enabled: 'always madvise [never]', use_zero_page: '1\n' },
+    "transparent huge pages are 'always madvise [never]' here",
+  ],
+  [{ enabled: 'always [madvise] never', use_zero_page: '0\n' }, 'there is no huge zero page here'],
+  [{ use_zero_page: '1\n' }, 'no transparent huge pages in this kernel'],
+] as const)('scripts with huge pages run where memory that asks for them gets them: %o', (files, why) => {
+  const all: Record<string, string> = { 'hugepages-2048kB/enabled': 'always [inherit] never', ...files };
+  const read = (name: string) => {
+    if (all[name] === undefined) throw new Error('no such file');
+    return all[name];
+  };
+  expect(whyNoHuge(read)).toBe(why);
 });
 
 test.skipIf(driver === undefined)('without swap, scripts that race are told as not run', async () => {

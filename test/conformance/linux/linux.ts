@@ -102,6 +102,13 @@ export class Comparison {
     return found;
   }
 
+  /** Which of the shorter scripts differ as it does? One that has lost its `thp` is of another kind, and does not. */
+  async differ(script: Script, shorter: readonly Script[]): Promise<boolean[]> {
+    const alike = shorter.filter(s => wantsHuge(s) === wantsHuge(script));
+    const found = await this.run(alike);
+    return shorter.map(s => alike.includes(s) && found[alike.indexOf(s)] !== undefined);
+  }
+
   /** Both sides of a script; undefined where the kernel had no huge page for it. */
   async runOnce(script: Script): Promise<{ theirs: string[] | undefined; ours: string[] }> {
     const [theirs] = await this.#runTheirs([script]);
@@ -188,8 +195,11 @@ const show = async (
   seen: Difference,
   o: LinuxOptions,
 ): Promise<void> => {
-  const differ = async (scripts: readonly { items: Script }[]) =>
-    (await comparison.run(scripts.map(c => c.items))).map(difference => difference !== undefined);
+  const differ = (scripts: readonly { items: Script }[]) =>
+    comparison.differ(
+      script,
+      scripts.map(c => c.items),
+    );
   if (isRace(script)) {
     o.print(`differs, of ${script.length} steps:`);
     o.print(`  npm run conformance -- linux --script '${formatScript(script)}'`);
@@ -204,10 +214,8 @@ const show = async (
 };
 
 /** `racing`: all of them race, instead of one in ten. */
-export const randomScripts = (r: Random, count: number, racing = false, withHuge = false): Script[] =>
-  Array.from({ length: count }, () =>
-    new Generator(r, withHuge).script(LENGTH_MIN + r.below(LENGTH_SPREAD), racing),
-  );
+export const randomScripts = (r: Random, count: number, racing = false): Script[] =>
+  Array.from({ length: count }, () => new Generator(r).script(LENGTH_MIN + r.below(LENGTH_SPREAD), racing));
 
 /** What of the scripts can't be asked of this machine, and why. */
 class NotRun {
