@@ -234,6 +234,8 @@ export type MmBreaks = {
    * frame is somebody else's: a guest's test program marks its own pages, and the rest lives to tell.
    */
   onlyMarked: boolean;
+  /** A page says that it is on its way to the LRU before it says whose it is (M-6). */
+  bornUnowned: boolean;
   /** Nothing is lost by it: reclaim takes pages by their order alone, so that those in use go too (stress). */
   evictUsed: boolean;
 };
@@ -352,5 +354,6 @@ export const NO_MM_BREAKS: MmBreaks = {
   forkKeepsProtection: false,
   storeUnheld: false,
   onlyMarked: false,
+  bornUnowned: false,
   evictUsed: false,
 };

@@ -341,22 +341,20 @@ export class Memory {
     return pfn | GUP_WRITABLE;
   }
 
-  /**
-   * A charged frame with `refs` references, `flags` and unknown content, or -1: out of memory. Reclaims if
-   * it must. Requires: no lock below mmap.
-   */
+  /** A charged frame with `refs` references, unknown content, or -1: out of memory. Requires: no lock below mmap. */
   newPage(mm: Mm, refs: number, flags: number): Pfn | -1 {
-    const { memcontrol, pageAlloc } = this.#deps;
+    const { memcontrol, pageAlloc, breaks } = this.#deps;
     const memcg = this.#layout.mm.memcg.get(mm);
     if (!memcontrol.charge(memcg, 1)) return -1;
-    let pfn = pageAlloc.allocUser(refs, flags);
+    const named = breaks.bornUnowned ? (0 as Ptr<'memcg'>) : memcg;
+    let pfn = pageAlloc.allocUser(refs, flags, named);
     for (let i = 0; pfn < 0 && i < ZONE_RETRIES && this.#makeRoom(); i++)
-      pfn = pageAlloc.allocUser(refs, flags);
+      pfn = pageAlloc.allocUser(refs, flags, named);
     if (pfn < 0) {
       memcontrol.uncharge(memcg, 1);
       return -1;
     }
-    if (memcg !== 0) this.#layout.page.memcg.set(this.#pages.at(pfn), memcg);
+    if (breaks.bornUnowned) this.#layout.page.memcg.set(this.#pages.at(pfn), memcg);
     return pfn;
   }
 

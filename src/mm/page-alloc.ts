@@ -88,10 +88,11 @@ export class PageAlloc {
   }
 
   /**
-   * A frame with `refs` references, `flags`, and unknown content; -1 when there is none. What is plain here
-   * is published by whatever lets others find the frame.
+   * A frame with `refs` references, `flags`, charged to `memcg`, and unknown content; -1 when there is none. What is
+   * plain here is published by whatever lets others find the frame; for a pagevec that names it from an earlier
+   * life, and finds LruPending again, that is the count.
    */
-  alloc(refs = 1, flags = 0): Pfn | -1 {
+  alloc(refs = 1, flags = 0, memcg = 0 as Ptr<'memcg'>): Pfn | -1 {
     const { lock, bump, free, allocs } = this.#zone;
     const z = this.#z;
     if (this.#failures !== 0 && this.#fails()) return -1;
@@ -109,6 +110,7 @@ export class PageAlloc {
     this.#sync.unlock('zone', z + lock.at);
     const p = this.#at(pfn);
     this.#page.next.set(p, 0);
+    if (memcg !== 0) this.#page.memcg.set(p, memcg);
     this.#page.flags.set(p, flags);
     // Last: from here on a lockless walker with a stale entry may take a reference.
     this.#page.refcount.store(p, refs);
@@ -211,8 +213,8 @@ export class PageAlloc {
   }
 
   /** A frame for a user's page: leaves the last ones to those whom reclaim needs. */
-  allocUser(refs: number, flags: number): Pfn | -1 {
-    return this.#zone.free.get(this.#z) <= this.#zone.min.get(this.#z) ? -1 : this.alloc(refs, flags);
+  allocUser(refs: number, flags: number, memcg = 0 as Ptr<'memcg'>): Pfn | -1 {
+    return this.#zone.free.get(this.#z) <= this.#zone.min.get(this.#z) ? -1 : this.alloc(refs, flags, memcg);
   }
 
   /** Drops the owner's reference to a frame of the kernel's. A stale walker's may be the last one. */

@@ -166,12 +166,13 @@ export class Lru {
 
   /**
    * Puts a pending page on its list. `locked` is the vector whose lock is held, 0 for none; returns which
-   * is held now.
+   * is held now. One without references is being freed, or born again: then it doesn't say yet whose it is, and is
+   * named by another pagevec, too.
    */
   #settleLocked(pfn: Pfn, locked: Lruvec): Lruvec {
     const { page } = this.#deps.layout;
     const p = this.#deps.pages.at(pfn);
-    while ((page.flags.load(p) & PageFlag.LruPending) !== 0) {
+    while ((page.flags.load(p) & PageFlag.LruPending) !== 0 && page.refcount.load(p) !== 0) {
       const lruvec = this.#lruvecOfPage(p);
       if (lruvec === locked) {
         // With the lock of its own group held the page can be neither freed nor moved: `remove` takes it.
