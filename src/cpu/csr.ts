@@ -184,8 +184,7 @@ export class Csrs {
     const same = before === hi && this.#words[vcpu + AT.satp] === lo;
     this.#writeWide(vcpu, Csr.satp, lo, hi);
     if (before >>> 28 !== mode) this.#tlb.flush(vcpu);
-    // TLBs carry no ASIDs: they hold the current address space's pages and global ones.
-    else if (!same) this.#tlb.flushLocal(vcpu);
+    else if (!same) this.#tlb.enterSpace(vcpu);
   }
 }
 

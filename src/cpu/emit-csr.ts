@@ -1,7 +1,6 @@
 import type { Code } from '../wasm/code.ts';
 import { SD, UXL } from './csr.ts';
 import type { CsrHow } from './emit.ts';
-import { SET_BYTES } from './tlb-layout.ts';
 import { AT, Status } from './vcpu.ts';
 
 // What the interpreter and the regions both emit for CSR instructions. Parameter 0 is the vCPU record.
@@ -33,7 +32,13 @@ export function wholeStatus(c: Code, low: number): void {
 
 /** Does what Tlb.select does for a supervisor whose SUM changed to that of `status`; `scratch` is an i32. */
 export function selectSum(c: Code, tlb: number, status: number, scratch: number): void {
-  c.i32(SET_BYTES).i32(0).get(status).i32(Status.SUM).op('i32_and', 'select').set(scratch);
+  c.get(CPU)
+    .mem('i32_load', AT.tlbSum * 4)
+    .i32(0)
+    .get(status)
+    .i32(Status.SUM)
+    .op('i32_and', 'select')
+    .set(scratch);
   c.get(CPU).get(tlb).get(CPU);
   c.mem('i32_load', AT.tlbBorrow * 4)
     .op('i32_sub')

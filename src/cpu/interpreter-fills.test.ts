@@ -108,8 +108,8 @@ describe('a fill', () => {
 
   test('with SUM finds what the supervisor has without it', () => {
     fill('read', DATA);
-    m.arena.words[m.vcpu + AT.tlbBase]! += SET_BYTES;
-    m.arena.words[m.vcpu + AT.tlbBorrow] = SET_BYTES;
+    m.arena.words[m.vcpu + AT.tlbBase]! += 2 * SET_BYTES;
+    m.arena.words[m.vcpu + AT.tlbBorrow] = 2 * SET_BYTES;
     tables.map(DATA, 0, 0);
     expect(fill('read', DATA)).toBe(m.byte(FRAME));
     expect(micro('read', TlbSet.SupervisorSum)).toBe(DATA);

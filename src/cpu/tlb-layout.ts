@@ -1,8 +1,8 @@
-// Three sets of translations for a vCPU, so that changing privilege or SUM is a change of base pointer:
+// Sets of translations for a vCPU, so that changing privilege, SUM or the address space is a change of base pointer:
 //
-//   set 0  user            { Read, Write, Exec } x TLB_ENTRIES entries, { Read, Write } x MICRO_ENTRIES
-//   set 1  supervisor
-//   set 2  supervisor with sstatus.SUM; starts out by borrowing from set 1
+//   set 0         supervisor     { Read, Write, Exec } x TLB_ENTRIES entries, { Read, Write } x MICRO_ENTRIES
+//   set 1 + 2 c   user, in the address space of context c (tlb-contexts.ts)
+//   set 2 + 2 c   supervisor with sstatus.SUM there; starts out by borrowing from set 0
 //
 // An entry is 16 bytes: i64 tag, the page's address, or all ones when empty; then i32. Of Read and Write
 // the word is host - va; of Exec it is the byte address of the decoded page. A page stands in Write only
@@ -23,7 +23,8 @@ export const MICRO_BYTES = MICRO_ENTRIES * ENTRY_BYTES;
 export const MICRO_READ = 3 * KIND_BYTES;
 export const MICRO_WRITE = MICRO_READ + MICRO_BYTES;
 export const SET_BYTES = MICRO_WRITE + MICRO_BYTES;
-export const TLB_SETS = 3;
+export const CONTEXTS = 4;
+export const TLB_SETS = 1 + 2 * CONTEXTS;
 export const TLB_BYTES = TLB_SETS * SET_BYTES;
 
 // Behind the sets, from the block's start:
@@ -41,7 +42,8 @@ export const HOST_BYTES = HOST_ENTRIES * 8;
 /** One word per frame of the arena. */
 export const HELD_AT = HOST_AT + HOST_BYTES;
 
-export const TlbSet = { User: 0, Supervisor: 1, SupervisorSum: 2 } as const;
+/** The latter two are those of context 0. */
+export const TlbSet = { Supervisor: 0, User: 1, SupervisorSum: 2 } as const;
 /** The byte offset of an entry among its kind is `(va >>> 8) & INDEX_MASK`. */
 export const INDEX_MASK = (TLB_ENTRIES - 1) * ENTRY_BYTES;
 

@@ -1,6 +1,7 @@
 import type { Pfn } from '../base/units.ts';
 import { type HostTlb, hostBytes } from './host-tlb.ts';
 import { Access, type VcpuPtr } from './interface.ts';
+import { TlbContexts } from './tlb-contexts.ts';
 import {
   FILTER_AT,
   FILTER_BYTES,
@@ -15,14 +16,12 @@ import {
   SUPERPAGE_BYTES,
   SUPERPAGE_HASH,
   SUPERPAGE_HASH_BITS,
-  TLB_BYTES,
   TLB_SETS,
   TlbSet,
 } from './tlb-layout.ts';
 import { AT, CROSS_ENTRIES, CROSS_WORDS, Privilege, Status } from './vcpu.ts';
 
 const KIND_WORDS = KIND_BYTES / 4;
-const SET_WORDS = SET_BYTES / 4;
 
 /** Fills bytes of the arena; wasm's memory.fill. */
 export type Fill = (byteAddress: number, value: number, bytes: number) => void;
@@ -56,6 +55,7 @@ export class Tlb {
   readonly #bytes: Uint8Array;
   readonly #ops: TlbOps;
   readonly #host: HostTlb;
+  readonly #contexts: TlbContexts;
   /** Of the arena, those before the first included. */
   readonly #frames: number;
 
@@ -64,19 +64,23 @@ export class Tlb {
     this.#bytes = new Uint8Array(words.buffer);
     this.#ops = ops;
     this.#host = host;
+    this.#contexts = new TlbContexts(words);
     this.#frames = frames;
   }
 
-  /** Points the vCPU at the set that its privilege and SUM ask for. After any change of either. */
+  /** Points the vCPU at the set that its privilege and SUM ask for. After any change of either, or of the context. */
   select(vcpu: VcpuPtr): void {
     const w = this.#words;
-    let set: number = TlbSet.User;
+    const context = 2 * w[vcpu + AT.context]! * SET_BYTES;
+    const sum = TlbSet.SupervisorSum * SET_BYTES + context;
+    let base = TlbSet.User * SET_BYTES + context;
     if (w[vcpu + AT.privilege] === Privilege.Supervisor) {
-      set = (w[vcpu + AT.sstatus]! & Status.SUM) === 0 ? TlbSet.Supervisor : TlbSet.SupervisorSum;
+      base = (w[vcpu + AT.sstatus]! & Status.SUM) === 0 ? TlbSet.Supervisor * SET_BYTES : sum;
     }
-    w[vcpu + AT.tlbBase] = w[vcpu + AT.tlb]! * 4 + set * SET_BYTES;
+    w[vcpu + AT.tlbBase] = w[vcpu + AT.tlb]! * 4 + base;
+    w[vcpu + AT.tlbSum] = sum;
     // What a supervisor may do without SUM it may do with it.
-    w[vcpu + AT.tlbBorrow] = set === TlbSet.SupervisorSum ? SET_BYTES : 0;
+    w[vcpu + AT.tlbBorrow] = base === sum ? sum : 0;
   }
 
   /** Word index of the entry for a page in the set in use; `lo` is the low word of its address. */
@@ -106,14 +110,29 @@ export class Tlb {
 
   /** All that rests on the guest's page tables. */
   flush(vcpu: VcpuPtr): void {
-    const w = this.#words;
-    const block = w[vcpu + AT.tlb]! * 4;
+    const block = this.#words[vcpu + AT.tlb]! * 4;
+    this.#contexts.keepCurrent(vcpu);
     if (block !== 0) {
-      this.#ops.fill(block, 0xff, TLB_BYTES);
+      this.#emptySupervisor(vcpu);
+      this.#emptyContext(vcpu);
       this.#ops.fill(block + SUPERPAGE_AT, 0, SUPERPAGE_BYTES);
     }
-    w[vcpu + AT.tlbLocal] = 0;
     this.dropCrossing(vcpu);
+  }
+
+  #emptySupervisor(vcpu: VcpuPtr): void {
+    this.#ops.fill(this.#setByte(vcpu, TlbSet.Supervisor), 0xff, SET_BYTES);
+    this.#words[vcpu + AT.tlbLocal] = 0;
+  }
+
+  /** Both sets of the current context: they are neighbours. */
+  #emptyContext(vcpu: VcpuPtr): void {
+    const first = TlbSet.User + 2 * this.#words[vcpu + AT.context]!;
+    this.#ops.fill(this.#setByte(vcpu, first), 0xff, 2 * SET_BYTES);
+  }
+
+  #setByte(vcpu: VcpuPtr, set: number): number {
+    return this.#words[vcpu + AT.tlb]! * 4 + set * SET_BYTES;
   }
 
   /** All that rests on frames: the TLBs, the host's too, and the reservation (J-10). */
@@ -134,6 +153,7 @@ export class Tlb {
     const filter = block + FILTER_AT;
     if (!this.#markHeld(vcpu, filter, pfns, count)) return;
     for (let set = 0; set < TLB_SETS; set++) {
+      if (!this.#contexts.isLive(vcpu, set)) continue;
       const first = block + set * SET_BYTES;
       this.#ops.dropFrames(first, first + 2 * KIND_BYTES, filter);
       this.#ops.dropFrames(first + MICRO_READ, first + SET_BYTES, filter);
@@ -159,71 +179,56 @@ export class Tlb {
     return some;
   }
 
-  /** What another address space must not see. The supervisor's set mostly holds global pages only. */
-  flushLocal(vcpu: VcpuPtr): void {
-    const w = this.#words;
-    if (w[vcpu + AT.tlbLocal] !== 0) {
+  /** After a change of satp. The supervisor's set mostly holds global pages only, which all spaces have. */
+  enterSpace(vcpu: VcpuPtr): void {
+    if (this.#words[vcpu + AT.tlbLocal] !== 0) this.#emptySupervisor(vcpu);
+    if (!this.#contexts.enter(vcpu)) this.#emptyContext(vcpu);
+    this.dropCrossing(vcpu);
+    this.select(vcpu);
+  }
+
+  /** `sfence.vma` without an address; an asid below 0 is everybody's, and global pages too. */
+  fence(vcpu: VcpuPtr, asid: number): void {
+    if (asid < 0) {
       this.flush(vcpu);
       return;
     }
-    const tlb = w[vcpu + AT.tlb]! * 4;
-    this.#ops.fill(tlb + TlbSet.User * SET_BYTES, 0xff, SET_BYTES);
-    this.#ops.fill(tlb + TlbSet.SupervisorSum * SET_BYTES, 0xff, SET_BYTES);
+    if (!this.#contexts.forget(vcpu, asid)) return;
+    if (this.#words[vcpu + AT.tlbLocal] !== 0) this.#emptySupervisor(vcpu);
+    this.#emptyContext(vcpu);
     this.dropCrossing(vcpu);
   }
 
-  /** The leaf that translates one address: its page, or those of the superpage that it may be part of. */
-  flushPage(vcpu: VcpuPtr, lo: number, hi: number): void {
-    const first = this.#words[vcpu + AT.tlb]! + (((lo >>> 8) & INDEX_MASK) >>> 2);
+  /** `sfence.vma` of one address: the leaf that translates it, a page or the superpage that it may be part of. */
+  fencePage(vcpu: VcpuPtr, asid: number, lo: number, hi: number): void {
     for (let set = 0; set < TLB_SETS; set++) {
-      for (let kind = 0; kind < 3; kind++) {
-        this.#dropPage(first + set * SET_WORDS + kind * KIND_WORDS, lo, hi);
+      if (!this.#contexts.isLive(vcpu, set) || !this.#contexts.concerns(vcpu, set, asid)) continue;
+      const first = this.#setByte(vcpu, set);
+      for (let kind = 0; kind < 3; kind++) this.#dropPage((first + kind * KIND_BYTES) >>> 2, lo, hi);
+      for (let level = 1; level <= 2; level++) {
+        if (this.#hasSuperpage(vcpu, lo, hi, level)) this.#dropRegion(first, lo, hi, level);
       }
+      // All of them: to fill one anew is cheaper than to look at each.
+      this.#ops.fill(first + MICRO_READ, 0xff, 2 * MICRO_BYTES);
     }
-    for (let level = 1; level <= 2; level++) {
-      if (this.#hasSuperpage(vcpu, lo, hi, level)) this.#dropRegion(vcpu, lo, hi, level);
-    }
-    this.#dropMicro(vcpu);
     this.dropCrossing(vcpu);
   }
 
   /** Of a 2 MiB region, the entries that can be of it are half of each kind: neighbours. */
-  #dropRegion(vcpu: VcpuPtr, lo: number, hi: number, level: number): void {
+  #dropRegion(set: number, lo: number, hi: number, level: number): void {
     const half = level === 1 ? KIND_BYTES / 2 : KIND_BYTES;
     const offset = level === 1 ? ((lo >>> 21) & 1) * half : 0;
-    for (let set = 0; set < TLB_SETS; set++) {
-      for (let kind = 0; kind < 3; kind++) {
-        const first = this.#words[vcpu + AT.tlb]! * 4 + set * SET_BYTES + kind * KIND_BYTES + offset;
-        this.#ops.dropRegion(first, first + half, lo, hi, SUPERPAGE_HASH[level]!.shift);
-      }
+    for (let kind = 0; kind < 3; kind++) {
+      const first = set + kind * KIND_BYTES + offset;
+      this.#ops.dropRegion(first, first + half, lo, hi, SUPERPAGE_HASH[level]!.shift);
     }
   }
 
-  #dropPage(at: number, lo: number, hi: number): void {
+  /** If the entry, of those of one kind from word `first` on, is the page's. */
+  #dropPage(first: number, lo: number, hi: number): void {
     const w = this.#words;
+    const at = first + (((lo >>> 8) & INDEX_MASK) >>> 2);
     if (w[at] === (lo & ~0xfff) && w[at + 1] === hi) w.fill(-1, at, at + 2);
-  }
-
-  /** All micro entries: to fill one anew is cheaper than to look at each. */
-  #dropMicro(vcpu: VcpuPtr): void {
-    const first = this.#words[vcpu + AT.tlb]! * 4 + MICRO_READ;
-    for (let set = 0; set < TLB_SETS; set++) this.#ops.fill(first + set * SET_BYTES, 0xff, 2 * MICRO_BYTES);
-  }
-
-  /** `sfence.vma` without an address; an asid below 0 is everybody's. */
-  fence(vcpu: VcpuPtr, asid: number): void {
-    if (asid < 0) this.flush(vcpu);
-    else if (this.#isCurrent(vcpu, asid)) this.flushLocal(vcpu);
-  }
-
-  /** `sfence.vma` of one address. */
-  fencePage(vcpu: VcpuPtr, asid: number, lo: number, hi: number): void {
-    if (asid < 0 || this.#isCurrent(vcpu, asid)) this.flushPage(vcpu, lo, hi);
-  }
-
-  /** Of an address space that is not the current one nothing is cached. */
-  #isCurrent(vcpu: VcpuPtr, asid: number): boolean {
-    return ((this.#words[vcpu + AT.satp + 1]! >>> 12) & 0xffff) === asid;
   }
 
   /** Remembers that pages of the superpage around an address may be cached. */
@@ -250,9 +255,9 @@ export class Tlb {
 
   /** All Exec entries. */
   flushExec(vcpu: VcpuPtr): void {
-    const tlb = this.#words[vcpu + AT.tlb]! * 4;
     for (let set = 0; set < TLB_SETS; set++) {
-      this.#ops.fill(tlb + set * SET_BYTES + Access.Exec * KIND_BYTES, 0xff, KIND_BYTES);
+      if (!this.#contexts.isLive(vcpu, set)) continue;
+      this.#ops.fill(this.#setByte(vcpu, set) + Access.Exec * KIND_BYTES, 0xff, KIND_BYTES);
     }
     this.dropCrossing(vcpu);
   }
@@ -271,9 +276,9 @@ export class Tlb {
 
   /** Matching entries of a part of every set; see DropMatching. */
   #drop(vcpu: VcpuPtr, part: number, bytes: number, mask: number, sum: number): void {
-    const tlb = this.#words[vcpu + AT.tlb]! * 4 + part;
     for (let set = 0; set < TLB_SETS; set++) {
-      const first = tlb + set * SET_BYTES;
+      if (!this.#contexts.isLive(vcpu, set)) continue;
+      const first = this.#setByte(vcpu, set) + part;
       this.#ops.dropMatching(first, first + bytes, mask, sum);
     }
   }

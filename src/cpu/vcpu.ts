@@ -1,5 +1,6 @@
 import { array, i32, type Ptr, ptr, type Struct, struct, u64 } from '../sync/struct.ts';
 import type { VcpuPtr } from './interface.ts';
+import { CONTEXTS } from './tlb-layout.ts';
 
 // One vCPU is one record in the arena, so that any runner can pick it up (design 3.4). The first part is
 // what the guest can see, hence what a snapshot keeps; the rest is ours and starts from zero.
@@ -26,6 +27,9 @@ export const Status = {
 /** Instructions that straddle two pages are decoded into this many private places of 16 words. */
 export const CROSS_ENTRIES = 16;
 export const CROSS_WORDS = 16;
+
+/** Words for a context of the TLB. */
+export const CONTEXT_WORDS = 3;
 
 const FIELDS = {
   // What the guest sees.
@@ -78,6 +82,10 @@ const FIELDS = {
   tlb: i32, //            word index of the TLB sets, 0 before the first run
   tlbBase: i32, //        byte address of the set in use
   tlbBorrow: i32, //      bytes back to the set whose entries are valid in this one too
+  tlbSum: i32, //         bytes from the supervisor's set to its set with SUM
+  context: i32, //        the current one of the contexts
+  contextClock: i32, //   counts changes of context
+  contexts: array(CONTEXTS * CONTEXT_WORDS), // { satp low, satp high, contextClock when entered }
   tlbLocal: i32, //       1 when the supervisor set has entries of pages that are not global
   code: ptr('code'),
   codeSeen: i32, //       the code cache's generation that the X-TLB agrees with
