@@ -12,6 +12,10 @@ import { type Form, guarded, type InlineContext } from './inline-site.ts';
 /** The wasm type of what `emitInline` leaves for the function `name`. */
 export const resultType = (name: string): ValType => (/^(eq|lt|le|class|cvt_w|cvt_l)/.test(name) ? I64 : F64);
 
+/** Whether an instruction of this name leaves a boxed single in its f register. */
+export const isSingle = (instruction: string): boolean =>
+  /^(flw|fmv\.w\.x|fcvt\.s\..*|f(?!cvt).*\.s)$/.test(instruction);
+
 /**
  * Emits cpu/float's function `name` with native instructions, the exact function behind them, and leaves
  * the result, of `resultType(name)`. False, and nothing emitted, when there is no such form.

@@ -18,7 +18,7 @@ export function planRegion(fetch: Fetch, heads: readonly number[]): RegionPlan |
 }
 
 /** Several regions as one module, since a module costs as much as a hundred instructions. Exports r0, r1 ... */
-export function writeBatch(plans: readonly RegionPlan[], shared: boolean) {
+export function writeBatch(plans: readonly RegionPlan[], shared: boolean, fused: boolean) {
   const m = new ModuleBuilder();
   m.importMemory('env', 'memory', { shared, maximum: 65536 });
   const imported = new Map<string, FunctionIndex>();
@@ -30,7 +30,7 @@ export function writeBatch(plans: readonly RegionPlan[], shared: boolean) {
     return index;
   };
   for (const [i, plan] of plans.entries()) {
-    m.define(`r${i}`, REGION_TYPE, c => writeRegion(c, plan, indexOf));
+    m.define(`r${i}`, REGION_TYPE, c => writeRegion(c, plan, { imported: indexOf, fused }));
   }
   return m.finish();
 }

@@ -1,16 +1,20 @@
 import type { Code, Label, MemoryOp, PlainOp } from '../../wasm/code.ts';
-import { I32 } from '../../wasm/encoder.ts';
+import { F64, I32 } from '../../wasm/encoder.ts';
 import { STATUS_WRITABLE, storageImm } from '../csr.ts';
 import { immediateOf, rdOf, rs1Of, rs2Of, rs3Of } from '../decode.ts';
 import type { Bytes, CsrHow, Emit, Helper } from '../emit.ts';
 import { combine, selectSum, wholeStatus } from '../emit-csr.ts';
+import { emitInline, isSingle, resultType } from '../float/inline.ts';
+import { boxed } from '../float/inline-site.ts';
 import type { Format } from '../instruction.ts';
 import { INSTRUCTIONS } from '../instructions.ts';
 import { ENTRY_BYTES, MICRO_READ, MICRO_WRITE } from '../tlb-layout.ts';
 import { AT, Status } from '../vcpu.ts';
 import type { Step } from './discover.ts';
 import type { RegisterLocals } from './exits.ts';
+import { Scratch } from './scratch.ts';
 import { Leave, PARAM, type RegionLocals } from './signature.ts';
+import type { Addends } from './stride.ts';
 
 /** Where a step's jumps go; the writer of the region knows. */
 export type Jumps = {
@@ -27,6 +31,8 @@ export type RegionParts = {
   readonly registers: RegisterLocals;
   /** Index of an imported function by its name in the core module. */
   readonly imported: (name: string) => number;
+  /** Vectors' relaxed_madd rounds once. */
+  readonly fused: boolean;
 };
 
 /** Where a step stands in its region. */
@@ -53,16 +59,25 @@ export class RegionEmit implements Emit {
   #imm = 0;
   #place!: Place;
   #fs: number = Fs.Unknown;
+  #addends: Addends | undefined;
+  /** Bit n: fn is known to hold a boxed single. */
+  #boxed = 0;
+  /** What was pushed for an f register is a number already, not an image. */
+  #isNumber = false;
+  readonly #scratch: Scratch;
 
   constructor(parts: RegionParts) {
     this.c = parts.c;
     this.#l = parts.l;
     this.#parts = parts;
+    this.#scratch = new Scratch(parts.c);
   }
 
-  /** A block begins: what was known of FS need not hold. */
-  beginBlock(): void {
+  /** A block begins: what was known of FS need not hold. Its accesses are by `addends` alone, if given. */
+  beginBlock(addends?: Addends): void {
+    this.#addends = addends;
     this.#fs = Fs.Unknown;
+    this.#boxed = 0;
   }
 
   emit(step: Step, place: Place): void {
@@ -70,14 +85,23 @@ export class RegionEmit implements Emit {
     this.#step = step;
     this.#format = row.format;
     this.#place = place;
+    this.#isNumber = false;
+    this.#scratch.reset();
     const { imm } = row.format;
     this.#imm = imm === 'csr' ? storageImm(step.word >>> 20) : immediateOf(step.word, imm);
     row.emit?.(this);
+    const bit = row.format.rd === 'f' ? 1 << rdOf(step.word) : 0;
+    this.#boxed = isSingle(row.name) ? this.#boxed | bit : this.#boxed & ~bit;
   }
 
   #push(file: 'x' | 'f' | undefined, n: number): void {
+    this.#pushLocal(file, n);
+    if (file === 'f') this.c.op('i64_reinterpret_f64');
+  }
+
+  #pushLocal(file: 'x' | 'f' | undefined, n: number): void {
     const { registers } = this.#parts;
-    if (file === 'f') this.c.get(registers.f[n]!).op('i64_reinterpret_f64');
+    if (file === 'f') this.c.get(registers.f[n]!);
     else if (n === 0) this.c.i64(0);
     else this.c.get(registers.x[n]!);
   }
@@ -114,8 +138,10 @@ export class RegionEmit implements Emit {
   rd(value: () => void): void {
     value();
     const n = rdOf(this.#step.word);
-    if (this.#format.rd === 'f') this.c.op('f64_reinterpret_i64').set(this.#parts.registers.f[n]!);
-    else if (n === 0) this.c.op('drop');
+    if (this.#format.rd === 'f') {
+      if (!this.#isNumber) this.c.op('f64_reinterpret_i64');
+      this.c.set(this.#parts.registers.f[n]!);
+    } else if (n === 0) this.c.op('drop');
     else this.c.set(this.#parts.registers.x[n]!);
   }
 
@@ -148,6 +174,11 @@ export class RegionEmit implements Emit {
     const { c } = this;
     const { ea, tlb } = this.#l;
     const micro = kind + rs1Of(this.#step.word) * ENTRY_BYTES;
+    const addend = this.#addends?.get(micro);
+    if (addend !== undefined) {
+      c.get(ea).op('i32_wrap_i64').get(addend).op('i32_add');
+      return;
+    }
     // The low bits stay in the comparison, so a misaligned access misses.
     c.get(tlb).mem('i64_load', micro);
     c.get(ea)
@@ -190,6 +221,13 @@ export class RegionEmit implements Emit {
       this.c.mem('f64_load');
       after?.();
       this.c.set(this.#parts.registers.f[rdOf(this.#step.word)]!);
+      return;
+    }
+    if (this.#format.rd === 'f') {
+      this.c.set(this.#l.host);
+      boxed(c => void c.get(this.#l.host).mem('f32_load'))(this.c);
+      this.c.set(this.#parts.registers.f[rdOf(this.#step.word)]!);
+      this.dirtyFp();
       return;
     }
     this.rd(() => {
@@ -364,10 +402,28 @@ export class RegionEmit implements Emit {
   }
 
   float(name: string, operands: () => void, rounds: boolean): void {
-    this.c.get(cpu);
-    operands();
-    if (rounds) this.#roundingMode();
-    this.c.call(this.#parts.imported(`float_${name}`));
+    const { c } = this;
+    const call = () => {
+      c.get(cpu);
+      operands();
+      if (rounds) this.#roundingMode();
+      c.call(this.#parts.imported(`float_${name}`));
+    };
+    const { word } = this.#step;
+    const registers = [rs1Of(word), rs2Of(word), rs3Of(word)];
+    const { rs1, rs2, rs3 } = this.#format;
+    const isInline = emitInline(c, name, {
+      operand: i => this.#pushLocal([rs1, rs2, rs3][i], registers[i]!),
+      same: registers[0] === registers[1],
+      isBoxed: i => (this.#boxed & (1 << registers[i]!)) !== 0,
+      rm: this.#imm,
+      native: this.#l.native,
+      call,
+      scratch: type => this.#scratch.take(type),
+      fused: this.#parts.fused,
+    });
+    if (!isInline) call();
+    this.#isNumber = isInline && resultType(name) === F64;
   }
 
   #requireSupervisor(): void {

@@ -31,6 +31,8 @@ export function declareLocals(c: Code) {
     a32: c.local(I32),
     b32: c.local(I32),
     native: c.local(I32),
+    rounds: c.local(I32),
+    bound: c.local(I32),
     out: c.local(I64),
     target: c.local(I64),
     ea: c.local(I64),

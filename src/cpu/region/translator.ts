@@ -3,6 +3,7 @@ import { type Arena, frameByte } from '../../sync/arena.ts';
 import type { CodeCache } from '../code-cache.ts';
 import { Op, RECORD, RECORD_BYTES, SLOT_ENTRIES } from '../decoded.ts';
 import type { Decoder } from '../decoder.ts';
+import { isMaddFused } from '../float/fused-probe.ts';
 import type { VcpuPtr } from '../interface.ts';
 import { AT, type CodePtr } from '../vcpu.ts';
 import { planRegion, writeBatch } from './batch.ts';
@@ -54,6 +55,9 @@ export class Translator {
   readonly #entry;
   readonly #region;
   #queue: Head[] = [];
+  #fused: boolean | undefined;
+  /** For `--stats`. */
+  readonly stats = { regions: 0, batches: 0, wasmBytes: 0, instructions: 0, milliseconds: 0, drops: 0 };
 
   constructor(parts: TranslatorParts) {
     this.#parts = parts;
@@ -113,6 +117,7 @@ export class Translator {
     const bytes = writeBatch(
       planned.map(p => p.plan),
       arena.shared,
+      this.#isFused(),
     );
     const entries = planned.reduce((n, p) => n + p.plan.d.entries.length, 0);
     if (this.#isFull(code, planned.length, entries, bytes.length)) {
@@ -128,6 +133,11 @@ export class Translator {
     this.#count('translatedRegions', code, planned.length);
     this.#count('translatedBytes', code, bytes.length);
     for (const { plan } of planned) this.#count('translatedInstructions', code, plan.d.instructions);
+  }
+
+  #isFused(): boolean {
+    this.#fused ??= isMaddFused();
+    return this.#fused;
   }
 
   #isFull(code: CodePtr, regions: number, entries: number, bytes: number): boolean {

@@ -1,13 +1,16 @@
 import type { Code, Label } from '../../wasm/code.ts';
 import { F64, I64 } from '../../wasm/encoder.ts';
 import { SLOT_ENTRIES } from '../decoded.ts';
+import { NATIVE } from '../float/inline-site.ts';
+import { INSTRUCTIONS } from '../instructions.ts';
 import { AT } from '../vcpu.ts';
 import { type Block, type Discovery, Flow, type Step } from './discover.ts';
 import { Exits, type RegisterLocals, readIn } from './exits.ts';
 import { type Graph, goesAround, hasIndirect } from './graph.ts';
-import { type Jumps, RegionEmit } from './region-emit.ts';
+import { type Jumps, RegionEmit, type RegionParts } from './region-emit.ts';
 import { mayLeave, type RegisterSet, type Registers, union, written } from './registers.ts';
 import { declareLocals, PARAM, type RegionLocals } from './signature.ts';
+import { type Addends, enterWindows, type Window, windowsOf } from './stride.ts';
 
 // A region's body. Blocks become structured code by the dominator tree: Ramsey, "Beyond Relooper" (2022).
 // `left` is lowered at the start of each block; that enough of it is left to reach the next check is
@@ -17,8 +20,8 @@ const { cpu, label: labelParam, base, slot, page } = PARAM;
 
 export type RegionPlan = { readonly d: Discovery; readonly g: Graph; readonly r: Registers };
 
-export function writeRegion(c: Code, plan: RegionPlan, imported: (name: string) => number): void {
-  new RegionWriter(c, plan, imported).write();
+export function writeRegion(c: Code, plan: RegionPlan, parts: Pick<RegionParts, 'imported' | 'fused'>): void {
+  new RegionWriter(c, plan, parts).write();
 }
 
 class RegionWriter {
@@ -33,7 +36,7 @@ class RegionWriter {
   readonly #labels: Label[] = [];
   readonly #loops: Label[] = [];
 
-  constructor(c: Code, plan: RegionPlan, imported: (name: string) => number) {
+  constructor(c: Code, plan: RegionPlan, parts: Pick<RegionParts, 'imported' | 'fused'>) {
     this.#c = c;
     this.#d = plan.d;
     this.#g = plan.g;
@@ -42,7 +45,7 @@ class RegionWriter {
     const many = (type: typeof I64 | typeof F64) => Array.from({ length: 32 }, () => c.local(type));
     this.#registers = { x: many(I64), f: many(F64) };
     this.#exits = new Exits(this.#registers);
-    this.#emit = new RegionEmit({ c, l: this.#l, registers: this.#registers, imported });
+    this.#emit = new RegionEmit({ c, l: this.#l, registers: this.#registers, ...parts });
   }
 
   write(): void {
@@ -54,6 +57,7 @@ class RegionWriter {
     c.get(cpu)
       .mem('i32_load', AT.tlbBase * 4)
       .set(tlb);
+    if (this.#d.blocks.some(b => b.steps.some(isFloat))) this.#setNative();
     for (const block of this.#d.blocks) this.#announce(block);
     c.block(epilogue => {
       this.#exits.open(c);
@@ -67,6 +71,19 @@ class RegionWriter {
       .get(left)
       .mem('i32_store', AT.left * 4);
     c.get(reason);
+  }
+
+  /** NX and frm don't change unless the region is left, but for NX being raised. */
+  #setNative(): void {
+    const c = this.#c;
+    c.i32(NATIVE).i32(0);
+    c.get(cpu)
+      .mem('i32_load', AT.frm * 4)
+      .op('i32_eqz');
+    c.get(cpu)
+      .mem('i32_load', AT.fflags * 4)
+      .op('i32_and', 'select')
+      .set(this.#l.native);
   }
 
   #isReached(block: Block): boolean {
@@ -148,12 +165,40 @@ class RegionWriter {
   }
 
   #block(block: Block): void {
+    if (this.#isHeader(block.index)) this.#checkBudget(block.start, this.#r.dirtyIn[block.index]!);
+    const windows = this.#isHeader(block.index) ? windowsOf(block) : undefined;
+    if (windows === undefined || goesAround(this.#g, block.index, block.index))
+      this.#body(block, this.#jumps(block));
+    else this.#strideLoop(block, windows);
+  }
+
+  #strideLoop(block: Block, windows: readonly Window[]): void {
+    const c = this.#c;
+    const l = this.#l;
+    const { branch } = this.#jumps(block);
+    const parts = { c, l, registers: this.#registers, count: block.count, reserve: this.#d.instructions };
+    c.block(next => {
+      const otherwise = () => void c.br(next);
+      c.block(slow => {
+        const { addends } = enterWindows(parts, windows, slow);
+        c.loop(again => {
+          const onward = () => {
+            c.get(l.left).get(l.bound).op('i32_gt_s').brIf(again);
+            branch();
+          };
+          this.#body(block, { ...this.#jumps(block), branch: onward, otherwise }, addends);
+        });
+      });
+      this.#body(block, { ...this.#jumps(block), otherwise });
+    });
+    this.#goTo(block, block.next);
+  }
+
+  #body(block: Block, jumps: Jumps, addends?: Addends): void {
     const c = this.#c;
     const { left } = this.#l;
-    if (this.#isHeader(block.index)) this.#checkBudget(block.start, this.#r.dirtyIn[block.index]!);
     if (block.count > 0) c.get(left).i32(block.count).op('i32_sub').set(left);
-    this.#emit.beginBlock();
-    const jumps = this.#jumps(block);
+    this.#emit.beginBlock(addends);
     let dirty = this.#r.dirtyIn[block.index]!;
     block.steps.forEach((step, i) => {
       this.#step(block, step, i, dirty, jumps);
@@ -226,4 +271,10 @@ class RegionWriter {
       });
     });
   }
+}
+
+/** Whether `native` may decide how the step is done. */
+function isFloat(step: Step): boolean {
+  const { rd, rs1, rs2, imm } = INSTRUCTIONS[step.row]!.format;
+  return imm === 'rm' && (rd === 'f' || rs1 === 'f' || rs2 === 'f');
 }
