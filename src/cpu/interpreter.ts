@@ -21,6 +21,7 @@ import {
 import { defineMisses } from './interpreter-misses.ts';
 import { defineTranslate } from './interpreter-translate.ts';
 import { defineMultiplyHigh } from './multiply-high.ts';
+import { MAX_INSTRUCTIONS } from './region/discover.ts';
 import { ENTRY, ENTRY_SIZE } from './region/layout.ts';
 import { Leave, REGION_TYPE } from './region/signature.ts';
 import { HEAT_MASK, HOT, INDEX_MASK, KIND_BYTES } from './tlb-layout.ts';
@@ -115,11 +116,12 @@ function writeRun(c: Code, imports: Imports, f: Internals, hot: number): void {
     reload(c, l);
     c.loop(lookup => {
       writeLookup(c, l, { imports, f, resync, lookup });
-      // Where a slice begins says nothing.
+      // Where a slice begins says nothing, nor does what follows a step near its end.
       c.get(l.left)
         .get(CPU)
         .mem('i32_load', AT.budget * 4)
         .op('i32_ne');
+      c.get(l.left).i32(Math.min(MAX_INSTRUCTIONS, hot)).op('i32_gt_u', 'i32_and');
       c.if(() => count(resync));
       c.block(slow => {
         c.block(done => {
