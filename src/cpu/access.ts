@@ -1,6 +1,6 @@
 import type { Pfn } from '../base/units.ts';
 import { type Arena, frameByte } from '../sync/arena.ts';
-import type { CodeCache } from './code-cache.ts';
+import { BUSY, type CodeCache } from './code-cache.ts';
 import { isLong } from './decode.ts';
 import { Op, RECORD } from './decoded.ts';
 import { type Decoder, extendOf } from './decoder.ts';
@@ -11,8 +11,11 @@ import type { Tlb } from './tlb.ts';
 import { ACCESS_FAULT, Cause, type Traps } from './trap.ts';
 import { AT, CROSS_ENTRIES, CROSS_WORDS } from './vcpu.ts';
 
-/** What flushes the Exec entries of the VM's other vCPUs. */
-export type FlushOthers = ((vcpu: VcpuPtr) => void) | undefined;
+/**
+ * Returns when no other vCPU of the VM can use a Write entry for the frame, or, for frame 0, an Exec entry for a page
+ * that was dropped, of those it had before the call. See CpuOptions.
+ */
+export type FlushOthers = ((vcpu: VcpuPtr, pfn: Pfn | 0) => void) | undefined;
 
 export type AccessParts = {
   arena: Arena;
@@ -23,6 +26,8 @@ export type AccessParts = {
   decoder: Decoder;
   flushes: FlushRequests;
   flushOthers: FlushOthers;
+  /** Eight aligned bytes by one store. */
+  copy64(to: number, from: number): void;
 };
 
 /**
@@ -127,9 +132,10 @@ export class SlowAccess {
   /** Aligned stores are single ones, as other harts may look. */
   #put(vcpu: VcpuPtr, at: number, bytes: number): void {
     const data = vcpu + AT.data;
-    if (bytes >= 4 && at % bytes === 0) {
+    if (bytes === 8 && at % 8 === 0) {
+      this.#parts.copy64(at, data * 4);
+    } else if (bytes === 4 && at % 4 === 0) {
       this.#words[at >>> 2] = this.#words[data]!;
-      if (bytes === 8) this.#words[(at >>> 2) + 1] = this.#words[data + 1]!;
     } else if (bytes === 2 && at % 2 === 0) {
       this.#halves[at / 2] = this.#words[data]!;
     } else {
@@ -207,36 +213,52 @@ export class SlowAccess {
     const pfn = this.#ram(vcpu, Access.Exec, lo, hi);
     if (pfn < 0) return;
     const slot = this.#slot(vcpu, pfn);
-    this.#parts.tlb.insert(vcpu, Access.Exec, lo, hi, slot);
+    if (slot !== 0) this.#parts.tlb.insert(vcpu, Access.Exec, lo, hi, slot);
   }
 
-  /** The decoded page of a frame; from now on stores to the frame come here. */
+  /**
+   * The decoded page of a frame; from now on stores to the frame come here. 0 when the fetch is to be begun again,
+   * as this vCPU was outside meanwhile and had requests to serve, or another makes the page.
+   */
   #slot(vcpu: VcpuPtr, pfn: Pfn): number {
     this.#parts.flushes.noticeDrops(vcpu);
     const { cache, tlb } = this.#parts;
     const code = this.#words[vcpu + AT.code]! as never;
-    let slot = cache.find(code, pfn);
-    if (slot !== 0) return slot;
-    slot = cache.add(code, pfn);
-    while (slot === 0) {
-      this.#makeRoom(vcpu);
-      slot = cache.add(code, pfn);
+    const found = cache.find(code, pfn);
+    if (found !== 0) return found;
+    const slot = cache.begin(code, pfn);
+    if (slot < 0) {
+      if (slot !== BUSY) this.#makeRoom(vcpu);
+      return 0;
+    }
+    tlb.dropWrites(vcpu, pfn);
+    if (!this.#tellOthers(vcpu, pfn)) {
+      cache.abandon(code, pfn, slot);
+      return 0;
     }
     // Should the frame have been zapped since it was resolved, the drop came before the page was here; the
     // flush that goes with it makes good for that. See FlushRequests.
     this.#words[vcpu + AT.codeAdded + 1] = this.#words[vcpu + AT.codeAdded]!;
     this.#words[vcpu + AT.codeAdded] = pfn;
-    tlb.dropWrites(vcpu, pfn);
-    this.#parts.flushOthers?.(vcpu);
-    return slot;
+    return cache.publish(code, pfn, slot);
+  }
+
+  /**
+   * Returns when no other vCPU can store to the frame without noticing that it is code, or, without one, execute
+   * from a page that was dropped. Outside meanwhile, so that two that tell each other don't wait for ever; false
+   * if this vCPU was asked for something, as what it has resolved may be gone.
+   */
+  #tellOthers(vcpu: VcpuPtr, pfn: Pfn | 0): boolean {
+    const { flushOthers, mmu } = this.#parts;
+    return flushOthers === undefined || mmu.outside(vcpu, () => flushOthers(vcpu, pfn));
   }
 
   #makeRoom(vcpu: VcpuPtr): void {
     const { cache, tlb } = this.#parts;
     const code = this.#words[vcpu + AT.code]! as never;
-    cache.evict(code);
+    if (!cache.tryEvict(code)) return;
     tlb.flushExec(vcpu);
-    this.#parts.flushOthers?.(vcpu);
+    this.#tellOthers(vcpu, 0);
     cache.reclaim(code);
   }
 
@@ -249,8 +271,7 @@ export class SlowAccess {
     const second = this.#ram(vcpu, Access.Exec, nextPageLo(lo), nextPageHi(lo, hi));
     if (second < 0) return;
     // Both frames are code now, so that no store to either goes unnoticed.
-    this.#slot(vcpu, first);
-    this.#slot(vcpu, second);
+    if (this.#slot(vcpu, first) === 0 || this.#slot(vcpu, second) === 0) return;
     const low = this.#halves[frameByte(first) / 2 + 2047]!;
     const raw = low | (this.#halves[frameByte(second) / 2]! << 16);
     const at = vcpu + AT.cross + ((lo >>> 12) % CROSS_ENTRIES) * CROSS_WORDS;

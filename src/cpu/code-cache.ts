@@ -10,13 +10,17 @@ import type { CodePtr } from './vcpu.ts';
 //
 //   free      frames[slot] is 0
 //   live      frames[slot] is a frame whose map word is slot + 1
-//   claimed   frames[slot] is a frame with CLAIMED set: its owner is about to put it in the map
+//   claimed   frames[slot] is a frame with CLAIMED set, and the map word is -(slot + 1): one vCPU makes the page, and
+//             no other has it until all have been told that the frame is code. A drop takes the map word away
 //   orphaned  frames[slot] is a frame whose map word says otherwise: dropped, maybe still being executed
 //
 // Only `reclaim` makes orphans free, after every vCPU of the VM has dropped its Exec entries. The map and
-// `frames` are atomic throughout; `slot` state moves by compare-exchange, so it needs no lock.
+// `frames` are atomic throughout; `slot` state moves by compare-exchange, so it needs no lock. `hand`,
+// `referenced` are hints, and plain.
 
 const CLAIMED = 1 << 31;
+/** `begin`: the page is another's. */
+export const BUSY = -2;
 
 const FIELDS = {
   slots: i32,
@@ -32,6 +36,8 @@ const FIELDS = {
   /** Word index: for each slot, whether it was looked up since reclaim last passed. */
   referenced: i32,
   hand: i32,
+  /** 1 while a vCPU makes room: one at a time. */
+  evicting: i32,
   /** Counts drops; a vCPU whose `codeSeen` differs has Exec entries to drop. */
   generation: i32,
   /** 1 while a thread makes regions: the words below are its own, and those that they lead to. */
@@ -63,6 +69,8 @@ export class CodeCache {
   readonly #arena: Arena;
   readonly #fill: Fill;
   readonly #code: Code;
+  /** Of the eviction under way on this thread. */
+  readonly #orphans: number[] = [];
 
   constructor(arena: Arena, fill: Fill) {
     this.#words = arena.words;
@@ -115,22 +123,47 @@ export class CodeCache {
   /** Byte address of a frame's decoded page, or 0. */
   find(code: CodePtr, pfn: Pfn): number {
     const entry = Atomics.load(this.#words, this.#mapWord(code, pfn));
-    if (entry === 0) return 0;
+    if (entry <= 0) return 0;
     this.#words[this.#code.referenced.get(code) + entry - 1] = 1;
     return this.#slotByte(code, entry - 1);
   }
 
-  /** The same, for a new page, with nothing decoded in it; 0 when no slot is free. */
-  add(code: CodePtr, pfn: Pfn): number {
+  /**
+   * Claims a slot for a frame that is to become code: `holds` from here on. -1 when no slot is free, BUSY when
+   * another vCPU makes the page, or has made it.
+   */
+  begin(code: CodePtr, pfn: Pfn): number {
     const slot = this.#claim(code, pfn);
-    if (slot < 0) return 0;
+    if (slot < 0) return -1;
     const at = this.#slotByte(code, slot);
     this.#fill(at, 0, SLOT_BYTES);
     this.#words[(at >>> 2) + (PAGE_RECORDS * RECORD_BYTES) / 4] = Op.PageEnd;
-    const before = Atomics.compareExchange(this.#words, this.#mapWord(code, pfn), 0, slot + 1);
+    if (Atomics.compareExchange(this.#words, this.#mapWord(code, pfn), 0, -(slot + 1)) === 0) return slot;
+    this.#unclaim(code, slot);
+    return BUSY;
+  }
+
+  /** Byte address of the page that was begun, with nothing decoded in it; 0 if the frame was dropped meanwhile. */
+  publish(code: CodePtr, pfn: Pfn, slot: number): number {
+    const word = this.#mapWord(code, pfn);
+    if (Atomics.compareExchange(this.#words, word, -(slot + 1), slot + 1) !== -(slot + 1)) {
+      this.#unclaim(code, slot);
+      return 0;
+    }
+    // Claimed until here: a slot that is not, and whose map word says otherwise, is an orphan.
     Atomics.store(this.#words, this.#code.frames.get(code) + slot, pfn);
-    // Another vCPU was first: this slot is an orphan now.
-    return before === 0 ? at : this.#slotByte(code, before - 1);
+    return this.#slotByte(code, slot);
+  }
+
+  /** Gives up a page that was begun. */
+  abandon(code: CodePtr, pfn: Pfn, slot: number): void {
+    Atomics.compareExchange(this.#words, this.#mapWord(code, pfn), -(slot + 1), 0);
+    this.#unclaim(code, slot);
+  }
+
+  #unclaim(code: CodePtr, slot: number): void {
+    Atomics.store(this.#words, this.#code.frames.get(code) + slot, 0);
+    this.#code.hand.set(code, Math.min(this.#code.hand.get(code), slot));
   }
 
   #claim(code: CodePtr, pfn: Pfn): number {
@@ -151,13 +184,14 @@ export class CodeCache {
     const word = this.#mapWord(code, pfn);
     if (Atomics.load(this.#words, word) === 0) return 0;
     const entry = Atomics.exchange(this.#words, word, 0);
-    if (entry === 0) return 0;
+    // Of a page that is being made nobody has an Exec entry.
+    if (entry <= 0) return 0;
     this.#code.generation.add(code, 1);
     return this.#slotByte(code, entry - 1);
   }
 
   /** Orphans slots that were not used lately until an eighth of all are orphans. */
-  evict(code: CodePtr): void {
+  #evict(code: CodePtr): void {
     const slots = this.#code.slots.get(code);
     let wanted = Math.max(slots >>> 3, 1);
     for (let slot = 0; slot < slots; slot++) if (!this.#isLive(code, slot)) wanted--;
@@ -167,7 +201,7 @@ export class CodeCache {
   }
 
   /** Orphans all slots. */
-  dropAll(code: CodePtr): void {
+  #dropAll(code: CodePtr): void {
     const slots = this.#code.slots.get(code);
     for (let slot = 0; slot < slots; slot++) {
       if (this.#isLive(code, slot)) this.drop(code, this.frameOf(code, slot));
@@ -191,13 +225,28 @@ export class CodeCache {
     return pfn !== 0 && Atomics.load(this.#words, this.#mapWord(code, pfn)) === slot + 1;
   }
 
-  /** Frees the orphans. Requires: no vCPU of the VM can execute from one; see above. */
+  /** Orphans some slots, or all. One vCPU at a time does so; false if another does. */
+  tryEvict(code: CodePtr, all = false): boolean {
+    if (this.#code.evicting.cas(code, 0, 1) !== 0) return false;
+    if (all) this.#dropAll(code);
+    else this.#evict(code);
+    this.#orphans.length = 0;
+    for (let slot = 0; slot < this.#code.slots.get(code); slot++) {
+      const orphaned = Atomics.load(this.#words, this.#code.frames.get(code) + slot) !== 0;
+      if (orphaned && !this.#isLive(code, slot)) this.#orphans.push(slot);
+    }
+    return true;
+  }
+
+  /**
+   * After `tryEvict`: frees what were orphans then, and no other that came since. Requires: every vCPU of the VM
+   * has dropped its Exec entries in between, or is outside and will before it executes.
+   */
   reclaim(code: CodePtr): void {
     const frames = this.#code.frames.get(code);
-    for (let slot = this.#code.slots.get(code) - 1; slot >= 0; slot--) {
-      if (!this.#isLive(code, slot)) Atomics.store(this.#words, frames + slot, 0);
-    }
+    for (const slot of this.#orphans) Atomics.store(this.#words, frames + slot, 0);
     this.#code.hand.set(code, 0);
+    this.#code.evicting.store(code, 0);
   }
 
   /** Byte address of a slot. */

@@ -29,10 +29,11 @@ export type CpuOptions = {
   /** From `compileInterpreter`; compiled here when absent. Workers are handed the same one. */
   module?: WebAssembly.Module;
   /**
-   * Returns when no other vCPU of the VM can use a translation or decoded page that it cached before the
-   * call. Absent when the VM has one vCPU.
+   * Returns when no other vCPU of the VM can store to the frame by a Write entry that it had before the call
+   * (`askWrites` asks for it), or, for frame 0, execute from a page that was dropped (Request.FenceI). The vCPU is
+   * outside meanwhile. Absent when VMs have one vCPU.
    */
-  flushOthers?(vcpu: VcpuPtr): void;
+  flushOthers?(vcpu: VcpuPtr, pfn: Pfn | 0): void;
   /** Test: rules to switch off. */
   breaks?: Partial<CpuBreaks>;
   /** Hot places that are translated at once; 0 keeps all to the interpreter. */
@@ -47,7 +48,12 @@ export type ResetState = {
   a1: number;
 };
 
-type Exports = TlbOps & Fills & { run: (cpu: number) => void; unlinked: () => number };
+type Exports = TlbOps &
+  Fills & {
+    run: (cpu: number) => void;
+    unlinked: () => number;
+    copy64: (to: number, from: number) => void;
+  };
 
 /** Decoded pages of 32 KiB each that a VM may have at once. */
 const CODE_SLOTS = 1024;
@@ -100,13 +106,16 @@ export class Cpu {
     );
     this.#traps = new Traps(words, this.#tlb);
     this.#cache = new CodeCache(arena, fill);
-    this.#flushes = new FlushRequests(words, this.#tlb, this.#cache);
+    this.#flushes = new FlushRequests(words, this.#tlb, this.#cache, code => {
+      if (this.#translates) this.#linker.firstRegion(code);
+    });
     const { flushes, traps, tlb } = { flushes: this.#flushes, traps: this.#traps, tlb: this.#tlb };
     this.#mmu = new Mmu(words, ports, { tlb, host, traps, flushes, breaks: options.breaks });
     const decoder = new Decoder(arena, this.#cache);
     const own = { mmu: this.#mmu, tlb: this.#tlb, traps: this.#traps, cache: this.#cache };
     const parts = { arena, words, flushes: this.#flushes, ...own };
-    this.#access = new SlowAccess({ ...parts, decoder, flushOthers: options.flushOthers });
+    const copy64 = (to: number, from: number) => exports.copy64(to, from);
+    this.#access = new SlowAccess({ ...parts, decoder, flushOthers: options.flushOthers, copy64 });
     const csrs = new Csrs(words, ports, this.#tlb);
     const slow = new SlowInstructions({ ...parts, csrs, access: this.#access });
     this.#linker = new Linker(arena, this.#cache);
@@ -120,7 +129,7 @@ export class Cpu {
       batch: options.batch ?? BATCH,
       quiesce: vcpu => {
         this.#tlb.flushExec(vcpu);
-        options.flushOthers?.(vcpu);
+        if (options.flushOthers !== undefined) this.#mmu.outside(vcpu, () => options.flushOthers!(vcpu, 0));
       },
     });
     this.#translates = options.batch !== 0;

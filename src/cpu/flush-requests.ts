@@ -2,7 +2,7 @@ import type { Pfn } from '../base/units.ts';
 import type { CodeCache } from './code-cache.ts';
 import { FenceRequests } from './fence-requests.ts';
 import { FLUSH_NAMES, FlushList } from './flush-list.ts';
-import { FENCES, FLUSHES, Request, type VcpuPtr } from './interface.ts';
+import { FENCES, FLUSHES, Request, WRITES, type VcpuPtr } from './interface.ts';
 import type { Tlb } from './tlb.ts';
 import { AT, type CodePtr } from './vcpu.ts';
 
@@ -18,7 +18,11 @@ export class FlushRequests {
   readonly #fences: FenceRequests;
   readonly #names = new Int32Array(FLUSH_NAMES);
 
-  constructor(words: Int32Array, tlb: Tlb, cache: CodeCache) {
+  readonly #relink: (code: CodePtr) => void;
+
+  /** `relink`: has this thread forget regions that were dropped. */
+  constructor(words: Int32Array, tlb: Tlb, cache: CodeCache, relink: (code: CodePtr) => void) {
+    this.#relink = relink;
     this.#words = words;
     this.#tlb = tlb;
     this.#cache = cache;
@@ -32,6 +36,7 @@ export class FlushRequests {
    * on the bit is set anew.
    */
   serve(vcpu: VcpuPtr, requests: number): void {
+    if ((requests & WRITES) !== 0) this.#dropWrites(vcpu, requests);
     if ((requests & FENCES) !== 0) this.#fence(vcpu, requests);
     if ((requests & FLUSHES) !== 0) this.#flush(vcpu, requests);
   }
@@ -39,9 +44,20 @@ export class FlushRequests {
   /** All bits go first, and before the fence is read: for one that comes later the bit is set anew. */
   #fence(vcpu: VcpuPtr, requests: number): void {
     Atomics.and(this.#words, vcpu + AT.requests, ~(requests & FENCES));
-    if ((requests & Request.FenceI) !== 0) this.noticeDrops(vcpu);
+    if ((requests & Request.FenceI) !== 0) {
+      this.noticeDrops(vcpu);
+      this.#relink(this.#words[vcpu + AT.code]! as CodePtr);
+    }
     if ((requests & Request.FenceVma) !== 0) this.#tlb.flush(vcpu);
     if ((requests & Request.FencePages) !== 0) this.#fences.serve(vcpu, this.#tlb);
+  }
+
+  /** The bits first, as in `#fence`. */
+  #dropWrites(vcpu: VcpuPtr, requests: number): void {
+    Atomics.and(this.#words, vcpu + AT.requests, ~(requests & WRITES));
+    const pfn = Atomics.exchange(this.#words, vcpu + AT.writes, 0);
+    if ((requests & Request.DropAllWrites) !== 0) this.#tlb.dropAllWrites(vcpu);
+    else if (pfn !== 0) this.#tlb.dropWrites(vcpu, pfn);
   }
 
   #flush(vcpu: VcpuPtr, requests: number): void {
@@ -60,6 +76,9 @@ export class FlushRequests {
 
   #dropNamed(vcpu: VcpuPtr): void {
     const count = this.#list.take(vcpu, this.#names);
+    // A page that another vCPU made of a frame in the moment of its zap came too late for the zap's own drop.
+    const code = this.#words[vcpu + AT.code]! as CodePtr;
+    for (let i = 0; i < count; i++) this.#cache.drop(code, this.#names[i]!);
     if (count < 0) this.#tlb.flushHost(vcpu);
     else if (count > 0) this.#tlb.dropFrames(vcpu, this.#names, count);
     this.#dropAdded(vcpu, count);
@@ -98,4 +117,10 @@ export class FlushRequests {
     this.#words[vcpu + AT.codeAdded] = 0;
     this.#words[vcpu + AT.codeAdded + 1] = 0;
   }
+}
+
+/** The bit of `requests` by which a vCPU is asked to drop its Write entries for a frame. From any thread. */
+export function askWrites(words: Int32Array, vcpu: VcpuPtr, pfn: Pfn): number {
+  const taken = Atomics.compareExchange(words, vcpu + AT.writes, 0, pfn) !== 0;
+  return taken ? Request.DropAllWrites : Request.DropWrites;
 }

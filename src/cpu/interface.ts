@@ -51,13 +51,19 @@ export const Request = {
   FenceVma: 1 << 6,
   /** The same, of what the record's `fence` says. */
   FencePages: 1 << 7,
+  /** A frame became code: drop the Write entries for the one in the record's `writes`. */
+  DropWrites: 1 << 8,
+  /** The same, of all frames. */
+  DropAllWrites: 1 << 9,
 } as const;
 /** The requests of the host that ask to forget translations. */
 export const FLUSHES = Request.FlushTlb | Request.FlushPages;
 /** The requests of other harts, by way of SBI's RFENCE. */
 export const FENCES = Request.FenceI | Request.FenceVma | Request.FencePages;
+/** The requests of other vCPUs' fetches. */
+export const WRITES = Request.DropWrites | Request.DropAllWrites;
 /** What is served between two instructions, without leaving `run`. */
-export const SERVED = FLUSHES | FENCES;
+export const SERVED = FLUSHES | FENCES | WRITES;
 
 /** Why `run` came back; the exit's data is in the vCPU's record. */
 export const Exit = {

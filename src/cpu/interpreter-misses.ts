@@ -92,3 +92,10 @@ function writeAmo(c: Code, imports: Imports, translate: FunctionIndex): void {
   describeAccess(c);
   c.get(P.cpu).get(P.bytes).get(P.last).call(imports.amo);
 }
+
+/** Exports `copy64` of access.ts. */
+export function defineCopy64(m: ModuleBuilder): void {
+  m.define('copy64', { params: [I32, I32], results: [] }, c => {
+    c.get(0).get(1).mem('i64_load').mem('i64_store');
+  });
+}

@@ -18,7 +18,7 @@ import {
   type Locals,
   type Places,
 } from './interpreter-locals.ts';
-import { defineMisses } from './interpreter-misses.ts';
+import { defineCopy64, defineMisses } from './interpreter-misses.ts';
 import { defineTranslate } from './interpreter-translate.ts';
 import { defineMultiplyHigh } from './multiply-high.ts';
 import { MAX_INSTRUCTIONS } from './region/discover.ts';
@@ -98,6 +98,7 @@ export function compileInterpreter(shared: boolean, walks = true, hot = HOT): We
   exportForRegions(m, f);
   m.define('fill', { params: [I32, I32, I32], results: [] }, c => c.get(0).get(1).get(2).memoryFill());
   defineDrops(m);
+  defineCopy64(m);
   defineFills(m, imports, translate);
   return new WebAssembly.Module(m.finish());
 }

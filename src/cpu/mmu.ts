@@ -158,6 +158,8 @@ export class Mmu {
       const at = pfn * 1024 + 2 * vpn(lo, hi, level);
       const low = Atomics.load(this.#words, at);
       const high = Atomics.load(this.#words, at + 1);
+      // Another hart stores both halves at once; what changes between the looks is looked at again.
+      if (Atomics.load(this.#words, at) !== low) return Miss.Again;
       if (isInvalid(low, high)) return PAGE_FAULTS;
       const ppn = (high & 0x3fffff) * 2 ** 22 + (low >>> 10);
       if ((low & (Pte.R | Pte.X)) !== 0) return this.#leaf(vcpu, access, low, ppn, level, lo);
@@ -199,6 +201,16 @@ export class Mmu {
   #resolve(vcpu: VcpuPtr, gfn: Gfn, access: Access): number {
     const known = access === Access.Exec ? -1 : this.#host.find(vcpu, gfn, access);
     return known >= 0 ? known : this.#ask(vcpu, gfn, access);
+  }
+
+  /** Does something outside guest mode. False if requests were served after it, or one asks to leave. */
+  outside(vcpu: VcpuPtr, work: () => void): boolean {
+    Atomics.store(this.#words, vcpu + AT.mode, Mode.Outside);
+    work();
+    Atomics.store(this.#words, vcpu + AT.mode, Mode.InGuest);
+    if (Atomics.load(this.#words, vcpu + AT.requests) === 0) return true;
+    this.serve(vcpu);
+    return false;
   }
 
   /** Asks outside guest mode, and serves what was requested meanwhile (J-7). */

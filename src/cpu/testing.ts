@@ -15,7 +15,7 @@ export type FlatOptions = {
   module?: WebAssembly.Module;
   /** Wraps the ports, to block or count. */
   ports?(inner: CpuPorts): CpuPorts;
-  flushOthers?(vcpu: VcpuPtr): void;
+  flushOthers?(vcpu: VcpuPtr, pfn: number): void;
   /** As of CpuOptions. */
   batch?: number;
 };

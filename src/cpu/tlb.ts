@@ -274,6 +274,15 @@ export class Tlb {
     this.#drop(vcpu, MICRO_WRITE, MICRO_BYTES, -1, pfn << 12);
   }
 
+  /** All Write entries. */
+  dropAllWrites(vcpu: VcpuPtr): void {
+    const tlb = this.#words[vcpu + AT.tlb]! * 4;
+    for (let set = 0; set < TLB_SETS; set++) {
+      this.#ops.fill(tlb + set * SET_BYTES + Access.Write * KIND_BYTES, 0xff, KIND_BYTES);
+      this.#ops.fill(tlb + set * SET_BYTES + MICRO_WRITE, 0xff, MICRO_BYTES);
+    }
+  }
+
   /** Matching entries of a part of every set; see DropMatching. */
   #drop(vcpu: VcpuPtr, part: number, bytes: number, mask: number, sum: number): void {
     for (let set = 0; set < TLB_SETS; set++) {

@@ -107,7 +107,8 @@ const FIELDS = {
   flushSeen: i32, //      names of it that this vCPU has read
   handoff: i32, //        what waits for the thread that owns the devices; atomic
   fence: array(5), //     the one remote fence of pages that may be under way (fence-requests.ts); atomic
-  spare: array(8),
+  writes: i32, //         the one frame that became code and is to be told of; 0 when there is none; atomic
+  spare: array(7),
 } as const;
 
 export type Vcpu = Struct<'vcpu', typeof FIELDS>;

@@ -111,6 +111,8 @@ export type KvmBreaks = {
   ignoreReadOnlySlot: boolean;
   /** SBI RFENCE returns as soon as the harts are asked to fence. */
   fenceWithoutAck: boolean;
+  /** A frame becomes code before the other vCPUs have dropped their Write entries for it. */
+  codeWithoutAck: boolean;
 };
 
 export const NO_BREAKS: KvmBreaks = {
@@ -165,4 +167,5 @@ export const NO_BREAKS: KvmBreaks = {
   destroyWithoutWait: false,
   ignoreReadOnlySlot: false,
   fenceWithoutAck: false,
+  codeWithoutAck: false,
 };

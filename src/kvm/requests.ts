@@ -1,6 +1,7 @@
 import type { Pfn } from '../base/units.ts';
 import { FlushList, type FlushListPtr } from '../cpu/flush-list.ts';
-import { FLUSHES, Mode, Request } from '../cpu/interface.ts';
+import { askWrites } from '../cpu/flush-requests.ts';
+import { FENCES, FLUSHES, Mode, Request, WRITES } from '../cpu/interface.ts';
 import type { Ptr } from '../sync/struct.ts';
 import type { Kvm } from './kvm.ts';
 
@@ -99,6 +100,24 @@ export class Requests {
       const requests = Atomics.load(words, vcpu + f.requests);
       if ((requests & bits) === 0) return;
       if (spins > sync.waiter.spins(2000)) sync.waiter.wait(vcpu + f.requests, requests, 0.2);
+    }
+  }
+
+  /**
+   * For `CpuOptions.flushOthers`, which says what it promises: a frame became code, or, for frame 0, decoded pages
+   * were dropped for good.
+   */
+  tellOfCode(vm: Vm, self: Vcpu, pfn: Pfn | 0): void {
+    const count = this.#kvm.layout.vm.vcpuCount.load(vm);
+    for (let i = 0; i < count; i++) {
+      const other = this.vcpu(vm, i);
+      if (other === self) continue;
+      this.make(other, pfn === 0 ? Request.FenceI : askWrites(this.#kvm.words, other, pfn));
+    }
+    if (this.#kvm.breaks.codeWithoutAck) return;
+    for (let i = 0; i < count; i++) {
+      const other = this.vcpu(vm, i);
+      if (other !== self) this.awaitServed(other, pfn === 0 ? FENCES : WRITES);
     }
   }
 

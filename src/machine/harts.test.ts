@@ -120,9 +120,9 @@ describe('harts', () => {
        ${call(IPI, 0, 2, 0)}
        wait: ld s3, 0(s11)
        beqz s3, wait`,
-      `csrwi sie, 2\n${call(HSM, 3, 0, 0, 0)}\nli t0, 9\nsd t0, 0(s11)\nloop: wfi\nj loop`,
+      `csrwi sie, 2\n${call(HSM, 3, 0, 0, 0)}\ncsrci sip, 2\nli t0, 9\nsd t0, 0(s11)\nloop: wfi\nj loop`,
     );
-    t.run();
+    expect(t.run()).toBe('idle');
     expect([t.x(0, 18), t.x(0, 19)]).toEqual([HartState.Suspended, 9]);
     expect(t.machine.harts.state(1)).toBe(HartState.Started);
   });

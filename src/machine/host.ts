@@ -128,6 +128,10 @@ export class Host {
         free: at => mm.heap.free(at),
         module: share.interpreter,
         breaks: chosen(share.breaks),
+        flushOthers: (vcpu, pfn) => {
+          const vm = this.words[vcpu + AT.vm] as Ptr<'vm'>;
+          if (this.kvm.layout.vm.vcpuCount.load(vm) > 1) this.kvm.requests.tellOfCode(vm, vcpu, pfn);
+        },
       },
     );
     this.kvm = new Kvm(

@@ -201,7 +201,7 @@ export class Translator {
   /** Makes room by forgetting everything; what is hot will be so again. */
   #dropAll(vcpu: VcpuPtr, code: CodePtr): void {
     const { cache, linker, free, quiesce } = this.#parts;
-    cache.dropAll(code);
+    if (!cache.tryEvict(code, true)) return;
     cache.code.epoch.add(code, 1);
     quiesce(vcpu);
     cache.reclaim(code);
