@@ -2,7 +2,7 @@ import type { Pfn } from '../base/units.ts';
 import type { CodeCache } from './code-cache.ts';
 import { FenceRequests } from './fence-requests.ts';
 import { FLUSH_NAMES, FlushList } from './flush-list.ts';
-import { FENCES, FLUSHES, Request, WRITES, type VcpuPtr } from './interface.ts';
+import { FENCES, FLUSHES, Request, type VcpuPtr, WRITES } from './interface.ts';
 import type { Tlb } from './tlb.ts';
 import { AT, type CodePtr } from './vcpu.ts';
 

@@ -16,9 +16,12 @@ export interface MachineClock {
 
 const NS_PER_TICK = 1e9 / TIMEBASE_HZ;
 
-/** The host's clock. */
-export function realClock(monotonicMs: () => number, epochSeconds: number): MachineClock {
-  const start = monotonicMs();
+/** The host's clock. `start`: when the machine did, by `monotonicMs`; now unless told. */
+export function realClock(
+  monotonicMs: () => number,
+  epochSeconds: number,
+  start = monotonicMs(),
+): MachineClock {
   const ticks = () => Math.floor((monotonicMs() - start) * (TIMEBASE_HZ / 1000));
   return {
     ticks,

@@ -93,8 +93,13 @@ export class Harts {
     this.#cpu.setX(vcpu, 11, start.opaqueLo | 0, start.opaqueHi | 0);
     Atomics.store(this.#words, vcpu + AT.waiting, 0);
     Atomics.store(this.#words, state, HartState.Started);
-    this.#wake(vcpu);
+    this.wake(vcpu);
     return true;
+  }
+
+  /** Says which words their runners sleep on. Before any runs. */
+  assign(wake: (hart: number) => number): void {
+    for (const hart of this.all) Atomics.store(this.#words, this.vcpus[hart]! + AT.wake, wake(hart));
   }
 
   /** The hart that calls stops, until `start`. True if it was the last. */
@@ -102,6 +107,11 @@ export class Harts {
     this.setTimer(hart, Number.POSITIVE_INFINITY);
     Atomics.store(this.#words, this.vcpus[hart]! + AT.hartState, HartState.Stopped);
     return this.all.every(other => this.state(other) === HartState.Stopped);
+  }
+
+  /** For good: they leave `run` soon, and don't come back. */
+  stopAll(): void {
+    for (const vcpu of this.vcpus) this.#kvm.requests.make(vcpu, Request.Stop);
   }
 
   sendIpi(hart: number): void {
@@ -124,12 +134,12 @@ export class Harts {
    * at the requests, once it has said that it runs, and before it sleeps.
    */
   kick(vcpu: VcpuPtr): void {
-    if (Atomics.load(this.#words, vcpu + AT.running) === 0) this.#wake(vcpu);
+    if (Atomics.load(this.#words, vcpu + AT.running) === 0) this.wake(vcpu);
     else this.#kvm.requests.make(vcpu, Request.Kick);
   }
 
-  /** Pairs with who sleeps: it samples the word, looks whether there is something to do, sleeps if unchanged. */
-  #wake(vcpu: VcpuPtr): void {
+  /** Ends its runner's sleep. Pairs with who sleeps: it samples the word, looks whether there is something to do, sleeps if unchanged. */
+  wake(vcpu: VcpuPtr): void {
     const word = Atomics.load(this.#words, vcpu + AT.wake);
     if (word === 0) return;
     Atomics.add(this.#words, word, 1);

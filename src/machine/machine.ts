@@ -1,8 +1,6 @@
 import { Random } from '../base/random.ts';
 import type { VcpuPtr } from '../cpu/interface.ts';
-import { Interrupt } from '../cpu/vcpu.ts';
 import type { BlockBackend } from '../devices/interface.ts';
-import { Plic } from '../devices/plic.ts';
 import type { BalloonPorts } from '../devices/virtio-balloon.ts';
 import { VmMemory } from '../kvm/guest-memory.ts';
 import { GUP_SIGBUS } from '../mm/fault-codes.ts';
@@ -11,8 +9,10 @@ import { Board, type Channel } from './board.ts';
 import { type BootFiles, load, planBoot } from './boot.ts';
 import { instretClock, type MachineClock, realClock } from './clock.ts';
 import { type BareProgram, loadElf } from './elf.ts';
+import type { RunnerShare } from './hart-runner.ts';
 import { Harts, NEVER } from './harts.ts';
 import type { Guest, Host } from './host.ts';
+import { irqchipPorts, irqchipWords } from './irqchip.ts';
 import { RAM_BASE } from './memory-map.ts';
 import { sbiPorts } from './sbi-ports.ts';
 import { type FaultPorts, type Step, VcpuLoop } from './vcpu-loop.ts';
@@ -26,6 +26,8 @@ export type MachineConfig = {
   owner?: number;
   /** Harts; 1 unless told. */
   cpus?: number;
+  /** Threads that run them, this one among them; the others are the driver's to start (HartRunner). 1 unless told. */
+  runners?: number;
   /** Its pages are merged with equal ones: of its owner's guests, or its own alone. */
   ksm?: 'self' | 'same-owner';
   commandLine: string;
@@ -49,6 +51,8 @@ export type MachinePorts = {
   userFault?(gpa: number, write: boolean): boolean;
   /** The guest says how large its balloon is, in bytes. */
   balloon?(bytes: number): void;
+  /** The word that a runner's thread sleeps on; needed with several. This thread's own is 0's. */
+  wake?(runner: number): number;
   monotonicMs(): number;
   epochSeconds: number;
   random(into: Uint8Array): void;
@@ -67,6 +71,12 @@ export class Machine {
   readonly clock: MachineClock;
   /** By hart. */
   readonly #loops: readonly VcpuLoop[];
+  /** Those that this thread runs, and the others'. */
+  readonly #own: readonly VcpuLoop[];
+  readonly #others: readonly VcpuLoop[];
+  readonly #ownHarts: readonly number[];
+  readonly #runners: number;
+  readonly #startMs: number;
   readonly #config: MachineConfig;
   readonly #ports: MachinePorts;
   readonly #random: (into: Uint8Array) => void;
@@ -99,13 +109,19 @@ export class Machine {
       sigbus: (gpa, write) => ports.userFault?.(gpa, write) ?? false,
     });
     host.blockFor(this.vm, this.#blocks());
+    this.#startMs = ports.monotonicMs();
+    this.#runners = config.clock === 'real' ? (config.runners ?? 1) : 1;
     this.clock =
       config.clock === 'instret'
         ? instretClock(() => this.harts.instret())
-        : realClock(ports.monotonicMs, ports.epochSeconds);
+        : realClock(ports.monotonicMs, ports.epochSeconds, this.#startMs);
     host.setClock(this.vm, this.clock);
     this.board = this.#makeBoard();
     this.#loops = this.harts.all.map(hart => this.#makeLoop(hart));
+    this.#ownHarts = this.harts.all.filter(hart => hart % this.#runners === 0);
+    this.#own = this.#ownHarts.map(hart => this.#loops[hart]!);
+    this.#others = this.#loops.filter((_, hart) => hart % this.#runners !== 0);
+    if (this.#runners > 1) this.harts.assign(hart => ports.wake!(hart % this.#runners));
   }
 
   #makeLoop(hart: number): VcpuLoop {
@@ -158,10 +174,14 @@ export class Machine {
   step(): Exclude<Step, 'away'> {
     const { board, clock } = this;
     if (board.blocked || board.nextDeadline() <= clock.now()) board.poll();
-    let outcome: 'idle' | 'blocked' = 'idle';
-    for (let tried = 0; tried < this.#loops.length; tried++) {
-      const step = this.#loops[this.#turn]!.step();
-      this.#turn = (this.#turn + 1) % this.#loops.length;
+    for (const loop of this.#others) {
+      const step = loop.isAway ? loop.serveHandoff() : 'idle';
+      if (step !== 'idle' && step !== 'blocked' && step !== 'away') return step;
+    }
+    let outcome: 'idle' | 'blocked' = this.#others.some(loop => loop.isAway) ? 'blocked' : 'idle';
+    for (let tried = 0; tried < this.#own.length; tried++) {
+      const step = this.#own[this.#turn]!.step();
+      this.#turn = (this.#turn + 1) % this.#own.length;
       if (step !== 'idle' && step !== 'blocked' && step !== 'away') return step;
       if (step === 'blocked') outcome = step;
     }
@@ -185,7 +205,7 @@ export class Machine {
   /** Milliseconds that an idle guest may sleep; Infinity when only input can wake it. */
   sleepMs(): number {
     const { clock, board } = this;
-    const timer = this.harts.nextTimer();
+    const timer = this.harts.nextTimer(this.#ownHarts);
     const device = board.nextDeadline();
     const untilTimer = timer === NEVER ? Number.POSITIVE_INFINITY : clock.millisecondsUntil(timer);
     const untilDevice =
@@ -199,7 +219,7 @@ export class Machine {
   }
 
   get runnable(): boolean {
-    return this.#loops.some(loop => loop.runnable);
+    return this.#own.some(loop => loop.runnable);
   }
 
   /** Input for a channel; how much of it was taken. */
@@ -228,7 +248,7 @@ export class Machine {
   #makeBoard(): Board {
     const { host } = this;
     const harts = this.harts.vcpus.length;
-    const irqchip = host.mm.heap.alloc(Plic.words(harts));
+    const irqchip = host.mm.heap.alloc(irqchipWords(harts));
     this.#irqchip = irqchip;
     const ports = this.#ports;
     return new Board({
@@ -240,11 +260,7 @@ export class Machine {
       disks: ports.disks ?? [],
       ...(this.#config.balloon ? { balloon: this.#balloonPorts() } : {}),
       harts,
-      irqchip: host.words.subarray(irqchip, irqchip + Plic.words(harts)),
-      setExternal: (hart, level) =>
-        level
-          ? this.harts.interrupt(hart, Interrupt.External)
-          : this.harts.clearInterrupt(hart, Interrupt.External),
+      ...irqchipPorts(host, this.harts, irqchip),
     });
   }
 
@@ -266,7 +282,7 @@ export class Machine {
    */
   waitForPage(ms: number): boolean {
     const { uffdWaits } = this.host.mm;
-    const ticket = this.#loops.find(loop => loop.ticket !== 0)?.ticket ?? this.memory.ticket;
+    const ticket = this.#own.find(loop => loop.ticket !== 0)?.ticket ?? this.memory.ticket;
     if (ticket === 0) return false;
     if (ms > 0) uffdWaits.waitFor(ticket, ms);
     else if (!uffdWaits.isOver(ticket)) return uffdWaits.serve(ticket);
@@ -285,6 +301,18 @@ export class Machine {
     if (blockedOneIn === undefined) return undefined;
     const random = new Random((seed ?? 1) + 17);
     return () => random.oneIn(blockedOneIn);
+  }
+
+  /** What the threads of its other runners need. */
+  get runnerShare(): RunnerShare {
+    return {
+      vm: this.vm,
+      mm: this.mm,
+      irqchip: this.#irqchip,
+      runners: this.#runners,
+      startMs: this.#startMs,
+      epochSeconds: this.clock.epochSeconds,
+    };
   }
 
   /** The guest's pieces, for who watches from another thread. */

@@ -1,10 +1,12 @@
 import type { Cpu } from '../cpu/cpu.ts';
 import { Exit, Request, type VcpuPtr } from '../cpu/interface.ts';
-import { AT, Interrupt, mmioExit } from '../cpu/vcpu.ts';
+import { AT, Interrupt, type MmioExit, mmioExit } from '../cpu/vcpu.ts';
+import type { Plic } from '../devices/plic.ts';
 import type { Ptr } from '../sync/struct.ts';
 import { type Board, HOLE } from './board.ts';
 import type { MachineClock } from './clock.ts';
 import type { Harts } from './harts.ts';
+import { PLIC_BASE } from './memory-map.ts';
 import { HartState, handleSbi, SbiExtension, type SbiPorts } from './sbi.ts';
 
 /** What a step came to. */
@@ -29,6 +31,8 @@ export type LoopOptions = {
   hart: number;
   /** Absent on threads that do not own the devices. */
   board?: Board;
+  /** There: the interrupt controller, which any thread operates. */
+  plic?: Plic;
   clock: MachineClock;
   sbi: SbiPorts;
   words: Int32Array;
@@ -74,8 +78,8 @@ export class VcpuLoop {
 
   /** One slice, or one exit. */
   step(): Step {
-    const { words, harts, hart, board } = this.#o;
-    if (board === undefined && Atomics.load(words, this.vcpu + AT.handoff) !== 0) return 'away';
+    const { words, harts, hart } = this.#o;
+    if (this.isAway) return this.#unless('away');
     const state = harts.state(hart);
     if (state === HartState.Stopped || state === HartState.StartPending) return this.#unless('idle');
     if (this.#isWaiting()) return this.#unless('blocked');
@@ -89,11 +93,21 @@ export class VcpuLoop {
     return cpu.run(this.vcpu, clock.budgetUntil(harts.nextTimer(), this.#slice));
   }
 
-  /** An exit that another thread came back with; see `handoff`. */
+  /** True if the hart's runner has handed the record over. */
+  get isAway(): boolean {
+    return Atomics.load(this.#o.words, this.vcpu + AT.handoff) !== 0;
+  }
+
+  /** Serves the exit that the hart's runner came back with, and gives the record back. */
   serveHandoff(): Step {
     const exit = (Atomics.load(this.#o.words, this.vcpu + AT.handoff) - 1) as Exit;
     // A page that can't be had: whoever can say why, or supply it, is on this thread, so it asks by itself.
-    return this.#serve(exit === Exit.MemoryFault ? this.#run() : exit);
+    const step = this.#serve(exit === Exit.MemoryFault ? this.#run() : exit);
+    // A device's page is on its way, and its waiter is here: so it is from here that the hart begins again.
+    const stays = step === 'blocked' && this.ticket === 0;
+    Atomics.store(this.#o.words, this.vcpu + AT.handoff, stays ? 1 + Exit.MemoryFault : 0);
+    if (!stays) this.#o.harts.wake(this.vcpu);
+    return step;
   }
 
   #serve(exit: Exit): Step {
@@ -121,7 +135,10 @@ export class VcpuLoop {
   }
 
   #handOff(exit: Exit): Step {
-    Atomics.store(this.#o.words, this.vcpu + AT.handoff, 1 + exit);
+    const { words, harts } = this.#o;
+    Atomics.store(words, this.vcpu + AT.handoff, 1 + exit);
+    // The first hart is run where the devices are.
+    harts.kick(harts.vcpus[0]!);
     return 'away';
   }
 
@@ -187,13 +204,23 @@ export class VcpuLoop {
 
   #mmio(): Step {
     const { board, cpu, words } = this.#o;
-    if (board === undefined) return this.#handOff(Exit.Mmio);
     const { vcpu } = this;
     const exit = mmioExit(words, vcpu);
+    if (board === undefined) return this.#plic(exit) ? 'ran' : this.#handOff(Exit.Mmio);
     const done = exit.isWrite ? this.#mmioWrite(board, exit) : this.#mmioRead(board, exit);
     const cause = exit.isWrite ? STORE_FAULT : LOAD_FAULT;
     if (!done) cpu.raise(vcpu, cause, words[vcpu + AT.ea]!, words[vcpu + AT.ea + 1]!);
     return 'ran';
+  }
+
+  /** An access to the interrupt controller, where the devices are not. */
+  #plic(exit: MmioExit): boolean {
+    const { plic, cpu } = this.#o;
+    const offset = exit.gpa - PLIC_BASE;
+    if (plic === undefined || offset < 0 || offset >= plic.length || exit.bytes !== 4) return false;
+    if (exit.isWrite) plic.write(offset, 4, exit.lo >>> 0);
+    cpu.completeMmio(this.vcpu, exit.isWrite ? 0 : plic.read(offset, 4) | 0, 0);
+    return true;
   }
 
   #mmioRead(board: Board, exit: { gpa: number; bytes: number }): boolean {

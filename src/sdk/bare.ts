@@ -1,7 +1,7 @@
 import { MIB } from '../base/units.ts';
 import type { Launch } from './driver.ts';
 import type { Host } from './host.ts';
-import { type SandboxOptions, type Sizes, sizesOf } from './options.ts';
+import { hartsOf, type SandboxOptions, type Sizes, sizesOf } from './options.ts';
 import { endError } from './sandbox.ts';
 import { privateHost, start } from './start-guest.ts';
 
@@ -38,7 +38,7 @@ async function runIn(
       ...(sizes.limitBytes === undefined ? {} : { memoryLimitBytes: sizes.limitBytes }),
       commandLine: '',
       clock: options.clock ?? 'real',
-      cpus: options.cpus ?? 1,
+      ...hartsOf(options),
       seed: options.seed ?? 1,
     },
     files: { elf },

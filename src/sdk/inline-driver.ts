@@ -31,7 +31,8 @@ export class InlineDriver implements Driver {
 
   /** The housekeeping of `host` is done here too; several guests on a thread take turns. */
   constructor(host: Host, launch: Launch, events: DriverEvents, openDisk: OpenDisk) {
-    const machine = startMachine(host, launch, this.#noticing(events), openDisk);
+    const alone = { ...launch, machine: { ...launch.machine, runners: 1 } };
+    const machine = startMachine(host, alone, this.#noticing(events), openDisk);
     this.#machine = machine;
     this.#keepMemory = launch.keepMemory;
     this.#loop = new RunLoop({

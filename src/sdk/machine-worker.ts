@@ -11,10 +11,12 @@ import { nodePorts } from './node-ports.ts';
 import { startMachine } from './start-machine.ts';
 import {
   CHANNELS,
+  CLOSED,
   CONTROL,
   INPUT_RING_BYTES,
   type MachineMessage,
   type MachineWorkerData,
+  wakeWord,
 } from './worker-driver.ts';
 
 const { share, launch, control, rings } = workerData as MachineWorkerData;
@@ -38,18 +40,36 @@ function run(): void {
   const balloon = (bytes: number) =>
     Atomics.store(host.words, control + CONTROL.balloonActual, bytes / PAGE_SIZE);
   const events = { console: output('console'), agent: output('agent'), balloon };
-  const machine = startMachine(host, launch, events, openDisk);
+  const ports = { wake: (runner: number) => wakeWord(control, runner) };
+  const machine = startMachine(host, launch, events, openDisk, ports);
   const { words } = host;
   tell(words, machine.guest);
-  post({ kind: 'made' });
+  post({ kind: 'made', share: machine.runnerShare });
   if (launch.waits) Atomics.wait(words, control + CONTROL.go, 0);
   const end = runToEnd(host, machine);
+  endRunners(host, machine);
   if (!launch.keepMemory) {
     Atomics.store(words, control + CONTROL.mm, 0);
     machine.destroy();
   }
   host.mm.close();
   post({ kind: 'end', end });
+}
+
+/** Returns when the machine's other runners have left its memory, or will never come to it. */
+function endRunners(host: Host, machine: Machine): void {
+  const { words } = host;
+  const { runners } = machine.runnerShare;
+  const at = control + CONTROL.runners;
+  Atomics.store(words, control + CONTROL.over, 1);
+  machine.harts.stopAll();
+  for (let runner = 1; runner < runners; runner++) {
+    Atomics.add(words, wakeWord(control, runner), 1);
+    Atomics.notify(words, wakeWord(control, runner));
+  }
+  for (let left = Atomics.compareExchange(words, at, 0, CLOSED); left > 0; left = Atomics.load(words, at)) {
+    Atomics.wait(words, at, left);
+  }
 }
 
 /** Who watches reads the mm first: all else is there when that is. */

@@ -1,6 +1,7 @@
 import { FaultlineError } from '../base/error.ts';
 import { formatSize, parseSize } from '../base/size.ts';
 import { MIB, PAGE_SIZE } from '../base/units.ts';
+import { cores } from '../host/node/spawn.ts';
 import { openSwapFile } from '../host/node/swap-file.ts';
 import type { SwapSpec } from '../machine/host.ts';
 import type { Host } from './host.ts';
@@ -27,8 +28,12 @@ export type SandboxOptions = {
    * belongs there in a guest that boots.
    */
   userfault?: FaultHandler;
+  /** Harts, 1 to 8; 1 unless told. */
   cpus?: number;
-  /** Workers that run vCPUs; 0 runs everything on this thread, over memory nobody shares. */
+  /**
+   * Workers that run harts, the machine's own among them: as many as harts and cores unless told; 0 runs everything
+   * on this thread, over memory nobody shares.
+   */
   runners?: number;
   clock?: 'real' | 'instret';
   seed?: number;
@@ -99,6 +104,12 @@ export function sizesOf(options: SandboxOptions, defaultMemory: number): Sizes {
     limitBytes,
     ...parseSwap(options.swap ?? defaultSwap(memoryBytes, limitBytes), memoryBytes),
   };
+}
+
+/** Harts, and the threads that run them: as many as there are harts and cores, unless told. */
+export function hartsOf(options: SandboxOptions): { cpus: number; runners: number } {
+  const { cpus = 1, runners = cores() } = options;
+  return { cpus, runners: Math.max(1, Math.min(cpus, runners)) };
 }
 
 /** A word that is none must not be taken for another: 'slef' would merge with other guests. */

@@ -10,7 +10,7 @@ import { Commands } from './commands.ts';
 import type { Driver, DriverEvents, Launch } from './driver.ts';
 import type { Host } from './host.ts';
 import { Memory } from './memory.ts';
-import { type SandboxOptions, type Sizes, sizesOf } from './options.ts';
+import { hartsOf, type SandboxOptions, type Sizes, sizesOf } from './options.ts';
 import { privateHost, start } from './start-guest.ts';
 import type { FaultHandler } from './userfault.ts';
 
@@ -177,7 +177,7 @@ const launchOf = (image: OpenImage, sizes: Sizes, options: SandboxOptions): Laun
     ...(sizes.limitBytes === undefined ? {} : { memoryLimitBytes: sizes.limitBytes }),
     commandLine: [options.cmdline ?? image.commandLine, options.append].filter(Boolean).join(' '),
     clock: options.clock ?? 'real',
-    cpus: options.cpus ?? 1,
+    ...hartsOf(options),
     balloon: options.balloon !== 'off',
     ...(options.ksm === undefined || options.ksm === 'off' ? {} : { ksm: options.ksm }),
     ...(options.seed === undefined && options.clock !== 'instret' ? {} : { seed: options.seed ?? 1 }),

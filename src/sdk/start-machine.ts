@@ -7,8 +7,15 @@ import type { DriverEvents, Launch } from './driver.ts';
 export type OpenDisk = (path: string) => NonNullable<MachinePorts['disks']>[number];
 
 /** Builds the machine on the thread that will own its devices, and loads what it boots. */
-export function startMachine(host: Host, launch: Launch, events: DriverEvents, openDisk: OpenDisk): Machine {
+export function startMachine(
+  host: Host,
+  launch: Launch,
+  events: DriverEvents,
+  openDisk: OpenDisk,
+  ports: Pick<MachinePorts, 'wake'> = {},
+): Machine {
   const machine = new Machine(host, launch.machine, {
+    ...ports,
     // Copies: a device uses its buffer again, and listeners may keep what they get.
     console: bytes => events.console(bytes.slice()),
     ...(launch.agent ? { agent: (bytes: Uint8Array) => events.agent(bytes.slice()) } : {}),

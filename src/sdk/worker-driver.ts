@@ -2,6 +2,7 @@ import type { Worker } from 'node:worker_threads';
 import { PAGE_SIZE } from '../base/units.ts';
 import { spawnWorker } from '../host/node/spawn.ts';
 import type { Channel } from '../machine/board.ts';
+import type { RunnerShare } from '../machine/hart-runner.ts';
 import type { Guest, Host, HostShare } from '../machine/host.ts';
 import type { MachineEnd } from '../machine/run-loop.ts';
 import { Ring } from '../sync/ring.ts';
@@ -19,8 +20,17 @@ export const CONTROL = {
   ...{ balloonTarget: 7, balloonActual: 8 },
   /** 1 when a machine that waits may begin. */
   go: 9,
-  words: 16,
+  /** 1 when the machine is over, and its other runners shall leave. */
+  over: 10,
+  /** Runners beside the machine's own thread: how many have not left, or CLOSED when none may come any more. */
+  runners: 11,
+  /** What runner n sleeps on, n from 1 on; runner 0 is the machine's thread. */
+  runnerWake: 16,
+  words: 32,
 } as const;
+export const CLOSED = -1;
+export const wakeWord = (control: number, runner: number): number =>
+  control + (runner === 0 ? CONTROL.wake : CONTROL.runnerWake + runner);
 /** How long a worker that was told to stop may take; it looks between two rounds of slices. */
 const LEAVE_MS = 2000;
 export const CHANNELS: readonly Channel[] = ['console', 'agent'];
@@ -29,7 +39,7 @@ export const CHANNELS: readonly Channel[] = ['console', 'agent'];
 export type MachineWorkerData = { share: HostShare; launch: Launch; control: number; rings: number[] };
 export type MachineMessage =
   | { kind: 'output'; channel: Channel; bytes: Uint8Array }
-  | { kind: 'made' }
+  | { kind: 'made'; share: RunnerShare }
   | { kind: 'end'; end: MachineEnd }
   | {
       kind: 'failed';
@@ -40,8 +50,17 @@ export type MachineMessage =
       hint: string | undefined;
     };
 
+/** What a runner's worker is given. */
+export type RunnerWorkerData = {
+  share: HostShare;
+  machine: RunnerShare;
+  control: number;
+  runner: number;
+};
+
 /**
- * The machine and its devices on a worker; one for each guest, until runners are pooled (design 4). This thread talks to them by rings and a wake
+ * The machine and its devices on a worker; one for each guest, until runners are pooled (design 4), and beside
+ * it those that run the guest's other harts. This thread talks to them by rings and a wake
  * word in the arena, because a runner inside wasm hears no messages (design 14).
  */
 export class WorkerDriver implements Driver {
@@ -50,6 +69,7 @@ export class WorkerDriver implements Driver {
   readonly #host: Host;
   readonly #hasBalloon: boolean;
   readonly #machine: Worker;
+  readonly #runners: Worker[] = [];
   readonly #control: number;
   readonly #rings: Map<Channel, Ring>;
   /** Input that its channel's ring has no room for yet. */
@@ -71,13 +91,30 @@ export class WorkerDriver implements Driver {
     this.#left = new Promise(resolve => this.#machine.on('exit', () => resolve()));
     this.made = new Promise((resolve, reject) => {
       this.#machine.on('message', (m: MachineMessage) => {
-        if (m.kind === 'made') resolve(this.guest()!);
-        else if (m.kind !== 'output') reject(Object.assign(new Error('the machine was not made'), m));
+        if (m.kind === 'made') {
+          this.#startRunners(m.share);
+          resolve(this.guest()!);
+        } else if (m.kind !== 'output') reject(Object.assign(new Error('the machine was not made'), m));
       });
       this.#machine.on('exit', () => reject(new Error('the machine was not made')));
     });
     this.made.catch(() => {});
     this.ended = this.#watch(events).finally(() => this.#tearDown(places));
+  }
+
+  /** Not when the machine is over already: it does not wait for those that it does not see. */
+  #startRunners(machine: RunnerShare): void {
+    const count = machine.runners - 1;
+    const { words } = this.#host;
+    const control = this.#control;
+    if (count < 1) return;
+    if (Atomics.compareExchange(words, control + CONTROL.runners, 0, count) !== 0) return;
+    for (let runner = 1; runner <= count; runner++) {
+      const data: RunnerWorkerData = { share: this.#host.share(), machine, control, runner };
+      const worker = spawnWorker(new URL('./runner-worker.ts', import.meta.url), data);
+      worker.on('error', error => this.#failWith(error));
+      this.#runners.push(worker);
+    }
   }
 
   guest(): Guest | undefined {
@@ -176,6 +213,8 @@ export class WorkerDriver implements Driver {
     this.stop();
     await Promise.race([this.#left, sleep(LEAVE_MS)]);
     await this.#machine.terminate();
+    // Gone by now, unless something failed: the machine waits for them.
+    await Promise.all(this.#runners.map(worker => worker.terminate()));
     this.#lastGuest = this.guest();
     this.#over = true;
     if (this.#lastGuest !== undefined) return;

@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 
@@ -14,3 +15,6 @@ export function spawnWorker(module: URL, workerData: unknown): Worker {
   const load = `import('tsx/esm/api').then(({ register }) => { register(); return import(${JSON.stringify(module.href)}); });`;
   return new Worker(load, { eval: true, workerData });
 }
+
+/** Threads that this host runs at once. */
+export const cores = (): number => availableParallelism();
