@@ -103,9 +103,13 @@ function encodeLine(line: Line, at: number, labels: ReadonlyMap<string, number>)
   }
 }
 
+/** The bits of an atomic instruction that order what is around it. */
+const ORDER: Record<string, number> = { aq: 1 << 26, rl: 1 << 25, aqrl: 3 << 25 };
+
 function encodeInstruction(line: Line, at: number, labels: ReadonlyMap<string, number>): number {
-  const row = INSTRUCTIONS[numberOf(line.mnemonic.replace(/\.(aq|rl|aqrl)$/, ''))] as Instruction;
-  const fields = { word: row.match, rest: [...line.operands] };
+  const [, name = '', order = ''] = /^(.*?)(?:\.(aq|rl|aqrl))?$/.exec(line.mnemonic) ?? [];
+  const row = INSTRUCTIONS[numberOf(name)] as Instruction;
+  const fields = { word: row.match | (ORDER[order] ?? 0), rest: [...line.operands] };
   if (row.format.imm === 'rm') fields.word |= 7 << 12;
   for (const operand of row.format.syntax) {
     const text = fields.rest.shift();
@@ -152,7 +156,8 @@ function operandBits(
     case 'rm':
       return 0;
     case 'fence':
-      return 0x0ff00000;
+      // Predecessors and successors, four bits each; `pause` and fence.tso are numbers too.
+      return Number(text) << 20;
   }
 }
 

@@ -2,7 +2,7 @@ import type { MemoryOp, PlainOp } from '../wasm/code.ts';
 import { FORMAT, type Instruction } from './instruction.ts';
 
 // RV64A: chapter "A". Wasm's atomics are sequentially consistent, so aq and rl ask for nothing more and
-// are not matched.
+// are not matched, except at LR: an atomic load follows earlier atomic stores, not plain ones, and rl wants those.
 
 type Width = 'i32' | 'i64';
 
@@ -25,13 +25,27 @@ const amo = (name: string, funct5: number, width: Width, op: string) =>
 const keep = (name: string, funct5: number, width: Width, condition: string) =>
   row(name, funct5, width, { emit: e => e.amoKeep(`${width}_${condition}` as PlainOp, bytesOf(width)) });
 
+const RL = 1 << 25;
+
 function lr(width: Width): Instruction {
   const base = row('lr', 2, width, { format: FORMAT.lr, emit: e => e.lr(bytesOf(width)) });
-  return { ...base, mask: 0xf9f0707f };
+  return { ...base, mask: 0xfbf0707f };
+}
+
+function lrRelease(width: Width): Instruction {
+  const { name, match, mask, format } = lr(width);
+  return {
+    ...{ name: `${name}.rl`, match: match | RL, mask, format },
+    emit: e => {
+      e.c.atomicFence();
+      e.lr(bytesOf(width));
+    },
+  };
 }
 
 const all = (width: Width): Instruction[] => [
   lr(width),
+  lrRelease(width),
   row('sc', 3, width, { emit: e => e.sc(bytesOf(width)) }),
   amo('amoswap', 1, width, 'xchg'),
   amo('amoadd', 0, width, 'add'),

@@ -2,6 +2,7 @@ import { parseArgs } from 'node:util';
 import { EXTENSIONS, type Extension } from './generate.ts';
 import { runIsa } from './isa.ts';
 import { buildDriver, kernelRelease, runLinux, runOneScript } from './linux/linux.ts';
+import { runLitmus } from './litmus/litmus.ts';
 import { runPrivileged } from './privileged/privileged.ts';
 import { findQemuSystem } from './privileged/qemu-system.ts';
 import { findQemuUser } from './qemu-user.ts';
@@ -10,11 +11,13 @@ import { runRequirements } from './requirements/requirements.ts';
 // npm run conformance -- isa [--extension F] [--instructions N] [--seed N]
 // npm run conformance -- privileged [--instructions N] [--seed N]
 // npm run conformance -- linux [--scripts N] [--seed N] [--racing] [--script '0.mmap …']
+// npm run conformance -- litmus [--runs N] [--test NAME]
 // npm run conformance -- requirements [--untested]
 
 const USAGE =
   'usage: conformance isa|privileged [--seed N] [--instructions N] [--extension I|M|A|F|D|C]\n' +
   "       conformance linux [--scripts N] [--seed N] [--racing] [--script '0.mmap …']\n" +
+  '       conformance litmus [--runs N] [--test NAME]\n' +
   '       conformance requirements [--untested]';
 const print = (line: string): void => console.log(line);
 
@@ -28,6 +31,8 @@ const { values, positionals } = parseArgs({
     script: { type: 'string' },
     racing: { type: 'boolean' },
     untested: { type: 'boolean' },
+    runs: { type: 'string' },
+    test: { type: 'string' },
   },
 });
 
@@ -86,9 +91,17 @@ const linux = async (): Promise<number> => {
   }
 };
 
+const litmus = async (): Promise<number> => {
+  const runs = Number(values.runs ?? 1e7);
+  const failed = await runLitmus({ runs, only: values.test, print });
+  print(`litmus: ${failed} tests with forbidden outcomes`);
+  return failed;
+};
+
 const run = async (): Promise<number> => {
   if (positionals[0] === 'isa') return isa();
   if (positionals[0] === 'privileged') return privileged();
+  if (positionals[0] === 'litmus') return litmus();
   if (positionals[0] === 'linux') return linux();
   if (positionals[0] === 'requirements')
     return runRequirements({ untestedOnly: values.untested === true, print });
