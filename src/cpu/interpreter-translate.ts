@@ -250,7 +250,8 @@ function writeValue(c: Code, l: L, unknown: Label): void {
 
 /** Sets `value` to the decoded page whose number, counted from 1, is in `gfn`. */
 function writeSlot(c: Code, l: L, unknown: Label): void {
-  c.get(l.gfn).op('i32_eqz').brIf(unknown, false);
+  // 0, or negative while another vCPU makes the page.
+  c.get(l.gfn).i32(1).op('i32_lt_s').brIf(unknown, false);
   c.get(l.code).mem('i32_atomic_load', CODE_AT.generation * 4);
   field(c, AT.codeSeen).op('i32_ne').brIf(unknown, false);
   c.get(l.gfn).i32(1).op('i32_sub').tee(l.gfn);
