@@ -1,0 +1,30 @@
+import { describe, expect, test } from 'vitest';
+import { FENCES, goesWrong } from './fences.ts';
+import { runLitmusTest } from './litmus.ts';
+import { LITMUS } from './tests.ts';
+
+const RUNS = 20_000;
+
+describe('two harts on two threads', () => {
+  test.each(LITMUS.map(t => [t.name, t] as const))(
+    'RVWMO allows every outcome of %s',
+    async (_name, litmus) => {
+      expect((await runLitmusTest(litmus, RUNS)).forbidden).toBe(0);
+    },
+  );
+
+  test('a page that another hart unmapped is not used once RFENCE has returned; without the wait it is', async () => {
+    expect(await goesWrong(FENCES.remap)).toBe(false);
+    expect(await goesWrong(FENCES.remap, ['fenceWithoutAck'])).toBe(true);
+  });
+
+  test('code that another hart patched is executed once RFENCE has returned; without the wait it is not', async () => {
+    expect(await goesWrong(FENCES.patch)).toBe(false);
+    expect(await goesWrong(FENCES.patch, ['fenceWithoutAck'])).toBe(true);
+  });
+
+  test('fence.i sees what another hart wrote; not if a page becomes code before the others were told', async () => {
+    expect(await goesWrong(FENCES.write)).toBe(false);
+    expect(await goesWrong(FENCES.write, ['codeWithoutAck'])).toBe(true);
+  });
+});
