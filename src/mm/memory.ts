@@ -189,6 +189,7 @@ export class Memory {
     const missing = (flags & VmFlag.UffdMissing) !== 0;
     const minor = (vmas.flagsHigh(vma) & VmFlagHigh.UffdMinor) !== 0;
     if (missing || minor) {
+      if (shmem.isBeyond(vma, vpn)) return GUP_SIGBUS;
       const cached = shmem.isCached(vma, vpn);
       const fault = (write ? UffdFault.Write : 0) | (cached ? UffdFault.Minor : 0);
       if (cached ? minor : missing) return this.#userFault(mm, vma, vpn, pte, entry, fault, how);

@@ -175,6 +175,12 @@ export class Shmem {
     );
   }
 
+  /** Does a page of a VMA lie beyond the end of its inode? Nobody can supply it. Requires: mmap. */
+  isBeyond(vma: Vma, vpn: Vpn): boolean {
+    const { layout } = this.#deps;
+    return this.indexOf(vma, vpn) >= layout.inode.size.load(layout.vma.ops.get(vma));
+  }
+
   /** Does the cache have the page of a VMA's page? Right to within what changes meanwhile. Requires: mmap. */
   isCached(vma: Vma, vpn: Vpn): boolean {
     const { layout, pages } = this.#deps;

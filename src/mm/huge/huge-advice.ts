@@ -26,9 +26,8 @@ export type HugeAdviceDeps = {
   readonly khugepaged: Khugepaged;
 };
 
-/** MADV_COLLAPSE goes on to the next area after these. */
+/** MADV_COLLAPSE goes on to the next area after these; an area without a table ends it. */
 const GOES_ON: ReadonlySet<ScanResult> = new Set<ScanResult>([
-  'pmd-null',
   'pte-non-present',
   'pte-uffd-wp',
   'lack-referenced-page',

@@ -283,6 +283,13 @@ test('MADV_COLLAPSE: EINVAL for what may not be huge or has no table, and for a 
   expect(advise(rig)).toBe('EINVAL');
   rig.advise('hugepage', 0, 512);
   expect(() => rig.advise('collapse', 512, 512)).toThrow(/EINVAL/);
+  // The first area has no table, and so the second is not looked at.
+  const pair = rig.core.mmap.map(rig.mm, 2 * HUGE_BYTES);
+  rig.core.access.write8(rig.mm, pair + HUGE_BYTES, 1);
+  const huge = rig.core.hugePmd.countPages(rig.mm);
+  expect(() => rig.core.madvise.advise(rig.mm, pair, 2 * HUGE_BYTES, 'collapse')).toThrow(/EINVAL/);
+  expect(rig.core.hugePmd.countPages(rig.mm)).toBe(huge);
+  rig.core.mmap.unmap(rig.mm, pair, 2 * HUGE_BYTES);
   expect(() => rig.advise('collapse', 1, 510)).toThrow(/EINVAL/);
   rig.advise('collapse', 1, 511); // from one area to the next: none to do
   expect(advise(rig)).toBe('ok');

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
 import { PAGE_SIZE as PAGE } from '../../base/units.ts';
+import { GUP_SIGBUS } from '../fault-codes.ts';
 import { PageFlag } from '../layout.ts';
 import { testMm } from '../testing.ts';
 import { name, page } from './resolve-testing.ts';
@@ -122,6 +123,16 @@ test('V-11: shared memory takes MISSING and MINOR, anonymous memory MISSING and 
   expect(errno(() => userfault.register(anonymous, PAGE, Missing | Wp))).toBe('ok');
   userfault.unregister(at, 4 * PAGE);
   expect([core.access.read8(guest, at), ioctls.length > 0]).toEqual([0, true]);
+  core.checkInvariants();
+});
+
+test('V-61: beyond the end of its object nobody is asked for a page: it is SIGBUS, as nobody could supply it', () => {
+  const { core, inode, guest, at, userfault } = twoViews(Missing | Minor);
+  core.shmem.truncate(inode, PAGE);
+  let asked = 0;
+  userfault.serveInline(() => asked++);
+  expect([1, 3].map(i => core.gup.fault(guest, at / PAGE + i, true))).toEqual([GUP_SIGBUS, GUP_SIGBUS]);
+  expect(asked).toBe(0);
   core.checkInvariants();
 });
 
