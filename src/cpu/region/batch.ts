@@ -1,7 +1,7 @@
 import { type FuncType, type FunctionIndex, I32, I64, ModuleBuilder } from '../../wasm/encoder.ts';
 import type { Format } from '../instruction.ts';
 import { INSTRUCTIONS } from '../instructions.ts';
-import { discover, type Fetch, Flow } from './discover.ts';
+import { discover, type Fetch, Flow, type IsElsewhere } from './discover.ts';
 import { buildGraph } from './graph.ts';
 import { analyze } from './registers.ts';
 import { REGION_TYPE } from './signature.ts';
@@ -9,8 +9,12 @@ import { type RegionPlan, writeRegion } from './writer.ts';
 
 const FILL = { params: [I32, I32, I64, I32, I32], results: [I32] } as const;
 /** What becomes a region: its code, or undefined when nothing at `heads` can be translated. */
-export function planRegion(fetch: Fetch, heads: readonly number[]): RegionPlan | undefined {
-  const d = discover(fetch, heads);
+export function planRegion(
+  fetch: Fetch,
+  heads: readonly number[],
+  isElsewhere?: IsElsewhere,
+): RegionPlan | undefined {
+  const d = discover(fetch, heads, isElsewhere);
   if (d.instructions === 0 || d.entries.length === 0) return undefined;
   const g = buildGraph(d);
   const r = analyze(d, block => g.isLoop[g.firstBlock + block] !== 0);

@@ -42,6 +42,8 @@ export type Discovery = {
 
 /** The halfword at an offset in the page. */
 export type Fetch = (offset: number) => number;
+/** Whether to leave the region for what is at an offset: it has a large region already. */
+export type IsElsewhere = (offset: number) => boolean;
 
 /** See cpu-design 3: TurboFan's time grows faster than the region. */
 export const MAX_INSTRUCTIONS = 300;
@@ -71,19 +73,25 @@ export function decodeStep(fetch: Fetch, offset: number): Step | undefined {
 }
 
 /** Follows the code from `heads`; at most MAX_INSTRUCTIONS. */
-export function discover(fetch: Fetch, heads: readonly number[]): Discovery {
-  return new Walk(fetch).run(heads);
+export function discover(
+  fetch: Fetch,
+  heads: readonly number[],
+  isElsewhere: IsElsewhere = () => false,
+): Discovery {
+  return new Walk(fetch, isElsewhere).run(heads);
 }
 
 class Walk {
   readonly #fetch: Fetch;
+  readonly #isElsewhere: IsElsewhere;
   readonly #steps = new Map<number, Step>();
   readonly #leaders = new Set<number>();
   readonly #entries = new Set<number>();
   readonly #queue: number[] = [];
 
-  constructor(fetch: Fetch) {
+  constructor(fetch: Fetch, isElsewhere: IsElsewhere) {
     this.#fetch = fetch;
+    this.#isElsewhere = isElsewhere;
   }
 
   run(heads: readonly number[]): Discovery {
@@ -93,7 +101,7 @@ class Walk {
   }
 
   #lead(offset: number): void {
-    if (offset < 0 || offset >= PAGE || this.#leaders.has(offset)) return;
+    if (offset < 0 || offset >= PAGE || this.#leaders.has(offset) || this.#isElsewhere(offset)) return;
     this.#leaders.add(offset);
     this.#queue.push(offset);
   }
@@ -107,6 +115,7 @@ class Walk {
   #follow(from: number): void {
     let at = from;
     while (at < PAGE && !this.#steps.has(at) && this.#steps.size < MAX_INSTRUCTIONS) {
+      if (at !== from && this.#isElsewhere(at)) return;
       const step = decodeStep(this.#fetch, at);
       if (step === undefined) return;
       this.#steps.set(at, step);

@@ -1,6 +1,6 @@
 import type { Code, Label } from '../../wasm/code.ts';
 import { AT } from '../vcpu.ts';
-import { equal, includes, minus, type RegisterSet, size } from './registers.ts';
+import { includes, minus, type RegisterSet, size } from './registers.ts';
 
 // The ways out of a region differ in which registers they write back. Each such set has one block behind
 // the body; it writes what a smaller set's block doesn't, then goes on there, the last to the epilogue.
@@ -12,6 +12,7 @@ export type RegisterLocals = { readonly x: readonly number[]; readonly f: readon
 
 export class Exits {
   readonly #groups: Group[] = [];
+  readonly #byKey = new Map<string, Group>();
   readonly #locals: RegisterLocals;
 
   constructor(locals: RegisterLocals) {
@@ -20,8 +21,11 @@ export class Exits {
 
   /** Before `open`: there will be an exit that writes back `set`. */
   add(set: RegisterSet): void {
-    if (this.#groups.some(g => equal(g.set, set))) return;
-    this.#groups.push({ set, parent: undefined, label: 0 as Label });
+    const key = keyOf(set);
+    if (this.#byKey.has(key)) return;
+    const group = { set, parent: undefined, label: 0 as Label };
+    this.#byKey.set(key, group);
+    this.#groups.push(group);
   }
 
   /** Opens the blocks, the smallest set outermost. `body` follows, then `close`. */
@@ -36,7 +40,7 @@ export class Exits {
   }
 
   labelOf(set: RegisterSet): Label {
-    const group = this.#groups.find(g => equal(g.set, set));
+    const group = this.#byKey.get(keyOf(set));
     if (group === undefined) throw new Error('an exit was not announced');
     return group.label;
   }
@@ -53,6 +57,8 @@ export class Exits {
 }
 
 const CPU = 0;
+
+const keyOf = (set: RegisterSet): string => `${set.x} ${set.f}`;
 
 function each(word: number, f: (n: number) => void): void {
   for (let w = word; w !== 0; w &= w - 1) f(31 - Math.clz32(w & -w));

@@ -46,6 +46,8 @@ type Counter =
   | 'translateMicroseconds';
 
 export const BATCH = 8;
+/** Instructions of a region from which on others leave for it rather than repeat it. */
+const LARGE = 128;
 
 /** Makes regions of hot places, for the thread that runs into them. */
 export class Translator {
@@ -106,10 +108,20 @@ export class Translator {
 
   #plan(head: Head): Planned[] {
     const half = frameByte(head.pfn) / 2;
-    const plan = planRegion(offset => this.#halves[half + (offset >>> 1)]!, [head.offset]);
+    const fetch = (offset: number) => this.#halves[half + (offset >>> 1)]!;
+    const plan = planRegion(fetch, [head.offset], offset => this.#isLarge(head, offset));
     if (plan === undefined) return [];
     const first = plan.d.blocks[plan.d.blockAt.get(head.offset)!]!.steps[0]!;
     return first.flow === Flow.Slow ? [] : [{ head, plan }];
+  }
+
+  /** Whether a region of its own begins at an offset, too large to have its code twice. */
+  #isLarge({ code, slot }: Head, offset: number): boolean {
+    const { cache } = this.#parts;
+    const id = this.#idAt(cache.byteOf(code, slot), offset);
+    if (id === 0) return false;
+    const row = cache.code.entries.get(code) + (id * ENTRY_SIZE) / 4;
+    return this.#entry.need.get(row as never) >= LARGE;
   }
 
   #write(vcpu: VcpuPtr, code: CodePtr, planned: readonly Planned[]): void {
