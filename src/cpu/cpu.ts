@@ -326,6 +326,16 @@ export class Cpu {
     };
   }
 
+  /** How often a vCPU went from region to region, and to the interpreter. */
+  regionExits(vcpu: VcpuPtr) {
+    const count = (at: number) => (this.#words[vcpu + at]! >>> 0) + this.#words[vcpu + at + 1]! * 2 ** 32;
+    return {
+      region_exits_lookup: count(AT.lookups),
+      region_exits_interpret: count(AT.interprets),
+      interpreter_calls: count(AT.interpreted),
+    };
+  }
+
   /** Low word of x0..x31, signed. */
   xLo(vcpu: VcpuPtr, n: number): number {
     return this.#words[vcpu + AT.x + 2 * n]!;

@@ -26,14 +26,17 @@ export function defineDispatch(m: ModuleBuilder, imports: Imports, interpret: Fu
       pc: c.local(I64),
     };
     c.loop(again => {
-      c.get(CPU)
-        .mem('i32_load', AT.leave * 4)
-        .if(() => void c.op('return_'), undefined, { likely: false });
       c.block(cold => {
         findEntry(c, l, cold);
         callRegion(c, l, imports, again);
       });
-      c.get(CPU).call(interpret).br(again);
+      count(c, AT.interpreted);
+      c.get(CPU).call(interpret);
+      // Only the interpreter decides to leave; a region that has to asks it to go on.
+      c.get(CPU)
+        .mem('i32_load', AT.leave * 4)
+        .op('i32_eqz')
+        .brIf(again, true);
     });
   });
 }
@@ -91,8 +94,22 @@ function callRegion(c: Code, l: Locals, imports: Imports, again: Label): void {
     .mem('i32_load', AT.firstRegion * 4)
     .op('i32_add')
     .callIndirect(REGION_TYPE);
-  c.tee(l.row).op('i32_eqz').brIf(again);
+  c.tee(l.row).op('i32_eqz');
+  c.if(() => {
+    count(c, AT.lookups);
+    c.br(again);
+  });
   c.get(l.row).i32(Leave.Unlinked).op('i32_eq');
   c.if(() => void c.get(CPU).get(l.id).call(imports.link).br(again), undefined, { likely: false });
+  count(c, AT.interprets);
   stepOnce(c);
+}
+
+function count(c: Code, at: number): void {
+  c.get(CPU)
+    .get(CPU)
+    .mem('i64_load', at * 4)
+    .i64(1)
+    .op('i64_add')
+    .mem('i64_store', at * 4);
 }

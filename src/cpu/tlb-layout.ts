@@ -59,4 +59,4 @@ export const HEAT_BYTES = 32768;
 /** Of a decoded record's byte address, shifted right by 2. */
 export const HEAT_MASK = HEAT_BYTES - 4;
 /** Arrivals at which a place is hot; a power of two. */
-export const HOT = 4096;
+export const HOT = 1024;

@@ -93,6 +93,9 @@ const FIELDS = {
   entries: i32, //        the VM's region entries, byte address
   heat: i32, //           counts of arrivals by place, byte address
   firstRegion: i32, //    where this thread's function table has the VM's regions
+  lookups: u64, //        regions left for what is at another place, ...
+  interprets: u64, //     ... and for the interpreter to execute an instruction
+  interpreted: u64, //    calls of the interpreter, these and those where there is no region
   step: i32, //           1: the interpreter executes one instruction though a region begins there
   codeAdded: array(2), // frames that became code since requests were last tested
   cross: array(CROSS_ENTRIES * CROSS_WORDS),

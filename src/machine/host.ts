@@ -333,8 +333,9 @@ export class Host {
 
   #addTranslated(vm: Ptr<'vm'>, sums: Record<string, number>): void {
     const code = this.words[this.kvm.requests.vcpu(vm, 0) + AT.code] as CodePtr;
-    for (const [name, value] of Object.entries(this.cpu.translated(code))) {
-      sums[name] = (sums[name] ?? 0) + value;
+    addTo(sums, this.cpu.translated(code));
+    for (let i = 0; i < this.kvm.layout.vm.vcpuCount.load(vm); i++) {
+      addTo(sums, this.cpu.regionExits(this.kvm.requests.vcpu(vm, i)));
     }
   }
 
@@ -371,6 +372,10 @@ export class Host {
       ...(swapDevice instanceof Zram ? { zram_mm_stat: swapDevice.stats() } : {}),
     };
   }
+}
+
+function addTo(sums: Record<string, number>, more: Record<string, number>): void {
+  for (const [name, value] of Object.entries(more)) sums[name] = (sums[name] ?? 0) + value;
 }
 
 function mmConfig(arena: Arena, swap: SwapSpec, breaks: readonly string[], ports: HostPorts): MmConfig {

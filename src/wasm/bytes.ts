@@ -34,6 +34,7 @@ export class Bytes {
 
   /** Signed LEB128 of a safe integer. */
   signed(value: number): this {
+    if (value >= -64 && value < 64) return this.byte(value & 0x7f);
     for (;;) {
       const low = ((value % 128) + 128) % 128;
       value = (value - low) / 128;
@@ -73,7 +74,7 @@ export class Bytes {
   }
 
   #grow(extra: number): void {
-    const bigger = new Uint8Array(Math.max(this.#data.length * 2, this.#length + extra));
+    const bigger = new Uint8Array(Math.max(this.#data.length * 4, this.#length + extra));
     bigger.set(this.#data.subarray(0, this.#length));
     this.#data = bigger;
   }

@@ -1,7 +1,7 @@
 import { type FuncType, type FunctionIndex, I32, I64, ModuleBuilder } from '../../wasm/encoder.ts';
 import type { Format } from '../instruction.ts';
 import { INSTRUCTIONS } from '../instructions.ts';
-import { discover, type Fetch, Flow, type IsElsewhere } from './discover.ts';
+import { discover, type Fetch, type IsElsewhere } from './discover.ts';
 import { buildGraph } from './graph.ts';
 import { analyze } from './registers.ts';
 import { REGION_TYPE } from './signature.ts';
@@ -27,7 +27,7 @@ export function writeBatch(plans: readonly RegionPlan[], shared: boolean, fused:
   m.importMemory('env', 'memory', { shared, maximum: 65536 });
   const imported = new Map<string, FunctionIndex>();
   for (const name of ['fillRead', 'fillWrite']) imported.set(name, m.importFunction('env', name, FILL));
-  for (const [name, shape] of calledBy(plans)) imported.set(name, m.importFunction('env', name, shape));
+  for (const { name, shape } of calledBy(plans)) imported.set(name, m.importFunction('env', name, shape));
   const indexOf = (name: string): FunctionIndex => {
     const index = imported.get(name);
     if (index === undefined) throw new Error(`a region calls ${name}, which nothing exports`);
@@ -39,26 +39,35 @@ export function writeBatch(plans: readonly RegionPlan[], shared: boolean, fused:
   return m.finish();
 }
 
-/** The core module's functions that the regions' instructions call. */
-function calledBy(plans: readonly RegionPlan[]): Map<string, FuncType> {
-  const rows = new Set<number>();
+type Callee = { readonly name: string; readonly shape: FuncType };
+
+/** By row: what of the core module an instruction calls. */
+const CALLEES: readonly (Callee | undefined)[] = INSTRUCTIONS.map(({ name, format }) => {
+  if (/^mulh/.test(name)) return { name, shape: { params: [I64, I64], results: [I64] } };
+  return isFloat(name, format) ? { name: floatName(name), shape: floatShape(format) } : undefined;
+});
+
+function calledBy(plans: readonly RegionPlan[]): Set<Callee> {
+  const called = new Set<Callee>();
   for (const { d } of plans) {
-    for (const b of d.blocks) for (const s of b.steps) if (s.flow !== Flow.Slow) rows.add(s.row);
-  }
-  const called = new Map<string, FuncType>();
-  for (const row of rows) {
-    const { name, format } = INSTRUCTIONS[row]!;
-    if (/^mulh/.test(name)) called.set(name, { params: [I64, I64], results: [I64] });
-    else if (isFloat(name, format)) called.set(floatName(name), floatShape(format));
+    for (const b of d.blocks) {
+      for (const s of b.steps) {
+        const callee = CALLEES[s.row];
+        if (callee !== undefined) called.add(callee);
+      }
+    }
   }
   return called;
 }
 
-const isFloat = (name: string, { rd, rs1, syntax }: Format): boolean =>
-  (rd === 'f' || rs1 === 'f') && !syntax.includes('mem') && !name.startsWith('fmv');
+function isFloat(name: string, { rd, rs1, syntax }: Format): boolean {
+  return (rd === 'f' || rs1 === 'f') && !syntax.includes('mem') && !name.startsWith('fmv');
+}
 
 /** `float_add_d` for fadd.d: cpu/float's names, as the core module exports them. */
-const floatName = (name: string): string => `float_${name.slice(1).replaceAll('.', '_')}`;
+function floatName(name: string): string {
+  return `float_${name.slice(1).replaceAll('.', '_')}`;
+}
 
 function floatShape({ rs2, rs3, imm }: Format): FuncType {
   const operands = [rs2, rs3].filter(r => r !== undefined).map(() => I64);

@@ -22,7 +22,7 @@ import type { Linker } from './linker.ts';
 import type { RegionPlan } from './writer.ts';
 
 /** A place that execution comes to often. */
-type Head = { code: CodePtr; slot: number; pfn: Pfn; offset: number };
+type Head = { code: CodePtr; slot: number; pfn: Pfn; offset: number; heat: number };
 type Planned = { head: Head; plan: RegionPlan };
 
 export type TranslatorParts = {
@@ -46,6 +46,13 @@ type Counter =
   | 'translateMicroseconds';
 
 export const BATCH = 8;
+const MAX_QUEUE = 256;
+/**
+ * Most of a thread's time that may go to translating, beside a head start in milliseconds: a boot is long over
+ * before most of what it runs would have paid.
+ */
+const SHARE = 0.15;
+const HEAD_START = 40;
 /** Instructions of a region from which on others leave for it rather than repeat it. */
 const LARGE = 128;
 
@@ -58,8 +65,9 @@ export class Translator {
   readonly #region;
   #queue: Head[] = [];
   #fused: boolean | undefined;
-  /** For `--stats`. */
-  readonly stats = { regions: 0, batches: 0, wasmBytes: 0, instructions: 0, milliseconds: 0, drops: 0 };
+  #began: number | undefined;
+  /** Spent so far. */
+  #milliseconds = 0;
 
   constructor(parts: TranslatorParts) {
     this.#parts = parts;
@@ -78,21 +86,41 @@ export class Translator {
     // Records that straddle two pages have a place of their own, in no slot.
     if (!(slot >= 0 && slot < cache.code.slots.get(code)) || offset >= 4096) return;
     const pfn = cache.frameOf(code, slot);
-    const again = this.#queue.some(h => h.slot === slot && h.offset === offset && h.code === code);
-    if (!again) this.#queue.push({ code, slot, pfn, offset });
-    if (again || this.#queue.length >= this.#parts.batch) this.#translate(vcpu, code);
+    const known = this.#queue.find(h => h.slot === slot && h.offset === offset && h.code === code);
+    if (known === undefined) this.#queue.push({ code, slot, pfn, offset, heat: 1 });
+    else known.heat++;
+    const enough = known !== undefined || this.#queue.length >= this.#parts.batch;
+    if (enough && this.#mayWork()) this.#translate(vcpu, code);
+  }
+
+  /** Whether translation has taken no more than its share of the time so far. */
+  #mayWork(): boolean {
+    if (this.#parts.batch === 1) return true;
+    this.#began ??= performance.now();
+    return this.#milliseconds < HEAD_START + SHARE * (performance.now() - this.#began);
   }
 
   #translate(vcpu: VcpuPtr, code: CodePtr): void {
     const { translating } = this.#parts.cache.code;
     if (translating.cas(code, 0, 1) !== 0) return;
     const start = performance.now();
-    const heads = this.#queue.filter(h => h.code === code && this.#isWanted(h));
-    this.#queue = this.#queue.filter(h => h.code !== code);
+    const heads = this.#take(code);
     const planned = heads.flatMap(head => this.#plan(head));
     if (planned.length > 0) this.#write(vcpu, code, planned);
-    this.#count('translateMicroseconds', code, 1000 * (performance.now() - start));
+    const took = performance.now() - start;
+    this.#milliseconds += took;
+    this.#count('translateMicroseconds', code, 1000 * took);
     translating.store(code, 0);
+  }
+
+  /** The hottest places of a VM, no more than a batch should have. */
+  #take(code: CodePtr): Head[] {
+    const wanted = this.#queue.filter(h => h.code === code && this.#isWanted(h));
+    wanted.sort((a, b) => b.heat - a.heat);
+    const heads = wanted.slice(0, 2 * this.#parts.batch);
+    const later = wanted.slice(heads.length, MAX_QUEUE);
+    this.#queue = [...this.#queue.filter(h => h.code !== code), ...later];
+    return heads;
   }
 
   /** The page is still decoded there, and no region begins at the place yet. */
