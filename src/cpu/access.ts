@@ -28,6 +28,8 @@ export type AccessParts = {
   flushOthers: FlushOthers;
   /** Eight aligned bytes by one store. */
   copy64(to: number, from: number): void;
+  /** Test: before a store of `bytes` at an arena byte address. */
+  willWrite?: ((at: number, bytes: number) => void) | undefined;
 };
 
 /**
@@ -131,6 +133,7 @@ export class SlowAccess {
 
   /** Aligned stores are single ones, as other harts may look. */
   #put(vcpu: VcpuPtr, at: number, bytes: number): void {
+    this.#parts.willWrite?.(at, bytes);
     const data = vcpu + AT.data;
     if (bytes === 8 && at % 8 === 0) {
       this.#parts.copy64(at, data * 4);
@@ -152,6 +155,8 @@ export class SlowAccess {
     this.#dropCode(vcpu, second);
     const data = (vcpu + AT.data) * 4;
     const inFirst = 4096 - (lo & 0xfff);
+    this.#parts.willWrite?.(frameByte(first) + (lo & 0xfff), inFirst);
+    this.#parts.willWrite?.(frameByte(second), bytes - inFirst);
     this.#bytes.copyWithin(frameByte(first) + (lo & 0xfff), data, data + inFirst);
     this.#bytes.copyWithin(frameByte(second), data + inFirst, data + bytes);
     return 1;

@@ -14,6 +14,7 @@ import { type Callbacks, compileInterpreter } from './interpreter.ts';
 import type { Fills } from './interpreter-fills.ts';
 import { Mmu } from './mmu.ts';
 import { Linker } from './region/linker.ts';
+import type { Lockstep } from './region/lockstep.ts';
 import { BATCH, Translator } from './region/translator.ts';
 import { SlowInstructions } from './slow.ts';
 import { type Fill, Tlb, type TlbOps } from './tlb.ts';
@@ -38,6 +39,8 @@ export type CpuOptions = {
   breaks?: Partial<CpuBreaks>;
   /** Hot places that are translated at once; 0 keeps all to the interpreter. */
   batch?: number;
+  /** Test: compares each run of a region with the interpreter; `module` was compiled `watched`. */
+  lockstep?: Lockstep;
 };
 
 export type ResetState = {
@@ -53,6 +56,8 @@ type Exports = TlbOps &
     run: (cpu: number) => void;
     unlinked: () => number;
     copy64: (to: number, from: number) => void;
+    /** Where the module is watched. */
+    interpret(cpu: number): void;
   };
 
 /** Decoded pages of 32 KiB each that a VM may have at once. */
@@ -82,6 +87,7 @@ export class Cpu {
   readonly #linker: Linker;
   readonly translator: Translator;
   readonly #translates: boolean;
+  readonly #lockstep: Lockstep | undefined;
   readonly #enter: (cpu: number) => void;
 
   constructor(arena: Arena, ports: CpuPorts, options: CpuOptions) {
@@ -90,6 +96,8 @@ export class Cpu {
     this.#words = words;
     this.#alloc = options.alloc;
     this.#free = options.free;
+    this.#lockstep = options.lockstep;
+    const willWrite = this.#watch();
     const fill: Fill = (at, value, bytes) => exports.fill(at, value, bytes);
     const host = new HostTlb(words);
     this.#frames = arena.firstFrame + arena.frames;
@@ -115,10 +123,11 @@ export class Cpu {
     const own = { mmu: this.#mmu, tlb: this.#tlb, traps: this.#traps, cache: this.#cache };
     const parts = { arena, words, flushes: this.#flushes, ...own };
     const copy64 = (to: number, from: number) => exports.copy64(to, from);
-    this.#access = new SlowAccess({ ...parts, decoder, flushOthers: options.flushOthers, copy64 });
+    const { flushOthers } = options;
+    this.#access = new SlowAccess({ ...parts, decoder, flushOthers, copy64, willWrite });
     const csrs = new Csrs(words, ports, this.#tlb);
     const slow = new SlowInstructions({ ...parts, csrs, access: this.#access });
-    this.#linker = new Linker(arena, this.#cache);
+    this.#linker = new Linker(arena, this.#cache, this.#lockstep);
     this.translator = new Translator({
       arena,
       cache: this.#cache,
@@ -127,6 +136,7 @@ export class Cpu {
       alloc: options.alloc,
       free: options.free,
       batch: options.batch ?? BATCH,
+      watched: this.#lockstep !== undefined,
       quiesce: vcpu => {
         this.#tlb.flushExec(vcpu);
         if (options.flushOthers !== undefined) this.#mmu.outside(vcpu, () => options.flushOthers!(vcpu, 0));
@@ -134,13 +144,19 @@ export class Cpu {
     });
     this.#translates = options.batch !== 0;
     const module = options.module ?? compileInterpreter(arena.shared);
-    const callbacks = this.#callbacks(decoder, slow);
+    const callbacks = { ...this.#callbacks(decoder, slow), ...(willWrite && { willWrite }) };
     const env = { memory: arena.memory, regions: this.#linker.table, ...callbacks };
     const exports = new WebAssembly.Instance(module, { env }).exports as Exports;
-    this.#linker.use({ ...exports, memory: arena.memory });
+    this.#linker.use({ ...exports, memory: arena.memory, ...(willWrite && { willWrite }) });
+    this.#lockstep?.attach({ words, interpret: exports.interpret });
     this.#enter = exports.run;
     const { fillRead, fillWrite, translate } = exports;
     this.fills = { fillRead, fillWrite, translate };
+  }
+
+  #watch() {
+    const lockstep = this.#lockstep;
+    return lockstep && ((at: number, bytes: number) => lockstep.willWrite(at, bytes));
   }
 
   #callbacks(decoder: Decoder, slow: SlowInstructions): Callbacks {
@@ -153,12 +169,15 @@ export class Cpu {
       load: (cpu, bytes) => access.load(at(cpu), bytes),
       store: (cpu, bytes) => access.store(at(cpu), bytes),
       amo: (cpu, bytes, kind) => access.atomic(at(cpu), bytes, kind as 0 | 1),
-      refill: (cpu, kind) => access.refill(at(cpu), kind as 0 | 1),
+      refill: (cpu, kind) => {
+        this.#lockstep?.asked();
+        return access.refill(at(cpu), kind as 0 | 1);
+      },
       slow: (cpu, dp) => slow.execute(at(cpu), dp),
       decode: (cpu, dp) => decoder.decodeAt(words[(cpu >>> 2) + AT.code] as CodePtr, dp),
       cross: cpu => access.cross(at(cpu)),
       hot: (cpu, dp) => {
-        if (this.#translates) this.translator.hot(at(cpu), dp);
+        if (this.#translates && this.#lockstep?.replays !== true) this.translator.hot(at(cpu), dp);
       },
       link: (cpu, id) => this.#linker.link(words[(cpu >>> 2) + AT.code] as CodePtr, id),
     };

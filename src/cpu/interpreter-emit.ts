@@ -160,6 +160,7 @@ export class InterpreterEmit implements Emit {
     c.if(
       () => {
         this.#translated(WRITE);
+        this.#watch(bytes);
         this.rs2();
         c.mem(op);
         this.advance();
@@ -194,6 +195,15 @@ export class InterpreterEmit implements Emit {
       },
       { likely: true },
     );
+    if (kind === WRITE && this.#f.willWrite !== undefined) {
+      c.get(this.#l.host).i32(bytes).call(this.#f.willWrite);
+    }
+  }
+
+  /** Test: tells of the store to the address on the stack. */
+  #watch(bytes: Bytes): void {
+    const { host } = this.#l;
+    if (this.#f.willWrite !== undefined) this.c.tee(host).get(host).i32(bytes).call(this.#f.willWrite);
   }
 
   lr(bytes: 4 | 8): void {

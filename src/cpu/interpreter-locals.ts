@@ -2,8 +2,10 @@ import type { Code, Label } from '../wasm/code.ts';
 import { type FunctionIndex, I32, I64 } from '../wasm/encoder.ts';
 import type { Helper } from './emit.ts';
 
-/** The functions that the generated code calls. */
-export type Imports = Readonly<Record<ImportName, FunctionIndex>>;
+/** The functions that the generated code calls; `willWrite` in a test alone. */
+export type Imports = Readonly<
+  Record<Exclude<ImportName, 'willWrite'>, FunctionIndex> & { willWrite?: FunctionIndex }
+>;
 export type ImportName =
   | 'fetch'
   | 'load'
@@ -14,13 +16,16 @@ export type ImportName =
   | 'cross'
   | 'hot'
   | 'refill'
-  | 'link';
+  | 'link'
+  | 'willWrite';
 
 /** Functions defined beside `run`. */
 export type Internals = Readonly<
   Record<Helper | 'loadMiss' | 'storeMiss' | 'amoMiss' | 'translate', FunctionIndex>
 > & {
   readonly float: Readonly<Record<string, FunctionIndex>>;
+  /** Test: called before each store. */
+  readonly willWrite: FunctionIndex | undefined;
 };
 
 export const CPU = 0;

@@ -58,6 +58,7 @@ function writeLoad(c: Code, imports: Imports, translate: FunctionIndex): void {
 
 function writeStore(c: Code, imports: Imports, translate: FunctionIndex): void {
   ifTranslated(c, translate, Access.Write, entry => {
+    if (imports.willWrite !== undefined) hostOf(c, entry).get(P.bytes).call(imports.willWrite);
     for (const [bytes, op] of [
       [8, 'i64_store'],
       [4, 'i64_store32'],

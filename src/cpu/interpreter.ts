@@ -48,6 +48,7 @@ const IMPORTS: Record<ImportName, { params: readonly 0x7f[]; results: readonly 0
   cross: { params: [I32], results: [] },
   hot: { params: [I32, I32], results: [] },
   link: { params: [I32, I32], results: [] },
+  willWrite: { params: [I32, I32], results: [] },
 };
 
 /** What the interpreter calls; addresses are bytes in the arena, `cpu` that of the vCPU record. */
@@ -72,16 +73,24 @@ export type Callbacks = {
   hot(cpu: number, dp: number): void;
   /** Puts the region of entry `id` in this thread's function table. */
   link(cpu: number, id: number): void;
+  /** Test: `bytes` at a host address are about to be written. */
+  willWrite?(at: number, bytes: number): void;
 };
 
 /**
  * The generated module. Depends on nothing but `shared`, so one serves every thread. `walks`: false, for tests, has
- * the callbacks make every entry. A place is `hot` after so many arrivals, a power of two above 1.
+ * the callbacks make every entry. A place is `hot` after so many arrivals, a power of two above 1. `watched`: for
+ * Lockstep, calls `willWrite` and exports the interpreter alone.
  */
-export function compileInterpreter(shared: boolean, walks = true, hot = HOT): WebAssembly.Module {
+export function compileInterpreter(
+  shared: boolean,
+  walks = true,
+  hot = HOT,
+  watched = false,
+): WebAssembly.Module {
   const m = new ModuleBuilder();
   m.importMemory('env', 'memory', { shared, maximum: 65536 });
-  const names = Object.keys(IMPORTS) as ImportName[];
+  const names = (Object.keys(IMPORTS) as ImportName[]).filter(name => watched || name !== 'willWrite');
   const imports = Object.fromEntries(
     names.map(name => [name, m.importFunction('env', name, IMPORTS[name])]),
   ) as Imports;
@@ -91,10 +100,12 @@ export function compileInterpreter(shared: boolean, walks = true, hot = HOT): We
     ...defineMisses(m, imports, translate),
     translate,
     float: emitFloat(m, { fflags: AT.fflags * 4 }),
+    willWrite: imports.willWrite,
   };
   m.importTable('env', 'regions', 1);
   const interpret = m.define(undefined, { params: [I32], results: [] }, c => writeRun(c, imports, f, hot));
   defineDispatch(m, imports, interpret);
+  if (watched) m.exportFunction('interpret', interpret);
   exportForRegions(m, f);
   m.define('fill', { params: [I32, I32, I32], results: [] }, c => c.get(0).get(1).get(2).memoryFill());
   defineDrops(m);

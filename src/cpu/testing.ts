@@ -2,6 +2,7 @@ import { Arena } from '../sync/arena.ts';
 import { assemble } from './assemble.ts';
 import { type Cpu, type CpuOptions, createCpu } from './cpu.ts';
 import { type CpuPorts, type Exit, Miss, type VcpuPtr } from './interface.ts';
+import type { Lockstep } from './region/lockstep.ts';
 import { ARCH_WORDS, type CodePtr, Privilege, Status } from './vcpu.ts';
 
 /** Where flat memory begins, as RAM does on the board. */
@@ -18,6 +19,7 @@ export type FlatOptions = {
   flushOthers?(vcpu: VcpuPtr, pfn: number): void;
   /** As of CpuOptions. */
   batch?: number;
+  lockstep?: Lockstep;
 };
 
 /** A vCPU over flat memory: what tests and benchmarks run programs on. */
@@ -41,6 +43,7 @@ export class FlatMachine {
     const cpuOptions: CpuOptions = { alloc: this.#allocator() };
     if (options.module !== undefined) cpuOptions.module = options.module;
     if (options.batch !== undefined) cpuOptions.batch = options.batch;
+    if (options.lockstep !== undefined) cpuOptions.lockstep = options.lockstep;
     if (options.flushOthers !== undefined) cpuOptions.flushOthers = options.flushOthers;
     this.cpu = createCpu(this.arena, options.ports?.(inner) ?? inner, cpuOptions);
     this.code = this.cpu.createCode(slots);

@@ -3,6 +3,7 @@ import { MIB, PAGE_SIZE, pagesOf } from '../base/units.ts';
 import { Cpu } from '../cpu/cpu.ts';
 import { Access, Miss, type VcpuPtr } from '../cpu/interface.ts';
 import { compileInterpreter } from '../cpu/interpreter.ts';
+import type { Lockstep } from '../cpu/region/lockstep.ts';
 import { AT, type CodePtr } from '../cpu/vcpu.ts';
 import { monotonicMs, sharedClockNs } from '../host/world.ts';
 import type { BlockedSometimes } from '../kvm/guest-memory.ts';
@@ -43,6 +44,8 @@ export type HostConfig = {
 export type HostPorts = {
   /** The swap file that the Host's first thread opened as `fd`. Where there are no files, none. */
   swapFile?(fd: number): SwapFilePort;
+  /** Test: compares what regions do with the interpreter. One vCPU, on this thread, and memory enough for it. */
+  lockstep?: Lockstep;
 };
 
 /** What another thread needs to attach. */
@@ -110,7 +113,7 @@ export class Host {
   #mergeAt = 0;
   #collapseAt = 0;
 
-  private constructor(share: HostShare, mm: MmCore, sync: Sync) {
+  private constructor(share: HostShare, mm: MmCore, sync: Sync, lockstep?: Lockstep) {
     this.sync = sync;
     this.words = sync.words;
     this.mm = mm;
@@ -132,6 +135,7 @@ export class Host {
           const vm = this.words[vcpu + AT.vm] as Ptr<'vm'>;
           if (this.kvm.layout.vm.vcpuCount.load(vm) > 1) this.kvm.requests.tellOfCode(vm, vcpu, pfn);
         },
+        ...(lockstep && { lockstep, batch: 1 }),
       },
     );
     this.kvm = new Kvm(
@@ -156,10 +160,10 @@ export class Host {
       memory: arena.memory,
       swap: config.swap,
       breaks: config.breaks,
-      interpreter: compileInterpreter(config.shared),
+      interpreter: ports.lockstep?.compile() ?? compileInterpreter(config.shared),
       housekeepWord: mm.heap.alloc(16),
     };
-    return new Host(share, mm, sync);
+    return new Host(share, mm, sync, ports.lockstep);
   }
 
   static attach(share: HostShare, ports: HostPorts = {}): Host {

@@ -4,7 +4,7 @@ import { alignDown, MIB, PAGE_SIZE, pagesOf } from '../base/units.ts';
 import { setEngineFlags } from '../host/node/engine-flags.ts';
 import { spawnWorker } from '../host/node/spawn.ts';
 import { overcommit } from '../inspect/mem-stat.ts';
-import { HEAP_BYTES, type HostConfig, Host as MachineHost } from '../machine/host.ts';
+import { HEAP_BYTES, type HostConfig, type HostPorts, Host as MachineHost } from '../machine/host.ts';
 import { nodePorts } from './node-ports.ts';
 import { parseSwap } from './options.ts';
 import { bytes, type Size } from './size.ts';
@@ -53,8 +53,8 @@ export class Host implements AsyncDisposable {
   readonly #guests = new Set<HostGuest>();
   #closed: Promise<void> | undefined;
 
-  private constructor(config: HostConfig, closeSwap: () => void) {
-    this.machineHost = MachineHost.create(config, nodePorts);
+  private constructor(config: HostConfig, closeSwap: () => void, ports: HostPorts = nodePorts) {
+    this.machineHost = MachineHost.create(config, ports);
     this.#closeSwap = closeSwap;
     this.#housekeeper = config.shared ? new Housekeeper(this.machineHost) : undefined;
   }
@@ -83,8 +83,8 @@ export class Host implements AsyncDisposable {
   }
 
   /** By Sandbox: a Host of given size. Throws ENOMEM. */
-  static of(config: HostConfig, closeSwap: () => void): Host {
-    return new Host(config, closeSwap);
+  static of(config: HostConfig, closeSwap: () => void, ports?: HostPorts): Host {
+    return new Host(config, closeSwap, ports);
   }
 
   /** True if guests run on this thread, over memory that no other sees. */

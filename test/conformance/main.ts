@@ -3,6 +3,7 @@ import { EXTENSIONS, type Extension } from './generate.ts';
 import { runIsa } from './isa.ts';
 import { buildDriver, kernelRelease, runLinux, runOneScript } from './linux/linux.ts';
 import { runLitmus } from './litmus/litmus.ts';
+import { runLockstep, runLockstepBoot } from './lockstep.ts';
 import { runPrivileged } from './privileged/privileged.ts';
 import { findQemuSystem } from './privileged/qemu-system.ts';
 import { findQemuUser } from './qemu-user.ts';
@@ -13,12 +14,14 @@ import { runRequirements } from './requirements/requirements.ts';
 // npm run conformance -- linux [--scripts N] [--seed N] [--racing] [--script '0.mmap …']
 // npm run conformance -- litmus [--runs N] [--test NAME]
 // npm run conformance -- requirements [--untested]
+// npm run conformance -- lockstep [--instructions N] [--seed N] [--boot]
 
 const USAGE =
   'usage: conformance isa|privileged [--seed N] [--instructions N] [--extension I|M|A|F|D|C]\n' +
   "       conformance linux [--scripts N] [--seed N] [--racing] [--script '0.mmap …']\n" +
   '       conformance litmus [--runs N] [--test NAME]\n' +
-  '       conformance requirements [--untested]';
+  '       conformance requirements [--untested]\n' +
+  '       conformance lockstep [--seed N] [--instructions N] [--boot]';
 const print = (line: string): void => console.log(line);
 
 const { values, positionals } = parseArgs({
@@ -33,6 +36,7 @@ const { values, positionals } = parseArgs({
     untested: { type: 'boolean' },
     runs: { type: 'string' },
     test: { type: 'string' },
+    boot: { type: 'boolean' },
   },
 });
 
@@ -98,11 +102,20 @@ const litmus = async (): Promise<number> => {
   return failed;
 };
 
+const lockstep = async (): Promise<number> => {
+  const seed = Number(values.seed ?? 1);
+  const instructions = Number(values.instructions ?? (values.boot ? 0 : 1e8));
+  print(`lockstep: seed ${seed}, ${instructions} instructions of random programs`);
+  const differences = instructions === 0 ? 0 : runLockstep({ seed, instructions, print });
+  return differences + (values.boot ? await runLockstepBoot(print) : 0);
+};
+
 const run = async (): Promise<number> => {
   if (positionals[0] === 'isa') return isa();
   if (positionals[0] === 'privileged') return privileged();
   if (positionals[0] === 'litmus') return litmus();
   if (positionals[0] === 'linux') return linux();
+  if (positionals[0] === 'lockstep') return lockstep();
   if (positionals[0] === 'requirements')
     return runRequirements({ untestedOnly: values.untested === true, print });
   throw new Error(USAGE);

@@ -21,20 +21,26 @@ export function planRegion(
   return { d, g, r };
 }
 
-/** Several regions as one module, since a module costs as much as a hundred instructions. Exports r0, r1 ... */
-export function writeBatch(plans: readonly RegionPlan[], shared: boolean, fused: boolean) {
+/**
+ * Several regions as one module, since a module costs as much as a hundred instructions. Exports r0, r1 ...
+ * `watched`: a test is told of each store.
+ */
+export function writeBatch(plans: readonly RegionPlan[], shared: boolean, fused: boolean, watched = false) {
   const m = new ModuleBuilder();
   m.importMemory('env', 'memory', { shared, maximum: 65536 });
   const imported = new Map<string, FunctionIndex>();
   for (const name of ['fillRead', 'fillWrite']) imported.set(name, m.importFunction('env', name, FILL));
   for (const { name, shape } of calledBy(plans)) imported.set(name, m.importFunction('env', name, shape));
+  const willWrite = watched
+    ? m.importFunction('env', 'willWrite', { params: [I32, I32], results: [] })
+    : undefined;
   const indexOf = (name: string): FunctionIndex => {
     const index = imported.get(name);
     if (index === undefined) throw new Error(`a region calls ${name}, which nothing exports`);
     return index;
   };
   for (const [i, plan] of plans.entries()) {
-    m.define(`r${i}`, REGION_TYPE, c => writeRegion(c, plan, { imported: indexOf, fused }));
+    m.define(`r${i}`, REGION_TYPE, c => writeRegion(c, plan, { imported: indexOf, fused, willWrite }));
   }
   return m.finish();
 }

@@ -3,6 +3,7 @@ import type { Arena } from '../../sync/arena.ts';
 import type { CodeCache } from '../code-cache.ts';
 import type { CodePtr } from '../vcpu.ts';
 import { entryStruct, MAX_REGIONS, REGION_WORDS, regionStruct } from './layout.ts';
+import type { Lockstep } from './lockstep.ts';
 
 /** What regions import: the core module's exports. */
 export type RegionEnvironment = WebAssembly.ModuleImports & { unlinked: () => number };
@@ -17,9 +18,12 @@ export class Linker {
   readonly #entry;
   readonly #region;
   readonly #ranges = new Map<CodePtr, Range>();
+  readonly #lockstep: Lockstep | undefined;
   #environment: RegionEnvironment | undefined;
 
-  constructor(arena: Arena, cache: CodeCache) {
+  /** `lockstep`: a test that compares each region with the interpreter. */
+  constructor(arena: Arena, cache: CodeCache, lockstep?: Lockstep) {
+    this.#lockstep = lockstep;
     this.table = new WebAssembly.Table({ element: 'anyfunc', initial: 1 });
     this.#bytes = arena.bytes;
     this.#cache = cache;
@@ -83,6 +87,9 @@ export class Linker {
     const env = this.#environment as WebAssembly.ModuleImports;
     const { exports } = new WebAssembly.Instance(module, { env });
     const at = this.firstRegion(code) + first;
-    for (let i = 0; i < count; i++) this.table.set(at + i, exports[`r${i}`]);
+    for (let i = 0; i < count; i++) {
+      const region = exports[`r${i}`];
+      this.table.set(at + i, this.#lockstep?.wrap(region as never) ?? region);
+    }
   }
 }

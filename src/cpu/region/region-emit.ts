@@ -33,6 +33,8 @@ export type RegionParts = {
   readonly imported: (name: string) => number;
   /** Vectors' relaxed_madd rounds once. */
   readonly fused: boolean;
+  /** Test: called before each store. */
+  readonly willWrite: number | undefined;
 };
 
 /** Where a step stands in its region. */
@@ -171,6 +173,15 @@ export class RegionEmit implements Emit {
 
   /** Pushes the host address of an access of `bytes` at `ea`, by the micro-TLB's entry for the base register. */
   #host(kind: number, bytes: Bytes, isAtomic: boolean): void {
+    const { host } = this.#l;
+    this.#lookUp(kind, bytes, isAtomic);
+    const { willWrite } = this.#parts;
+    if (kind === MICRO_WRITE && willWrite !== undefined) {
+      this.c.tee(host).get(host).i32(bytes).call(willWrite);
+    }
+  }
+
+  #lookUp(kind: number, bytes: Bytes, isAtomic: boolean): void {
     const { c } = this;
     const { ea, tlb } = this.#l;
     const micro = kind + rs1Of(this.#step.word) * ENTRY_BYTES;

@@ -34,6 +34,8 @@ export type TranslatorParts = {
   free: ((at: number) => void) | undefined;
   /** Heads to wait for before a batch is translated; one that is hot twice waits no longer. */
   batch: number;
+  /** Test: the regions tell of their stores. */
+  watched?: boolean;
   /** Drops the vCPU's Exec entries and waits until no other uses what was dropped. */
   quiesce(vcpu: VcpuPtr): void;
 };
@@ -158,6 +160,7 @@ export class Translator {
       planned.map(p => p.plan),
       arena.shared,
       this.#isFused(),
+      this.#parts.watched,
     );
     const entries = planned.reduce((n, p) => n + p.plan.d.entries.length, 0);
     if (this.#isFull(code, planned.length, entries, bytes.length)) {

@@ -20,7 +20,10 @@ const { cpu, label: labelParam, base, slot, page } = PARAM;
 
 export type RegionPlan = { readonly d: Discovery; readonly g: Graph; readonly r: Registers };
 
-export function writeRegion(c: Code, plan: RegionPlan, parts: Pick<RegionParts, 'imported' | 'fused'>): void {
+/** What a region's instructions are emitted with. */
+export type Imported = Pick<RegionParts, 'imported' | 'fused' | 'willWrite'>;
+
+export function writeRegion(c: Code, plan: RegionPlan, parts: Imported): void {
   new RegionWriter(c, plan, parts).write();
 }
 
@@ -36,7 +39,7 @@ class RegionWriter {
   readonly #labels: Label[] = [];
   readonly #loops: Label[] = [];
 
-  constructor(c: Code, plan: RegionPlan, parts: Pick<RegionParts, 'imported' | 'fused'>) {
+  constructor(c: Code, plan: RegionPlan, parts: Imported) {
     this.#c = c;
     this.#d = plan.d;
     this.#g = plan.g;
