@@ -4,7 +4,8 @@ import { numberOf } from '../instructions.ts';
 import { Exits } from './exits.ts';
 import { Lockstep } from './lockstep.ts';
 import { lockstepMachine, runSome } from './lockstep-testing.ts';
-import { type Place, RegionEmit } from './region-emit.ts';
+import type { Place } from './parts.ts';
+import { RegionEmit } from './region-emit.ts';
 import { minus } from './registers.ts';
 
 const module = new Lockstep().compile();

@@ -1,4 +1,4 @@
-import type { Code, Label, MemoryOp, PlainOp } from '../../wasm/code.ts';
+import type { Code, MemoryOp, PlainOp } from '../../wasm/code.ts';
 import { F64, I32 } from '../../wasm/encoder.ts';
 import { STATUS_WRITABLE, storageImm } from '../csr.ts';
 import { immediateOf, rdOf, rs1Of, rs2Of, rs3Of } from '../decode.ts';
@@ -11,40 +11,10 @@ import { INSTRUCTIONS } from '../instructions.ts';
 import { ENTRY_BYTES, MICRO_READ, MICRO_WRITE } from '../tlb-layout.ts';
 import { AT, Status } from '../vcpu.ts';
 import type { Step } from './discover.ts';
-import type { RegisterLocals } from './exits.ts';
+import type { Place, RegionParts } from './parts.ts';
 import { Scratch } from './scratch.ts';
 import { Leave, PARAM, type RegionLocals } from './signature.ts';
 import type { Addends } from './stride.ts';
-
-/** Where a step's jumps go; the writer of the region knows. */
-export type Jumps = {
-  branch(): void;
-  otherwise(): void;
-  jump(): void;
-  /** To the address in local `target`. */
-  register(): void;
-};
-
-export type RegionParts = {
-  readonly c: Code;
-  readonly l: RegionLocals;
-  readonly registers: RegisterLocals;
-  /** Index of an imported function by its name in the core module. */
-  readonly imported: (name: string) => number;
-  /** Vectors' relaxed_madd rounds once. */
-  readonly fused: boolean;
-  /** Test: called before each store. */
-  readonly willWrite: number | undefined;
-};
-
-/** Where a step stands in its region. */
-export type Place = {
-  /** Instructions of the block from this one on, which `left` counts as done already. */
-  undone: number;
-  /** Writes back what changed before this step, and leaves. */
-  exit: Label;
-  jumps: Jumps;
-};
 
 /** What is known of sstatus.FS in a block. */
 const Fs = { Unknown: 0, On: 1, Dirty: 2 } as const;
