@@ -3,7 +3,7 @@ import type { CpuBreaks } from './breaks.ts';
 import type { FlushRequests } from './flush-requests.ts';
 import { GFN_LIMIT, type HostTlb } from './host-tlb.ts';
 import type { CpuPorts, VcpuPtr } from './interface.ts';
-import { Access, Exit, Miss, Mode, SERVED } from './interface.ts';
+import { Access, Exit, Miss, Mode, SERVED, WRITES } from './interface.ts';
 import { Pte } from './pte.ts';
 import type { Tlb } from './tlb.ts';
 import { ACCESS_FAULT, PAGE_FAULT, type Traps } from './trap.ts';
@@ -203,14 +203,17 @@ export class Mmu {
     return known >= 0 ? known : this.#ask(vcpu, gfn, access);
   }
 
-  /** Does something outside guest mode. False if requests were served after it, or one asks to leave. */
+  /**
+   * Does something outside guest mode. False if what was resolved or translated before may be gone: two vCPUs that
+   * tell each other of code go on, both.
+   */
   outside(vcpu: VcpuPtr, work: () => void): boolean {
     Atomics.store(this.#words, vcpu + AT.mode, Mode.Outside);
     work();
     Atomics.store(this.#words, vcpu + AT.mode, Mode.InGuest);
-    if (Atomics.load(this.#words, vcpu + AT.requests) === 0) return true;
-    this.serve(vcpu);
-    return false;
+    const requests = Atomics.load(this.#words, vcpu + AT.requests);
+    if (requests === 0) return true;
+    return this.serve(vcpu, requests) && (requests & ~WRITES) === 0;
   }
 
   /** Asks outside guest mode, and serves what was requested meanwhile (J-7). */
@@ -231,8 +234,7 @@ export class Mmu {
   }
 
   /** Serves the requests there are. False, and an exit, when one asks to leave. */
-  serve(vcpu: VcpuPtr): boolean {
-    const requests = Atomics.load(this.#words, vcpu + AT.requests);
+  serve(vcpu: VcpuPtr, requests = Atomics.load(this.#words, vcpu + AT.requests)): boolean {
     if ((requests & SERVED) !== 0) this.#flushes.serve(vcpu, requests);
     if ((requests & ~SERVED) === 0) return true;
     this.#traps.leave(vcpu, Exit.Request);
