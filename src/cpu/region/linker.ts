@@ -2,7 +2,7 @@ import { assert } from '../../base/assert.ts';
 import type { Arena } from '../../sync/arena.ts';
 import type { CodeCache } from '../code-cache.ts';
 import type { CodePtr } from '../vcpu.ts';
-import { entryStruct, MAX_REGIONS, REGION_WORDS, regionStruct } from './layout.ts';
+import { ENTRY_SIZE, entryStruct, MAX_REGIONS, REGION_WORDS, regionStruct } from './layout.ts';
 import type { Lockstep } from './lockstep.ts';
 
 /** What regions import: the core module's exports. */
@@ -73,7 +73,7 @@ export class Linker {
   /** Instantiates the batch that the region of entry `id` belongs to. */
   link(code: CodePtr, id: number): void {
     const entries = this.#cache.code.entries.get(code);
-    const fn = this.#entry.fn.get((entries + id * 4) as never);
+    const fn = this.#entry.fn.get((entries + (id * ENTRY_SIZE) / 4) as never);
     const region = (this.#cache.code.regions.get(code) + fn * REGION_WORDS) as never;
     const at = this.#region.module.get(region) * 4;
     // A copy: an engine won't compile what other threads might change.
