@@ -60,7 +60,7 @@ class Writer {
   }
 
   #piece(i: number, depth: number): string {
-    switch (this.#r.below(8)) {
+    switch (this.#r.below(9)) {
       case 0:
       case 1:
         return this.#loop(depth, i);
@@ -68,6 +68,8 @@ class Writer {
         return this.#loopWithTwoWaysIn(depth);
       case 3:
         return this.#table();
+      case 8:
+        return this.#stride(depth);
       case 4:
         return depth < 2 && i + 1 < FUNCTIONS ? this.#call(i) : this.#lines(6);
       default:
@@ -105,6 +107,28 @@ class Writer {
     const counter = `x${20 + depth}`;
     return `li ${counter}, ${2 + this.#r.below(9)}\n${this.#branch(middle)}\n${again}: ${this.#lines(3)}
       ${middle}: ${this.#lines(3)}\naddi ${counter}, ${counter}, -1\nbnez ${counter}, ${again}`;
+  }
+
+  /** A block that repeats, with bases that step through pages. */
+  #stride(depth: number): string {
+    const r = this.#r;
+    const again = this.#label();
+    const counter = `x${20 + depth}`;
+    const bases = r.oneIn(2) ? ['x6'] : ['x6', 'x7'];
+    const place = () => 4096 * r.below(DATA_PAGES) + 8 * r.below(512) + (r.oneIn(5) ? r.below(8) : 0);
+    const set = (x: string) => `li x5, ${place()}\nadd ${x}, x18, x5`;
+    const access = (x: string) =>
+      r.pick([
+        () => `${r.pick(LOADS)} ${this.#x()}, ${8 * r.below(4)}(${x})`,
+        () => `${r.pick(STORES)} ${this.#x()}, ${8 * r.below(4)}(${x})`,
+        () => `fld ${this.#f()}, 0(${x})`,
+        () => `fsd ${this.#f()}, 8(${x})`,
+      ])();
+    const step = (x: string) => `addi ${x}, ${x}, ${r.pick([1, 2, 4, 8, 8, 16, 64, 1024, -8, -4])}`;
+    const alu = () => `${r.pick(ALU)} ${this.#x()}, ${this.#x()}, ${this.#x()}`;
+    const body = bases.flatMap(x => [access(x), alu(), access(x), step(x)]).join('\n');
+    return `${bases.map(set).join('\n')}\nli ${counter}, ${2 + r.below(r.oneIn(4) ? 600 : 40)}
+      ${again}: ${body}\naddi ${counter}, ${counter}, -1\nbnez ${counter}, ${again}`;
   }
 
   #table(): string {
