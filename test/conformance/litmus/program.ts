@@ -46,9 +46,10 @@ function hartSource(test: Litmus, hart: number, batches: number): string {
     li a2, 1
     li a3, 2
     batch:
+    li s1, ${BATCH}
+    sd s1, ${PACE + 64 * hart}(s4)
     ${barrier('begin', harts)}
     mv a0, s2
-    li s1, ${BATCH}
     instance:
     ${keepPace(hart, harts)}
     ${test.threads[hart]!.join('\n')}
@@ -92,7 +93,7 @@ const keepPace = (hart: number, harts: number): string => `
     andi t5, s1, 7
     bnez t5, go
     sd s1, ${PACE + 64 * hart}(s4)
-    li t4, 64
+    li t4, 2000
     behind: ld t6, ${PACE + 64 * ((hart + 1) % harts)}(s4)
     addi t4, t4, -1
     beqz t4, go
