@@ -41,7 +41,9 @@ const USER_CASES: Case[] = [
   { instruction: 'fadd.d f1, f2, f3', cause: Cause.Illegal, float: 0 },
   { instruction: 'fld f1, 0(a0)', at: GOOD, cause: Cause.Illegal, float: 0 },
   { instruction: 'fmv.x.d a1, f1', cause: Cause.Illegal, float: 0 },
-  { instruction: 'fmul.s f1, f2, f3', cause: Cause.Illegal, frm: 5 },
+  ...['fmul.s f1, f2, f3', 'fcvt.wu.d a1, f1', 'fcvt.s.l f1, a2', 'fcvt.d.s f1, f2'].map(instruction => ({
+    ...{ instruction, cause: Cause.Illegal, frm: 5 },
+  })),
   { instruction: 'csrr a1, sscratch', cause: Cause.Illegal },
   { instruction: 'csrrsi a1, sstatus, 2', cause: Cause.Illegal },
   { instruction: 'csrrw a1, instret, a2', cause: Cause.Illegal },

@@ -31,6 +31,8 @@ export class RegionEmit implements Emit {
   #imm = 0;
   #place!: Place;
   #fs: number = Fs.Unknown;
+  /** frm is known to be a mode, as far as conversions go. */
+  #isMode = false;
   #addends: Addends | undefined;
   /** Bit n: fn is known to hold a boxed single. */
   #boxed = 0;
@@ -49,6 +51,7 @@ export class RegionEmit implements Emit {
   beginBlock(addends?: Addends): void {
     this.#addends = addends;
     this.#fs = Fs.Unknown;
+    this.#isMode = false;
     this.#boxed = 0;
   }
 
@@ -382,6 +385,18 @@ export class RegionEmit implements Emit {
     c.get(this.#l.k);
   }
 
+  /** Leaves for a dynamic rounding mode that is reserved, of which an inline conversion would take no notice. */
+  #requireMode(): void {
+    if (this.#imm !== 7 || this.#isMode) return;
+    this.c
+      .get(cpu)
+      .mem('i32_load', AT.frm * 4)
+      .i32(4)
+      .op('i32_gt_u');
+    this.#interpretIf();
+    this.#isMode = true;
+  }
+
   float(name: string, operands: () => void, rounds: boolean): void {
     const { c } = this;
     const call = () => {
@@ -393,6 +408,8 @@ export class RegionEmit implements Emit {
     const { word } = this.#step;
     const registers = [rs1Of(word), rs2Of(word), rs3Of(word)];
     const { rs1, rs2, rs3 } = this.#format;
+    // Other forms go by `native`, which is off for a mode that is reserved.
+    if (rounds && name.startsWith('cvt')) this.#requireMode();
     const isInline = emitInline(c, name, {
       operand: i => this.#pushLocal([rs1, rs2, rs3][i], registers[i]!),
       same: registers[0] === registers[1],
