@@ -56,6 +56,7 @@ const FIELDS = {
   translatedBytes: i32,
   batches: i32,
   translateMicroseconds: i32,
+  entriesRefused: i32,
 } as const;
 
 /** Word offsets of the fields, for generated code. */

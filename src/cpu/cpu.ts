@@ -87,6 +87,8 @@ export class Cpu {
   readonly #linker: Linker;
   readonly translator: Translator;
   readonly #translates: boolean;
+  /** Counts slices, so that regions are looked over now and then. */
+  #runs = 0;
   readonly #lockstep: Lockstep | undefined;
   readonly #enter: (cpu: number) => void;
 
@@ -250,6 +252,9 @@ export class Cpu {
       w[vcpu + AT.left] = budget;
       w[vcpu + AT.firstRegion] = this.#linker.firstRegion(w[vcpu + AT.code]! as CodePtr);
       this.#enter(vcpu << 2);
+      if (this.#translates && (++this.#runs & 63) === 0) {
+        this.translator.review(w[vcpu + AT.code]! as CodePtr);
+      }
     }
     Atomics.store(w, vcpu + AT.mode, Mode.Outside);
     this.#retire(vcpu);
@@ -342,6 +347,7 @@ export class Cpu {
       region_wasm_bytes: c.translatedBytes.get(code),
       region_microseconds: c.translateMicroseconds.get(code),
       region_drops: c.epoch.load(code),
+      region_entries_refused: c.entriesRefused.get(code),
     };
   }
 

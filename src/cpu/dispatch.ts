@@ -14,7 +14,15 @@ import { AT } from './vcpu.ts';
 const CPU = 0;
 const EXEC = Access.Exec * KIND_BYTES;
 
-type Locals = { entry: number; slot: number; id: number; row: number; pc: number };
+type Locals = {
+  entry: number;
+  slot: number;
+  id: number;
+  row: number;
+  left: number;
+  reason: number;
+  pc: number;
+};
 
 export function defineDispatch(m: ModuleBuilder, imports: Imports, interpret: FunctionIndex): void {
   m.define('run', { params: [I32], results: [] }, c => {
@@ -23,6 +31,8 @@ export function defineDispatch(m: ModuleBuilder, imports: Imports, interpret: Fu
       slot: c.local(I32),
       id: c.local(I32),
       row: c.local(I32),
+      left: c.local(I32),
+      reason: c.local(I32),
       pc: c.local(I64),
     };
     c.loop(again => {
@@ -67,6 +77,7 @@ function findEntry(c: Code, l: Locals, cold: Label): void {
   c.mem('i32_load', ENTRY.need)
     .get(CPU)
     .mem('i32_load', AT.left * 4)
+    .tee(l.left)
     .op('i32_gt_s');
   c.if(
     () => {
@@ -94,15 +105,27 @@ function callRegion(c: Code, l: Locals, imports: Imports, again: Label): void {
     .mem('i32_load', AT.firstRegion * 4)
     .op('i32_add')
     .callIndirect(REGION_TYPE);
-  c.tee(l.row).op('i32_eqz');
+  c.set(l.reason);
+  countVisit(c, l);
+  c.get(l.reason).op('i32_eqz');
   c.if(() => {
     count(c, AT.lookups);
     c.br(again);
   });
-  c.get(l.row).i32(Leave.Unlinked).op('i32_eq');
+  c.get(l.reason).i32(Leave.Unlinked).op('i32_eq');
   c.if(() => void c.get(CPU).get(l.id).call(imports.link).br(again), undefined, { likely: false });
   count(c, AT.interprets);
   stepOnce(c);
+}
+
+/** Translator.review decides by these whether an entry pays. */
+function countVisit(c: Code, l: Locals): void {
+  c.get(l.row).get(l.row).mem('i32_load', ENTRY.visits).i32(1).op('i32_add').mem('i32_store', ENTRY.visits);
+  c.get(l.row).get(l.row).mem('i32_load', ENTRY.retired).get(l.left).op('i32_add');
+  c.get(CPU)
+    .mem('i32_load', AT.left * 4)
+    .op('i32_sub')
+    .mem('i32_store', ENTRY.retired);
 }
 
 function count(c: Code, at: number): void {

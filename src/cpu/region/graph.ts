@@ -1,3 +1,4 @@
+import { rdOf } from '../decode.ts';
 import type { Discovery } from './discover.ts';
 import { Flow } from './discover.ts';
 
@@ -51,6 +52,26 @@ export function buildGraph(d: Discovery): Graph {
 /** Whether the edge between two blocks goes by way of the dispatch. */
 export const goesAround = (g: Graph, from: number, to: number): boolean =>
   g.around.has(from * g.innerLabel.length + to);
+
+/** Most instructions that one visit is likely to retire: Infinity when there is a loop, or a call within. */
+export function longestVisit(d: Discovery, g: Graph): number {
+  if (g.around.size > 0 || g.isLoop.some((l, node) => l !== 0 && node !== 0) || callsItself(d))
+    return Infinity;
+  const longest = new Int32Array(d.blocks.length);
+  const blocks = d.blocks.map(b => b.index).filter(b => g.order[g.firstBlock + b] !== -1);
+  blocks.sort((a, b) => g.order[g.firstBlock + b]! - g.order[g.firstBlock + a]!);
+  for (const block of blocks) {
+    const after = successors(d, block).map(to => longest[to]!);
+    longest[block] = d.blocks[block]!.count + Math.max(0, ...after);
+  }
+  return Math.max(...longest);
+}
+
+const callsItself = (d: Discovery): boolean =>
+  d.blocks.some(b => {
+    const last = b.steps.at(-1)!;
+    return last.flow === Flow.Jump && rdOf(last.word) !== 0 && d.blockAt.has(b.target);
+  });
 
 class Builder {
   readonly #d: Discovery;

@@ -11,12 +11,20 @@ const ENTRY_FIELDS = {
   base: i32,
   /** Instructions that have to be left in the slice. */
   need: i32,
+  /** Where it is: the decoded page's slot, and below it 12 bits of offset in the page. */
+  place: i32,
+  /** The instruction, decoded as if it stood alone. */
+  record: array(4),
+  /** Leads on behind a short one. What a record leads on by is its first word; the others are for statistics. */
+  afterShort: i32,
+  /** How often `run` came in here, and how many instructions retired until it was out: estimates, as threads race. */
+  visits: i32,
+  retired: i32,
   spare: i32,
-  /** The instruction, decoded as if it stood alone; then two records that lead on, by its length. */
-  record: array(12),
+  afterLong: array(4),
 } as const;
 /** Byte offsets, for generated code. */
-export const ENTRY = { fn: 0, base: 4, need: 8, record: 16 } as const;
+export const ENTRY = { fn: 0, base: 4, need: 8, record: 16, visits: 36, retired: 40 } as const;
 export const ENTRY_SIZE = 64;
 /** Ids are u16. */
 export const MAX_ENTRIES = 65536;

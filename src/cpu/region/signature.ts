@@ -21,24 +21,38 @@ export const Leave = {
 /** Functions of the core module that regions import. */
 export type RegionImport = 'fillRead' | 'fillWrite' | 'mulhu' | 'mulh' | 'mulhsu';
 
-export function declareLocals(c: Code) {
-  return {
-    left: c.local(I32),
-    tlb: c.local(I32),
-    reason: c.local(I32),
-    host: c.local(I32),
-    k: c.local(I32),
-    a32: c.local(I32),
-    b32: c.local(I32),
-    native: c.local(I32),
-    rounds: c.local(I32),
-    bound: c.local(I32),
-    out: c.local(I64),
-    target: c.local(I64),
-    ea: c.local(I64),
-    a: c.local(I64),
-    b: c.local(I64),
-    fa: c.local(F64),
-  };
+const LOCALS = {
+  left: I32,
+  tlb: I32,
+  reason: I32,
+  host: I32,
+  k: I32,
+  a32: I32,
+  b32: I32,
+  native: I32,
+  rounds: I32,
+  bound: I32,
+  out: I64,
+  target: I64,
+  ea: I64,
+  a: I64,
+  b: I64,
+  fa: F64,
+} as const;
+type LocalName = keyof typeof LOCALS;
+export type RegionLocals = Readonly<Record<LocalName, number>>;
+
+/** Locals that come into being when they are first asked for: a call has to clear each that there is. */
+export function declareLocals(c: Code): RegionLocals {
+  const made = new Map<LocalName, number>();
+  const locals = {} as Record<LocalName, number>;
+  for (const name of Object.keys(LOCALS) as LocalName[]) {
+    const get = (): number => {
+      const local = made.get(name) ?? c.local(LOCALS[name]);
+      made.set(name, local);
+      return local;
+    };
+    Object.defineProperty(locals, name, { get });
+  }
+  return locals;
 }
-export type RegionLocals = ReturnType<typeof declareLocals>;

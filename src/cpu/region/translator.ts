@@ -8,6 +8,7 @@ import type { VcpuPtr } from '../interface.ts';
 import { AT, type CodePtr } from '../vcpu.ts';
 import { planRegion, writeBatch } from './batch.ts';
 import { Flow } from './discover.ts';
+import { longestVisit } from './graph.ts';
 import {
   ENTRY,
   ENTRY_SIZE,
@@ -45,7 +46,8 @@ type Counter =
   | 'translatedRegions'
   | 'translatedInstructions'
   | 'translatedBytes'
-  | 'translateMicroseconds';
+  | 'translateMicroseconds'
+  | 'entriesRefused';
 
 export const BATCH = 8;
 const MAX_QUEUE = 256;
@@ -55,8 +57,17 @@ const MAX_QUEUE = 256;
  */
 const SHARE = 0.15;
 const HEAD_START = 40;
+/** Entries that `review` looks at in one go. */
+const REVIEWED = 512;
+/** Visits after which an entry is judged, and the instructions that each has to retire on average. */
+const VISITS = 512;
+const MIN_RETIRED = 48;
+const MAX_REFUSED = 65536;
 /** Instructions of a region from which on others leave for it rather than repeat it. */
-const LARGE = 128;
+const LARGE = 16;
+
+const refusal = (code: CodePtr, slot: number, pfn: Pfn, offset: number): string =>
+  `${code} ${slot} ${pfn} ${offset}`;
 
 /** Makes regions of hot places, for the thread that runs into them. */
 export class Translator {
@@ -67,6 +78,10 @@ export class Translator {
   readonly #region;
   #queue: Head[] = [];
   #fused: boolean | undefined;
+  /** Places whose entries did not pay. */
+  readonly #refused = new Set<string>();
+  /** The id that was last looked at. */
+  #reviewed = 0;
   #began: number | undefined;
   /** Spent so far. */
   #milliseconds = 0;
@@ -88,6 +103,7 @@ export class Translator {
     // Records that straddle two pages have a place of their own, in no slot.
     if (!(slot >= 0 && slot < cache.code.slots.get(code)) || offset >= 4096) return;
     const pfn = cache.frameOf(code, slot);
+    if (this.#refused.has(refusal(code, slot, pfn, offset))) return;
     const known = this.#queue.find(h => h.slot === slot && h.offset === offset && h.code === code);
     if (known === undefined) this.#queue.push({ code, slot, pfn, offset, heat: 1 });
     else known.heat++;
@@ -140,9 +156,20 @@ export class Translator {
     const half = frameByte(head.pfn) / 2;
     const fetch = (offset: number) => this.#halves[half + (offset >>> 1)]!;
     const plan = planRegion(fetch, [head.offset], offset => this.#isLarge(head, offset));
-    if (plan === undefined) return [];
-    const first = plan.d.blocks[plan.d.blockAt.get(head.offset)!]!.steps[0]!;
-    return first.flow === Flow.Slow ? [] : [{ head, plan }];
+    if (plan !== undefined && this.#pays(head, plan)) return [{ head, plan }];
+    this.#refuse(head);
+    return [];
+  }
+
+  #pays(head: Head, { d, g }: RegionPlan): boolean {
+    const first = d.blocks[d.blockAt.get(head.offset)!]!.steps[0]!;
+    return first.flow !== Flow.Slow && (this.#parts.batch === 1 || longestVisit(d, g) >= MIN_RETIRED);
+  }
+
+  #refuse({ code, slot, pfn, offset }: Omit<Head, 'heat'>): void {
+    if (this.#refused.size >= MAX_REFUSED) this.#refused.clear();
+    this.#refused.add(refusal(code, slot, pfn, offset));
+    this.#count('entriesRefused', code, 1);
   }
 
   /** Whether a region of its own begins at an offset, too large to have its code twice. */
@@ -224,6 +251,9 @@ export class Translator {
       this.#entry.fn.set(row, fn);
       this.#entry.base.set(row, base);
       this.#entry.need.set(row, plan.d.instructions);
+      this.#entry.place.set(row, (head.slot << 12) | start);
+      this.#entry.visits.set(row, 0);
+      this.#entry.retired.set(row, 0);
       if (steps[0]!.flow !== Flow.Slow) this.#publish(code, slotByte, start, base + i, row);
     });
   }
@@ -235,10 +265,44 @@ export class Translator {
     const word = this.#words[record >>> 2]!;
     const copy = row + ENTRY.record / 4;
     this.#parts.decoder.write(copy, this.#words[(record >>> 2) + RECORD.raw / 4]!, -1);
-    this.#words[copy + 4] = Op.PageEnd;
-    this.#words[copy + 8] = Op.PageEnd;
+    this.#entry.afterShort.set(row as never, Op.PageEnd);
+    this.#words[row + this.#entry.afterLong.at] = Op.PageEnd;
     this.#halves[((slotByte + SLOT_ENTRIES) >>> 1) + (offset >>> 1)] = id;
     this.#words[record >>> 2] = (word & ~0xffff) | Op.Region;
+  }
+
+  /**
+   * Takes away entries that are left again too soon: going from region to region costs as much as interpreting
+   * a few dozen instructions. Looks at some entries each time.
+   */
+  review(code: CodePtr): void {
+    const { translating, nextEntry, entries } = this.#parts.cache.code;
+    if (translating.cas(code, 0, 1) !== 0) return;
+    const end = nextEntry.get(code);
+    for (let i = 0; i < REVIEWED && i < end; i++) {
+      this.#reviewed = this.#reviewed + 1 < end ? this.#reviewed + 1 : 1;
+      const id = this.#reviewed;
+      const row = (entries.get(code) + (id * ENTRY_SIZE) / 4) as never;
+      if (id < end && this.#entry.visits.get(row) >= VISITS) this.#judge(code, id, row);
+    }
+    translating.store(code, 0);
+  }
+
+  #judge(code: CodePtr, id: number, row: number): void {
+    const { visits, retired, place } = this.#entry;
+    const mean = retired.get(row as never) / visits.get(row as never);
+    visits.set(row as never, 0);
+    retired.set(row as never, 0);
+    if (mean >= MIN_RETIRED) return;
+    const slot = place.get(row as never) >>> 12;
+    const offset = place.get(row as never) & 0xfff;
+    const { cache } = this.#parts;
+    const slotByte = cache.byteOf(code, slot);
+    if (this.#idAt(slotByte, offset) !== id) return;
+    this.#refuse({ code, slot, pfn: cache.frameOf(code, slot), offset });
+    this.#halves[((slotByte + SLOT_ENTRIES) >>> 1) + (offset >>> 1)] = 0;
+    const record = (slotByte + (offset / 2) * RECORD_BYTES) >>> 2;
+    this.#words[record] = (this.#words[record]! & ~0xffff) | Op.Undecoded;
   }
 
   /** Makes room by forgetting everything; what is hot will be so again. */

@@ -9,7 +9,7 @@ import { Exits, type RegisterLocals, readIn } from './exits.ts';
 import { type Graph, goesAround, hasIndirect } from './graph.ts';
 import type { Jumps, RegionParts } from './parts.ts';
 import { RegionEmit } from './region-emit.ts';
-import { mayLeave, type RegisterSet, type Registers, union, written } from './registers.ts';
+import { mayLeave, NONE, type RegisterSet, type Registers, read, union, written } from './registers.ts';
 import { declareLocals, PARAM, type RegionLocals } from './signature.ts';
 import { type Addends, enterWindows, type Window, windowsOf } from './stride.ts';
 
@@ -27,6 +27,12 @@ export type Imported = Pick<RegionParts, 'imported' | 'fused' | 'willWrite'>;
 export function writeRegion(c: Code, plan: RegionPlan, parts: Imported): void {
   new RegionWriter(c, plan, parts).write();
 }
+
+const usedBy = (d: Discovery): RegisterSet =>
+  d.blocks.reduce(
+    (set, b) => b.steps.reduce((s, step) => union(s, union(read(step), written(step))), set),
+    NONE,
+  );
 
 class RegionWriter {
   readonly #c: Code;
@@ -46,8 +52,10 @@ class RegionWriter {
     this.#g = plan.g;
     this.#r = plan.r;
     this.#l = declareLocals(c);
-    const many = (type: typeof I64 | typeof F64) => Array.from({ length: 32 }, () => c.local(type));
-    this.#registers = { x: many(I64), f: many(F64) };
+    const used = usedBy(plan.d);
+    const many = (set: number, type: typeof I64 | typeof F64) =>
+      Array.from({ length: 32 }, (_, n) => ((set >>> n) & 1 ? c.local(type) : -1));
+    this.#registers = { x: many(used.x, I64), f: many(used.f, F64) };
     this.#exits = new Exits(this.#registers);
     this.#emit = new RegionEmit({ c, l: this.#l, registers: this.#registers, ...parts });
   }
