@@ -13,6 +13,7 @@ import { type CpuPorts, type Exit, Mode, type VcpuPtr } from './interface.ts';
 import { type Callbacks, compileInterpreter } from './interpreter.ts';
 import type { Fills } from './interpreter-fills.ts';
 import { Mmu } from './mmu.ts';
+import type { RegionLimits } from './region/layout.ts';
 import { Linker } from './region/linker.ts';
 import type { Lockstep } from './region/lockstep.ts';
 import { BATCH, Translator } from './region/translator.ts';
@@ -39,6 +40,8 @@ export type CpuOptions = {
   breaks?: Partial<CpuBreaks>;
   /** Hot places that are translated at once; 0 keeps all to the interpreter. */
   batch?: number;
+  /** Test: less room for regions than there is. */
+  limits?: RegionLimits;
   /** Test: compares each run of a region with the interpreter; `module` was compiled `watched`. */
   lockstep?: Lockstep;
 };
@@ -138,6 +141,7 @@ export class Cpu {
       alloc: options.alloc,
       free: options.free,
       batch: options.batch ?? BATCH,
+      limits: options.limits,
       watched: this.#lockstep !== undefined,
       quiesce: vcpu => {
         this.#tlb.flushExec(vcpu);

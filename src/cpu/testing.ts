@@ -2,6 +2,7 @@ import { Arena } from '../sync/arena.ts';
 import { assemble } from './assemble.ts';
 import { type Cpu, type CpuOptions, createCpu } from './cpu.ts';
 import { type CpuPorts, type Exit, Miss, type VcpuPtr } from './interface.ts';
+import type { RegionLimits } from './region/layout.ts';
 import type { Lockstep } from './region/lockstep.ts';
 import { ARCH_WORDS, type CodePtr, Privilege, Status } from './vcpu.ts';
 
@@ -20,6 +21,7 @@ export type FlatOptions = {
   /** As of CpuOptions. */
   batch?: number;
   lockstep?: Lockstep;
+  limits?: RegionLimits;
 };
 
 /** A vCPU over flat memory: what tests and benchmarks run programs on. */
@@ -30,25 +32,35 @@ export class FlatMachine {
   readonly vcpu: VcpuPtr;
   readonly pages: number;
   ticks = 0;
+  readonly #alloc: (words: number) => number;
+  readonly #ports: CpuPorts;
 
   constructor(options: FlatOptions = {}) {
     this.pages = options.pages ?? 64;
     const slots = options.slots ?? 32;
     const heapBytes = slots * 40960 + 8 * 1024 * 1024;
     this.arena = Arena.create({ frames: this.pages, heapBytes, shared: options.shared ?? false });
+    this.#alloc = this.#allocator();
     const inner: CpuPorts = {
       resolve: (_vcpu, gfn) => this.#resolve(gfn),
       time: () => this.ticks,
     };
-    const cpuOptions: CpuOptions = { alloc: this.#allocator() };
+    const cpuOptions: CpuOptions = { alloc: this.#alloc };
     if (options.module !== undefined) cpuOptions.module = options.module;
     if (options.batch !== undefined) cpuOptions.batch = options.batch;
     if (options.lockstep !== undefined) cpuOptions.lockstep = options.lockstep;
+    if (options.limits !== undefined) cpuOptions.limits = options.limits;
     if (options.flushOthers !== undefined) cpuOptions.flushOthers = options.flushOthers;
-    this.cpu = createCpu(this.arena, options.ports?.(inner) ?? inner, cpuOptions);
+    this.#ports = options.ports?.(inner) ?? inner;
+    this.cpu = createCpu(this.arena, this.#ports, cpuOptions);
     this.code = this.cpu.createCode(slots);
     this.vcpu = this.cpu.createVcpu(this.code);
     this.cpu.reset(this.vcpu, { hartId: 0, pc: RAM_BASE, a1: 0 });
+  }
+
+  /** A processor of another thread, over the same memory and code. */
+  secondCpu(options: Omit<CpuOptions, 'alloc'>): Cpu {
+    return createCpu(this.arena, this.#ports, { alloc: this.#alloc, ...options });
   }
 
   #resolve(gfn: number): number {

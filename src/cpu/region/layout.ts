@@ -44,3 +44,10 @@ export const MAX_REGIONS = 8192;
 export const regionStruct = (words: Int32Array) => struct(words, 'region', REGION_FIELDS);
 /** Bytes of wasm that a VM's regions may have before all are dropped. */
 export const MAX_WASM_BYTES = 24 * 2 ** 20;
+/** What a VM's regions may have together before all are dropped. A test may have less. */
+export type RegionLimits = { entries: number; regions: number; wasmBytes: number };
+export const LIMITS: RegionLimits = {
+  entries: MAX_ENTRIES,
+  regions: MAX_REGIONS,
+  wasmBytes: MAX_WASM_BYTES,
+};

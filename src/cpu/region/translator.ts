@@ -13,10 +13,9 @@ import {
   ENTRY,
   ENTRY_SIZE,
   entryStruct,
-  MAX_ENTRIES,
-  MAX_REGIONS,
-  MAX_WASM_BYTES,
+  LIMITS,
   REGION_WORDS,
+  type RegionLimits,
   regionStruct,
 } from './layout.ts';
 import type { Linker } from './linker.ts';
@@ -35,6 +34,7 @@ export type TranslatorParts = {
   free: ((at: number) => void) | undefined;
   /** Heads to wait for before a batch is translated; one that is hot twice waits no longer. */
   batch: number;
+  limits?: RegionLimits | undefined;
   /** Test: the regions tell of their stores. */
   watched?: boolean;
   /** Drops the vCPU's Exec entries and waits until no other uses what was dropped. */
@@ -212,10 +212,11 @@ export class Translator {
 
   #isFull(code: CodePtr, regions: number, entries: number, bytes: number): boolean {
     const { nextEntry, nextRegion, wasmBytes } = this.#parts.cache.code;
+    const limits = this.#parts.limits ?? LIMITS;
     return (
-      nextEntry.get(code) + entries > MAX_ENTRIES ||
-      nextRegion.get(code) + regions > MAX_REGIONS ||
-      wasmBytes.get(code) + bytes > MAX_WASM_BYTES
+      nextEntry.get(code) + entries > limits.entries ||
+      nextRegion.get(code) + regions > limits.regions ||
+      wasmBytes.get(code) + bytes > limits.wasmBytes
     );
   }
 
