@@ -268,8 +268,9 @@ export class Translator {
     this.#parts.decoder.write(copy, this.#words[(record >>> 2) + RECORD.raw / 4]!, -1);
     this.#entry.afterShort.set(row as never, Op.PageEnd);
     this.#words[row + this.#entry.afterLong.at] = Op.PageEnd;
-    this.#halves[((slotByte + SLOT_ENTRIES) >>> 1) + (offset >>> 1)] = id;
-    this.#words[record >>> 2] = (word & ~0xffff) | Op.Region;
+    // Atomic, so that other threads find the rows complete.
+    Atomics.store(this.#halves, ((slotByte + SLOT_ENTRIES) >>> 1) + (offset >>> 1), id);
+    Atomics.store(this.#words, record >>> 2, (word & ~0xffff) | Op.Region);
   }
 
   /**
