@@ -88,6 +88,18 @@ test.each(rows)(
 );
 
 test.each(rows)(
+  'R-13, R-5: %s of a part of a huge page splits it before it says EEXIST, ALLOW %s',
+  (face, holes) => {
+    const at = huge();
+    at.arm(0);
+    at.write(DST, 1);
+    at.core.uffdRegister.register(at.ctx, DST, HUGE * PAGE, 1);
+    expect(moved(at, face, 0, 0, 5, holes)).toEqual({ said: 'EEXIST', splits: 1, huge: 0 });
+    expect([0, 511].map(i => at.read(SRC + i * PAGE))).toEqual([0, 511]);
+  },
+);
+
+test.each(rows)(
   'T-RAP-16, B-39: a huge zero source is EBUSY for remap_anon_pages and moves with MOVE: %s, ALLOW %s',
   (face, holes) => {
     const at = new Resolving(2 * HUGE, { frames: 8192 });

@@ -74,9 +74,10 @@ export class MovePage {
   }
 
   /**
-   * MOVED, AGAIN or a negative error number; with an error nothing has changed but that tables of the
-   * destination were made. Requires: mmap for read, the source begun at the notifiers, no lock from 'page'
-   * on; `vma`, the destination's, has an anon_vma. `how` is of MoveFlag.
+   * MOVED, AGAIN or a negative error number; with an error nothing has changed but that tables were made, of
+   * the source only where holes are allowed (R-3), and a huge source was split (R-13). Requires: mmap for read,
+   * the source begun at the notifiers, no lock from 'page' on; `vma`, the destination's, has an anon_vma. `how`
+   * is of MoveFlag.
    */
   move(mm: Mm, vma: Vma, dst: Vpn, src: Vpn, how: number): number {
     const { pageTable, breaks, y } = this.#deps;
@@ -87,13 +88,19 @@ export class MovePage {
     this.#how = how;
     this.#to = pageTable.alloc(mm, dst);
     if (this.#to === 0) return -ERRNO.ENOMEM;
-    const taken = this.#to === HUGE || (pageTable.load(this.#to) !== 0 && !breaks.moveOntoPages);
-    if (taken) return -ERRNO.EEXIST;
+    if (this.#to === HUGE) return -ERRNO.EEXIST;
     this.#from = pageTable.walk(mm, src);
+    // Where holes are allowed a fault or a collapse finds a table later, as in Linux.
+    if (this.#from === 0 && (how & MoveFlag.AllowHoles) !== 0) {
+      this.#from = pageTable.alloc(mm, src);
+      if (this.#from === 0) return -ERRNO.ENOMEM;
+    }
+    // Before the destination is looked at, as in Linux.
     if (this.#from === HUGE) {
       this.#deps.hugePmd.split(mm, src);
       return AGAIN;
     }
+    if (pageTable.load(this.#to) !== 0 && !breaks.moveOntoPages) return -ERRNO.EEXIST;
     this.#entry = this.#from === 0 ? 0 : pageTable.load(this.#from);
     y('V.c');
     if (this.#entry !== 0) return this.#found();

@@ -68,7 +68,6 @@ const sorted = (log: string): string =>
 
 /** Advice, by the numbers of madvise(2). */
 const COLD = 20;
-const COLLAPSE = 25;
 const PAGEOUT = 21;
 const FREE = 8;
 
@@ -156,17 +155,6 @@ export const KNOWN_DIFFERENCES: readonly KnownDifference[] = [
       'R-5: Linux then says ENOENT though the destination is taken; ours looks at the destination first, as it does ' +
       'wherever there is a table. Both are so',
     matches: ({ step, theirs, ours }) => step.call === 'move' && theirs === '-2 -2' && ours === '-17 -17',
-  },
-  {
-    name: 'tables that MOVE makes for holes of its source',
-    reason:
-      'R-3: ours makes none, so MADV_COLLAPSE finds no table (EINVAL) where Linux finds one without pages (EBUSY)',
-    matches: ({ step, script, index, theirs, ours }) =>
-      step.call === 'madvise' &&
-      step.args[2] === COLLAPSE &&
-      script.slice(0, index).some(({ call, args }) => call === 'move' && (args[3]! & 2) !== 0) &&
-      theirs === '-16' &&
-      ours === '-22',
   },
   {
     name: 'dirt of lazily freed pages that MOVE takes',
