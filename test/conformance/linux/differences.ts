@@ -83,6 +83,10 @@ function differInZeros(theirs: string, ours: string): boolean {
 const withoutSwap = (maps: string): string =>
   maps.replaceAll(/ (?:Rss|Pss|Pss_Dirty|\w+_Clean|\w+_Dirty|Anonymous|Locked|Swap)=\d+/g, '');
 
+/** KiB that all mappings have in memory, but for zero pages. */
+const rss = (maps: string): number =>
+  [...maps.matchAll(/ Rss=(\d+)/g)].reduce((sum, [, kib]) => sum + Number(kib), 0);
+
 /** Mappings of shared memory without what of it is mapped. */
 const withoutShared = (maps: string): string =>
   maps.replaceAll(/\[\S+ ...s [^\]]*\]/g, mapping =>
@@ -141,13 +145,16 @@ export const KNOWN_DIFFERENCES: readonly KnownDifference[] = [
   {
     name: 'zeros of a huge page that was split',
     reason:
-      'where FREE, COLD or PAGEOUT of a part splits a huge page, Linux maps the zero page instead of those of its ' +
-      'pages that hold nothing but zeros; ours keeps them. What a page holds is the same',
-    matches: ({ step, script, index, theirs, ours }) =>
-      step.call === 'maps' &&
-      wantsHuge(script) &&
-      script.slice(0, index).some(splitsHuge) &&
-      withoutSwap(theirs) === withoutSwap(ours),
+      'where FREE, COLD, PAGEOUT or MOVE of a part splits a huge page, Linux maps the zero page instead of those of ' +
+      'its pages that hold nothing but zeros; ours keeps them. What a page holds is the same',
+    matches: ({ step, script, index, theirs, ours }) => {
+      if (step.call !== 'maps' || !wantsHuge(script) || withoutSwap(theirs) !== withoutSwap(ours))
+        return false;
+      const before = script.slice(0, index);
+      return (
+        before.some(splitsHuge) || (before.some(({ call }) => call === 'move') && rss(theirs) < rss(ours))
+      );
+    },
   },
   {
     name: 'MOVE from where there is no page table',
