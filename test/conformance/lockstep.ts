@@ -44,8 +44,8 @@ function oneProgram(seed: number, module: WebAssembly.Module, print: (line: stri
 const totals = (of: Pick<Lockstep, 'differences' | 'instructions' | 'runs' | 'stores'>): string =>
   `${of.differences} differences in ${of.runs} runs of regions, ${of.instructions} instructions, ${of.stores} stores`;
 
-/** Boots the image `tiny` to the end of a command. */
-export async function runLockstepBoot(print: (line: string) => void): Promise<number> {
+/** Boots the image `tiny` to the end of a command. `pristine`: with Debian's own command line and modules. */
+export async function runLockstepBoot(print: (line: string) => void, pristine: boolean): Promise<number> {
   const lockstep = new Lockstep(BOOT_HOT);
   const memoryBytes = 128 * MIB;
   const config = { frames: framesFor(memoryBytes, undefined, { kind: 'none' }), heapBytes: HEAP_BYTES };
@@ -56,6 +56,7 @@ export async function runLockstepBoot(print: (line: string) => void): Promise<nu
     host,
     memory: memoryBytes,
     clock: 'instret',
+    pristine,
     timeoutMs: 3_600_000,
   });
   const result = await sandbox.commands.run('uname -a; ls -l /; cat /proc/cpuinfo; sort /etc/passwd');

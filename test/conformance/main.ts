@@ -14,14 +14,14 @@ import { runRequirements } from './requirements/requirements.ts';
 // npm run conformance -- linux [--scripts N] [--seed N] [--racing] [--script '0.mmap …']
 // npm run conformance -- litmus [--runs N] [--test NAME]
 // npm run conformance -- requirements [--untested]
-// npm run conformance -- lockstep [--instructions N] [--seed N] [--boot]
+// npm run conformance -- lockstep [--instructions N] [--seed N] [--boot [--pristine]]
 
 const USAGE =
   'usage: conformance isa|privileged [--seed N] [--instructions N] [--extension I|M|A|F|D|C]\n' +
   "       conformance linux [--scripts N] [--seed N] [--racing] [--script '0.mmap …']\n" +
   '       conformance litmus [--runs N] [--test NAME]\n' +
   '       conformance requirements [--untested]\n' +
-  '       conformance lockstep [--seed N] [--instructions N] [--boot]';
+  '       conformance lockstep [--seed N] [--instructions N] [--boot [--pristine]]';
 const print = (line: string): void => console.log(line);
 
 const { values, positionals } = parseArgs({
@@ -37,6 +37,7 @@ const { values, positionals } = parseArgs({
     runs: { type: 'string' },
     test: { type: 'string' },
     boot: { type: 'boolean' },
+    pristine: { type: 'boolean' },
   },
 });
 
@@ -107,7 +108,7 @@ const lockstep = async (): Promise<number> => {
   const instructions = Number(values.instructions ?? (values.boot ? 0 : 1e8));
   print(`lockstep: seed ${seed}, ${instructions} instructions of random programs`);
   const differences = instructions === 0 ? 0 : runLockstep({ seed, instructions, print });
-  return differences + (values.boot ? await runLockstepBoot(print) : 0);
+  return differences + (values.boot ? await runLockstepBoot(print, values.pristine === true) : 0);
 };
 
 const run = async (): Promise<number> => {
