@@ -61,6 +61,7 @@ struct step {
 struct shared {
   int next;
   int alive[PROCESSES], parent[PROCESSES];
+  int answering[PROCESSES]; // has its handler a message in hand?
   pid_t pid[PROCESSES];
   size_t used;
   char out[1 << 20];
@@ -442,12 +443,22 @@ static void *handle(void *unused) {
   struct pollfd p = {.fd = ufd, .events = POLLIN};
   while (__atomic_load_n(&handling, __ATOMIC_SEQ_CST)) {
     struct uffd_msg m;
-    if (poll(&p, 1, 20) < 1 || read(ufd, &m, sizeof m) != sizeof m) continue;
-    if (handled < HANDLED_MAX) handled_message[handled] = m;
-    __atomic_add_fetch(&handled, 1, __ATOMIC_SEQ_CST);
-    answer(&m);
+    if (poll(&p, 1, 20) < 1) continue;
+    // Set before the read, as that is what lets a fork go on.
+    __atomic_store_n(&shared->answering[me], 1, __ATOMIC_SEQ_CST);
+    if (read(ufd, &m, sizeof m) == sizeof m) {
+      if (handled < HANDLED_MAX) handled_message[handled] = m;
+      __atomic_add_fetch(&handled, 1, __ATOMIC_SEQ_CST);
+      answer(&m);
+    }
+    __atomic_store_n(&shared->answering[me], 0, __ATOMIC_SEQ_CST);
   }
   return 0;
+}
+
+// Until the handler of a process is through with what it has read: a second at most, as the process may be gone.
+static void await_handler(unsigned long process) {
+  for (int i = 0; i < 20000 && __atomic_load_n(&shared->answering[process], __ATOMIC_SEQ_CST); i++) usleep(50);
 }
 
 static void stop_handler(void) {
@@ -479,6 +490,7 @@ static void do_log(const struct step *s) {
   (void)s;
   say("log");
   if (handling) usleep(1000); // the last event may just have been read
+  await_handler((unsigned long)me);
   for (int i = 0; i < handled && i < HANDLED_MAX; i++) say_message(&handled_message[i]);
   handled = 0;
 }
@@ -573,6 +585,7 @@ static int do_fork(const struct step *s) {
     return 0;
   }
   if (pid > 0) return 1;
+  await_handler(shared->parent[child]); // it may not have closed the child's descriptor yet
   start_process((int)child);
   shared->pid[child] = getpid();
   shared->alive[child] = 1;
