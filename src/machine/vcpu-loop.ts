@@ -48,7 +48,7 @@ export type FaultPorts = {
 };
 
 const SLICE_MIN = 2_000;
-const SLICE_MAX = 50_000;
+const SLICE_MAX = 100_000;
 const LOAD_FAULT = 5;
 const STORE_FAULT = 7;
 /** Extensions that any runner answers: what they touch is in the arena. */

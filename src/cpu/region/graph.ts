@@ -1,6 +1,5 @@
-import { rdOf } from '../decode.ts';
-import type { Discovery } from './discover.ts';
-import { Flow } from './discover.ts';
+import { rdOf, rs1Of } from '../decode.ts';
+import { type Block, type Discovery, Flow, type Step } from './discover.ts';
 
 // The control flow of a region as nodes and edges, made reducible: node 0 is the dispatch, which every
 // entry comes through, then a node for each entry, which loads registers, then the blocks. Where a loop
@@ -35,9 +34,24 @@ export function successors(d: Discovery, block: number): number[] {
   return list;
 }
 
-/** Whether a jump through a register may come back into the region: to what follows a call, say. */
+/**
+ * Whether a jump through a register may come back into the region: a return to behind a call whose callee is here,
+ * too, or a jump by a table. Other returns leave.
+ */
 export const hasIndirect = (d: Discovery): boolean =>
-  d.entries.length > 1 && d.blocks.some(b => b.steps.at(-1)!.flow === Flow.JumpRegister);
+  d.entries.length > 1 && d.blocks.some(b => isTableJump(b.steps.at(-1)!) || callsHere(d, b));
+
+const isTableJump = ({ flow, word }: Step): boolean =>
+  flow === Flow.JumpRegister && rdOf(word) === 0 && rs1Of(word) !== RA && rs1Of(word) !== T0;
+
+function callsHere(d: Discovery, { steps, target }: Block): boolean {
+  const last = steps.at(-1)!;
+  return last.flow === Flow.Jump && rdOf(last.word) !== 0 && d.blockAt.has(target);
+}
+
+/** The link registers. */
+const RA = 1;
+const T0 = 5;
 
 export function buildGraph(d: Discovery): Graph {
   const around = new Set<number>();
@@ -67,11 +81,7 @@ export function longestVisit(d: Discovery, g: Graph): number {
   return Math.max(...longest);
 }
 
-const callsItself = (d: Discovery): boolean =>
-  d.blocks.some(b => {
-    const last = b.steps.at(-1)!;
-    return last.flow === Flow.Jump && rdOf(last.word) !== 0 && d.blockAt.has(b.target);
-  });
+const callsItself = (d: Discovery): boolean => d.blocks.some(b => callsHere(d, b));
 
 class Builder {
   readonly #d: Discovery;
