@@ -54,7 +54,7 @@ export const SUPERPAGE_HASH = [
   { shift: 21, factor: GOLDEN, addend: 0 },
   { shift: 30, factor: GOLDEN, addend: 0x5bd1e995 },
 ] as const;
-/** Behind the filter: counts of arrivals by the interpreter at a place, by hash; u32 each. */
+/** At the end of a vCPU's block: counts of arrivals by the interpreter at a place, by hash; u32 each. */
 export const HEAT_BYTES = 32768;
 /** Of a decoded record's byte address, shifted right by 2. */
 export const HEAT_MASK = HEAT_BYTES - 4;
