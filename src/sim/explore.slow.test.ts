@@ -11,7 +11,7 @@ beforeAll(() => {
 });
 afterAll(() => pool.close());
 
-const OPTIONS = { preemptions: 2, random: 20, atomics: 0, seed: 1, maxSchedules: 20_000 };
+const OPTIONS = { preemptions: 2, random: 20, atomics: 0, seed: 1, maxSchedules: 60_000 };
 
 for (const c of (await allCases()).filter(one => !one.heavy)) {
   for (const profile of c.profiles) {

@@ -18,6 +18,8 @@ const SINGLE = /^(flw|fsw|fmv\.(x\.w|w\.x)|f\w+\.s|fcvt\.(wu?|lu?)\.s|fcvt\.s\.(
 
 const extensionOf = (name: string): Extension | undefined => {
   if (/^(mul|div|rem)/.test(name)) return 'M';
+  // LR with rl has a row of its own, and is one instruction to the manual.
+  if (/^lr\.[wd]\.rl$/.test(name)) return undefined;
   if (/^(lr|sc|amo)/.test(name)) return 'A';
   if (SINGLE.test(name)) return 'F';
   if (/^f(?!ence)/.test(name)) return 'D';

@@ -307,6 +307,16 @@ export class Translator {
     this.#words[record] = (this.#words[record]! & ~0xffff) | Op.Undecoded;
   }
 
+  /** Gives back the bytes of all modules, of which nobody will link any again. */
+  freeModules(code: CodePtr, free: (at: number) => void): void {
+    const { regions, nextRegion } = this.#parts.cache.code;
+    for (let i = 0; i < nextRegion.get(code); ) {
+      const row = (regions.get(code) + i * REGION_WORDS) as never;
+      free(this.#region.module.get(row));
+      i += this.#region.count.get(row);
+    }
+  }
+
   /** Makes room by forgetting everything; what is hot will be so again. */
   #dropAll(vcpu: VcpuPtr, code: CodePtr): void {
     const { cache, linker, free, quiesce } = this.#parts;
@@ -315,13 +325,7 @@ export class Translator {
     quiesce(vcpu);
     cache.reclaim(code);
     linker.firstRegion(code);
-    const regions = cache.code.regions.get(code);
-    const end = cache.code.nextRegion.get(code);
-    for (let i = 0; i < end; ) {
-      const row = (regions + i * REGION_WORDS) as never;
-      free?.(this.#region.module.get(row));
-      i += this.#region.count.get(row);
-    }
+    if (free !== undefined) this.freeModules(code, free);
     cache.code.nextRegion.set(code, 0);
     cache.code.nextEntry.set(code, 1);
     cache.code.wasmBytes.set(code, 0);
