@@ -29,7 +29,7 @@ for (;;) {
   if (entry !== 0 && queues.taken(ctx, entry, serial)) {
     if (core.mfill.copy(ctx, vpn * PAGE, source, PAGE) !== 0) throw new Error('COPY failed');
   } else if (uffd.flags.get(ctx) === END) break;
-  else Atomics.wait(arena.words, word, ready, 100);
+  else core.uffdRead.wait(ctx, ready, 100);
 }
 core.close();
 parentPort!.close();

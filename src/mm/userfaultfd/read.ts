@@ -1,4 +1,5 @@
 import { PAGE_SIZE, type Vpn } from '../../base/units.ts';
+import { HaltPoll } from '../../sync/halt-poll.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import type { Sync } from '../../sync/sync.ts';
 import type { MmBreaks } from '../breaks.ts';
@@ -62,10 +63,12 @@ export class UffdRead {
   /** The last one that `next` has read. */
   readonly message = new UffdMessage();
   readonly #deps: ReadDeps;
+  readonly #poll: HaltPoll;
   #serial = 0;
 
   constructor(deps: ReadDeps) {
     this.#deps = deps;
+    this.#poll = new HaltPoll(deps.sync.words, deps.sync.waiter);
   }
 
   /**
@@ -111,7 +114,7 @@ export class UffdRead {
 
   /** Sleeps until something may have been queued since `seen`. Requires: no lock, a thread that may sleep. */
   wait(ctx: Uffd, seen: number, timeoutMs?: number): void {
-    this.#deps.sync.waiter.wait(ctx + this.#deps.layout.uffd.ready.at, seen, timeoutMs);
+    this.#poll.wait(ctx + this.#deps.layout.uffd.ready.at, seen, timeoutMs);
   }
 
   /** As `wait`, on a thread that may not sleep. */

@@ -1,4 +1,5 @@
 import { assert } from '../../base/assert.ts';
+import { HaltPoll } from '../../sync/halt-poll.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import type { Sync } from '../../sync/sync.ts';
 import type { MmBreaks } from '../breaks.ts';
@@ -30,10 +31,12 @@ export class UffdWaits {
   readonly #deps: WaitsDeps;
   readonly #state: MmLayout['uffdWait']['state'];
   readonly #served: Served[] = [];
+  readonly #poll: HaltPoll;
 
   constructor(deps: WaitsDeps) {
     this.#deps = deps;
     this.#state = deps.layout.uffdWait.state;
+    this.#poll = new HaltPoll(deps.sync.words, deps.sync.waiter);
   }
 
   /** Makes this thread a manager of `ctx`: `serve` runs when the thread would sleep. Returns how to end it. */
@@ -61,7 +64,7 @@ export class UffdWaits {
     while (!this.isOver(ticket)) {
       if (this.serve(ticket)) continue;
       const state = this.#state.load(ticket);
-      if (state !== WaitState.Woken) sync.waiter.wait(ticket + this.#state.at, state);
+      if (state !== WaitState.Woken) this.#poll.wait(ticket + this.#state.at, state);
     }
   }
 
