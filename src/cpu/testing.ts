@@ -1,3 +1,4 @@
+import { Errno } from '../base/errno.ts';
 import { Arena } from '../sync/arena.ts';
 import { assemble } from './assemble.ts';
 import { type Cpu, type CpuOptions, createCpu } from './cpu.ts';
@@ -18,6 +19,8 @@ export type FlatOptions = {
   /** Wraps the ports, to block or count. */
   ports?(inner: CpuPorts): CpuPorts;
   flushOthers?(vcpu: VcpuPtr, pfn: number): void;
+  /** While true, nothing can be allocated. */
+  isFull?(): boolean;
   /** As of CpuOptions. */
   batch?: number;
   lockstep?: Lockstep;
@@ -31,12 +34,14 @@ export class FlatMachine {
   readonly code: CodePtr;
   readonly vcpu: VcpuPtr;
   readonly pages: number;
+  readonly #isFull: (() => boolean) | undefined;
   ticks = 0;
   readonly #alloc: (words: number) => number;
   readonly #ports: CpuPorts;
 
   constructor(options: FlatOptions = {}) {
     this.pages = options.pages ?? 64;
+    this.#isFull = options.isFull;
     const slots = options.slots ?? 32;
     const heapBytes = slots * 40960 + 8 * 1024 * 1024;
     this.arena = Arena.create({ frames: this.pages, heapBytes, shared: options.shared ?? false });
@@ -71,6 +76,7 @@ export class FlatMachine {
   #allocator(): (words: number) => number {
     let next = this.arena.heap;
     return words => {
+      if (this.#isFull?.()) throw new Errno('ENOMEM', 'heap');
       const at = next;
       next += words;
       if (next > this.arena.heap + this.arena.heapWords) throw new Error('the test heap is too small');

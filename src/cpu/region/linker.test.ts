@@ -47,6 +47,19 @@ describe('when the room for regions is used up', () => {
     expect(regions).toBeGreaterThan(PROGRAMS);
   });
 
+  test('in the heap, by others, code goes on without regions until there is some', () => {
+    let full = false;
+    const m = new FlatMachine({ module, batch: 1, isFull: () => full });
+    load(m);
+    expect(call(m.cpu, m.vcpu, 0)).toBe(EXPECTED(0));
+    full = true;
+    for (let i = 0; i < PROGRAMS; i++) expect(call(m.cpu, m.vcpu, i)).toBe(EXPECTED(i));
+    expect(m.cpu.translated(m.code).regions).toBe(1);
+    full = false;
+    for (let i = 0; i < PROGRAMS; i++) expect(call(m.cpu, m.vcpu, i)).toBe(EXPECTED(i));
+    expect(m.cpu.translated(m.code).regions).toBeGreaterThanOrEqual(PROGRAMS);
+  });
+
   test('nothing is dropped before', () => {
     const m = new FlatMachine({ module, batch: 1 });
     load(m);

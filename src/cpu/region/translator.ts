@@ -1,3 +1,4 @@
+import { Errno } from '../../base/errno.ts';
 import type { Pfn } from '../../base/units.ts';
 import { type Arena, frameByte } from '../../sync/arena.ts';
 import type { CodeCache } from '../code-cache.ts';
@@ -50,6 +51,7 @@ type Counter =
   | 'entriesRefused';
 
 export const BATCH = 8;
+/** Places that wait, of all VMs; what is hot will be so again. */
 const MAX_QUEUE = 256;
 /**
  * Most of a thread's time that may go to translating, beside a head start in milliseconds: a boot is long over
@@ -105,8 +107,8 @@ export class Translator {
     const pfn = cache.frameOf(code, slot);
     if (this.#refused.has(refusal(code, slot, pfn, offset))) return;
     const known = this.#queue.find(h => h.slot === slot && h.offset === offset && h.code === code);
-    if (known === undefined) this.#queue.push({ code, slot, pfn, offset, heat: 1 });
-    else known.heat++;
+    if (known !== undefined) known.heat++;
+    else if (this.#queue.length < MAX_QUEUE) this.#queue.push({ code, slot, pfn, offset, heat: 1 });
     const enough = known !== undefined || this.#queue.length >= this.#parts.batch;
     if (enough && this.#mayWork()) this.#translate(vcpu, code);
   }
@@ -122,13 +124,15 @@ export class Translator {
     const { translating } = this.#parts.cache.code;
     if (translating.cas(code, 0, 1) !== 0) return;
     const start = performance.now();
-    const heads = this.#take(code);
-    const planned = heads.flatMap(head => this.#plan(head));
-    if (planned.length > 0) this.#write(vcpu, code, planned);
-    const took = performance.now() - start;
-    this.#milliseconds += took;
-    this.#count('translateMicroseconds', code, 1000 * took);
-    translating.store(code, 0);
+    try {
+      const planned = this.#take(code).flatMap(head => this.#plan(head));
+      if (planned.length > 0) this.#write(vcpu, code, planned);
+    } finally {
+      const took = performance.now() - start;
+      this.#milliseconds += took;
+      this.#count('translateMicroseconds', code, 1000 * took);
+      translating.store(code, 0);
+    }
   }
 
   /** The hottest places of a VM, no more than a batch should have. */
@@ -136,8 +140,7 @@ export class Translator {
     const wanted = this.#queue.filter(h => h.code === code && this.#isWanted(h));
     wanted.sort((a, b) => b.heat - a.heat);
     const heads = wanted.slice(0, 2 * this.#parts.batch);
-    const later = wanted.slice(heads.length, MAX_QUEUE);
-    this.#queue = [...this.#queue.filter(h => h.code !== code), ...later];
+    this.#queue = [...this.#queue.filter(h => h.code !== code), ...wanted.slice(heads.length)];
     return heads;
   }
 
@@ -190,14 +193,16 @@ export class Translator {
       this.#parts.watched,
     );
     const entries = planned.reduce((n, p) => n + p.plan.d.entries.length, 0);
-    if (this.#isFull(code, planned.length, entries, bytes.length)) {
+    const isFull = this.#isFull(code, planned.length, entries, bytes.length);
+    const module = isFull ? 0 : this.#roomFor(bytes);
+    if (module === 0) {
       this.#dropAll(vcpu, code);
       return;
     }
     const first = cache.code.nextRegion.get(code);
+    this.#keep(code, module, first, planned.length, bytes);
     cache.code.nextRegion.set(code, first + planned.length);
     linker.install(code, first, planned.length, bytes);
-    this.#keep(code, first, planned.length, bytes);
     for (const [i, p] of planned.entries()) this.#enter(code, first + i, p);
     this.#count('batches', code, 1);
     this.#count('translatedRegions', code, planned.length);
@@ -225,10 +230,19 @@ export class Translator {
     counter.set(code, counter.get(code) + Math.round(by));
   }
 
+  /** Words for a module's bytes; 0 when the heap, which other guests use too, has no more. */
+  #roomFor(bytes: Uint8Array): number {
+    try {
+      return this.#parts.alloc(Math.ceil(bytes.length / 4));
+    } catch (error) {
+      if (error instanceof Errno && error.code === 'ENOMEM') return 0;
+      throw error;
+    }
+  }
+
   /** Puts the module where other threads find it. */
-  #keep(code: CodePtr, first: number, count: number, bytes: Uint8Array): void {
-    const { arena, cache, alloc } = this.#parts;
-    const module = alloc(Math.ceil(bytes.length / 4));
+  #keep(code: CodePtr, module: number, first: number, count: number, bytes: Uint8Array): void {
+    const { arena, cache } = this.#parts;
     arena.bytes.set(bytes, module * 4);
     cache.code.wasmBytes.set(code, cache.code.wasmBytes.get(code) + bytes.length);
     for (let i = first; i < first + count; i++) {
