@@ -54,6 +54,7 @@ export class Host implements AsyncDisposable {
   #closed: Promise<void> | undefined;
 
   private constructor(config: HostConfig, closeSwap: () => void, ports: HostPorts = nodePorts) {
+    setEngineFlags();
     this.machineHost = MachineHost.create(config, ports);
     this.#closeSwap = closeSwap;
     this.#housekeeper = config.shared ? new Housekeeper(this.machineHost) : undefined;
@@ -73,7 +74,6 @@ export class Host implements AsyncDisposable {
       ...{ frames: pagesOf(memoryBytes), heapBytes, swap },
       ...{ shared: options.runners !== 0, breaks: options.breaks ?? [] },
     };
-    setEngineFlags();
     try {
       return new Host(config, closeSwap);
     } catch (error) {

@@ -5,6 +5,8 @@ import { discover, type Fetch, type IsElsewhere } from './discover.ts';
 import { buildGraph } from './graph.ts';
 import { analyze } from './registers.ts';
 import { REGION_TYPE } from './signature.ts';
+import { splitBlocks } from './split.ts';
+import { straighten } from './straighten.ts';
 import { type RegionPlan, writeRegion } from './writer.ts';
 
 const FILL = { params: [I32, I32, I64, I32, I32], results: [I32] } as const;
@@ -14,10 +16,12 @@ export function planRegion(
   heads: readonly number[],
   isElsewhere?: IsElsewhere,
 ): RegionPlan | undefined {
-  const d = discover(fetch, heads, isElsewhere);
-  if (d.instructions === 0 || d.entries.length === 0) return undefined;
+  const found = discover(fetch, heads, isElsewhere);
+  if (found.instructions === 0 || found.entries.length === 0) return undefined;
+  const d = splitBlocks(straighten(found));
   const g = buildGraph(d);
-  const r = analyze(d, block => g.isLoop[g.firstBlock + block] !== 0);
+  const isHeader = (block: number): boolean => g.isLoop[g.firstBlock + block] !== 0;
+  const r = analyze(d, isHeader, block => g.depth[g.firstBlock + block]!);
   return { d, g, r };
 }
 

@@ -29,11 +29,14 @@ export type Block = {
   readonly next: number;
   /** Offset of a direct jump's target, maybe outside the page. */
   readonly target: number;
+  /** The blocks of the region that `next` and `target` are; -1 where they are none. */
+  readonly nextBlock: number;
+  readonly targetBlock: number;
 };
 
 export type Discovery = {
   readonly blocks: readonly Block[];
-  /** Block index by offset in the page, for starts of blocks. */
+  /** Block index by offset in the page, for starts of blocks; of copies the original. */
   readonly blockAt: ReadonlyMap<number, number>;
   /** Blocks at which execution may come in: hot addresses, returns, what follows slow instructions. */
   readonly entries: readonly number[];
@@ -168,8 +171,10 @@ class Walk {
     const isSlow = last.flow === Flow.Slow;
     const goesOn = last.flow === Flow.Next || last.flow === Flow.Branch;
     const count = steps.length - (isSlow ? 1 : 0);
+    const next = goesOn ? at : -1;
     const target = targetOf(last);
-    return { index, start, steps, count, next: goesOn ? at : -1, target };
+    const [nextBlock, targetBlock] = [blockAt.get(next) ?? -1, blockAt.get(target) ?? -1];
+    return { index, start, steps, count, next, target, nextBlock, targetBlock };
   }
 }
 

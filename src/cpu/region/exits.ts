@@ -64,7 +64,8 @@ function each(word: number, f: (n: number) => void): void {
   for (let w = word; w !== 0; w &= w - 1) f(31 - Math.clz32(w & -w));
 }
 
-function writeBack(c: Code, locals: RegisterLocals, set: RegisterSet): void {
+/** Writes registers from their locals to the record. */
+export function writeBack(c: Code, locals: RegisterLocals, set: RegisterSet): void {
   each(set.x, n => {
     c.get(CPU)
       .get(locals.x[n]!)

@@ -93,7 +93,14 @@ describe('registers', () => {
   const analyzed = (source: string) => {
     const d = found(source);
     const g = buildGraph(d);
-    return { d, r: analyze(d, block => g.isLoop[g.firstBlock + block] !== 0) };
+    return {
+      d,
+      r: analyze(
+        d,
+        block => g.isLoop[g.firstBlock + block] !== 0,
+        block => g.depth[g.firstBlock + block]!,
+      ),
+    };
   };
 
   test('are read in where they are used before they are set', () => {

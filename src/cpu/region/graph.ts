@@ -20,17 +20,16 @@ export type Graph = {
   readonly children: readonly (readonly number[])[];
   readonly isMerge: Uint8Array;
   readonly isLoop: Uint8Array;
+  /** In how many loops a node is, that of the dispatch included. */
+  readonly depth: Int32Array;
   readonly around: ReadonlySet<number>;
 };
 
 /** Direct successors of the block: up to two. */
 export function successors(d: Discovery, block: number): number[] {
-  const b = d.blocks[block]!;
-  const list: number[] = [];
-  for (const offset of [b.target, b.next]) {
-    const to = offset < 0 ? undefined : d.blockAt.get(offset);
-    if (to !== undefined && !list.includes(to)) list.push(to);
-  }
+  const { targetBlock, nextBlock } = d.blocks[block]!;
+  const list = targetBlock === -1 ? [] : [targetBlock];
+  if (nextBlock !== -1 && nextBlock !== targetBlock) list.push(nextBlock);
   return list;
 }
 
@@ -39,14 +38,14 @@ export function successors(d: Discovery, block: number): number[] {
  * too, or a jump by a table. Other returns leave.
  */
 export const hasIndirect = (d: Discovery): boolean =>
-  d.entries.length > 1 && d.blocks.some(b => isTableJump(b.steps.at(-1)!) || callsHere(d, b));
+  d.entries.length > 1 && d.blocks.some(b => isTableJump(b.steps.at(-1)!) || callsHere(b));
 
 const isTableJump = ({ flow, word }: Step): boolean =>
   flow === Flow.JumpRegister && rdOf(word) === 0 && rs1Of(word) !== RA && rs1Of(word) !== T0;
 
-function callsHere(d: Discovery, { steps, target }: Block): boolean {
+function callsHere({ steps, targetBlock }: Block): boolean {
   const last = steps.at(-1)!;
-  return last.flow === Flow.Jump && rdOf(last.word) !== 0 && d.blockAt.has(target);
+  return last.flow === Flow.Jump && rdOf(last.word) !== 0 && targetBlock !== -1;
 }
 
 /** The link registers. */
@@ -62,6 +61,10 @@ export function buildGraph(d: Discovery): Graph {
     for (const edge of edges) around.add(edge);
   }
 }
+
+/** Backward edges, as [from, to], to blocks that don't dominate where they come from. */
+export const irreducibleEdges = (d: Discovery): readonly (readonly [number, number])[] =>
+  new Builder(d, new Set()).badEdges().map(e => [Math.floor(e / d.blocks.length), e % d.blocks.length]);
 
 /** Whether the edge between two blocks goes by way of the dispatch. */
 export const goesAround = (g: Graph, from: number, to: number): boolean =>
@@ -81,7 +84,7 @@ export function longestVisit(d: Discovery, g: Graph): number {
   return Math.max(...longest);
 }
 
-const callsItself = (d: Discovery): boolean => d.blocks.some(b => callsHere(d, b));
+const callsItself = (d: Discovery): boolean => d.blocks.some(b => callsHere(b));
 
 class Builder {
   readonly #d: Discovery;
@@ -203,6 +206,23 @@ class Builder {
     return list;
   }
 
+  /** Each loop's nodes are those from which a way back to its header does not lead through it. */
+  #depths(isLoop: Uint8Array): Int32Array {
+    const depth = new Int32Array(this.#order.length);
+    for (const header of this.#byOrder) {
+      if (isLoop[header] === 0) continue;
+      const seen = new Set([header]);
+      const queue = this.#pred[header]!.filter(p => this.#order[p]! >= this.#order[header]!);
+      for (let node = queue.pop(); node !== undefined; node = queue.pop()) {
+        if (seen.has(node)) continue;
+        seen.add(node);
+        queue.push(...this.#pred[node]!.filter(p => this.#order[p] !== -1));
+      }
+      for (const node of seen) depth[node]!++;
+    }
+    return depth;
+  }
+
   finish(): Graph {
     const n = this.#order.length;
     const isMerge = new Uint8Array(n);
@@ -235,6 +255,7 @@ class Builder {
       children,
       isMerge,
       isLoop,
+      depth: this.#depths(isLoop),
       around: this.#around,
     };
   }

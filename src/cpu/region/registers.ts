@@ -13,6 +13,7 @@ export const NONE: RegisterSet = { x: 0, f: 0 };
 
 export const union = (a: RegisterSet, b: RegisterSet): RegisterSet => ({ x: a.x | b.x, f: a.f | b.f });
 export const minus = (a: RegisterSet, b: RegisterSet): RegisterSet => ({ x: a.x & ~b.x, f: a.f & ~b.f });
+export const both = (a: RegisterSet, b: RegisterSet): RegisterSet => ({ x: a.x & b.x, f: a.f & b.f });
 export const equal = (a: RegisterSet, b: RegisterSet): boolean => a.x === b.x && a.f === b.f;
 export const includes = (a: RegisterSet, b: RegisterSet): boolean => equal(union(a, b), a);
 export const size = (a: RegisterSet): number => bits(a.x) + bits(a.f);
@@ -52,19 +53,57 @@ export function mayLeave(step: Step): boolean {
 }
 
 export type Registers = {
-  /** By block: what may have changed since the entry, where the block begins. */
+  /**
+   * Kept in locals from block to block. All others are at home in the record: a block reads what it uses, and
+   * writes back at its end what it changed.
+   */
+  readonly kept: RegisterSet;
+  /** By block: which of the kept may have changed since the entry, where the block begins. */
   readonly dirtyIn: readonly RegisterSet[];
-  /** By block: whose locals must be right where it begins. */
+  /** By block: which of the kept must be right where it begins. */
   readonly need: readonly RegisterSet[];
 };
 
 type Summary = { defs: RegisterSet; uses: RegisterSet; beforeExit: RegisterSet };
 
-export function analyze(d: Discovery, isHeader: (block: number) => boolean): Registers {
+/** How often a block is executed, in the graph's view: in how many loops it is. */
+export type Depth = (block: number) => number;
+
+export function analyze(d: Discovery, isHeader: (block: number) => boolean, depth: Depth): Registers {
+  const kept = worthKeeping(d, depth);
   const succ = d.blocks.map(b => flowOf(d, b.index));
-  const summaries = d.blocks.map((_, i) => summarize(d, i, isHeader(i)));
+  const summaries = d.blocks.map((_, i) => summarize(d, i, isHeader(i), kept));
   const dirtyIn = forward(summaries, succ);
-  return { dirtyIn, need: backward(summaries, succ, dirtyIn) };
+  return { kept, dirtyIn, need: backward(summaries, succ, dirtyIn) };
+}
+
+/**
+ * As many as a processor of 16 registers has room for beside what a region needs itself. With more, the engine
+ * moves them from place to place on its stack wherever ways meet, which costs more than the record.
+ */
+export const ROOM = { x: 8, f: 11 } as const;
+/** How often a loop is likely to go round. */
+const ROUNDS = 8;
+
+/** Those that are used most. */
+function worthKeeping(d: Discovery, depth: Depth): RegisterSet {
+  const uses = { x: new Float64Array(32), f: new Float64Array(32) };
+  for (const b of d.blocks) {
+    const weight = ROUNDS ** depth(b.index);
+    for (const step of b.steps) {
+      for (const set of [read(step), written(step)]) {
+        for (const file of ['x', 'f'] as const) {
+          for (let w = set[file]; w !== 0; w &= w - 1) uses[file][31 - Math.clz32(w & -w)]! += weight;
+        }
+      }
+    }
+  }
+  return { x: most(uses.x, ROOM.x), f: most(uses.f, ROOM.f) };
+}
+
+function most(uses: Float64Array, room: number): number {
+  const used = [...uses.keys()].filter(n => uses[n]! > 0).sort((a, b) => uses[b]! - uses[a]!);
+  return used.slice(0, room).reduce((set, n) => set | (1 << n), 0);
 }
 
 /** Where control goes within the region, jumps through registers included. */
@@ -73,7 +112,8 @@ function flowOf(d: Discovery, block: number): readonly number[] {
   return isIndirect && hasIndirect(d) ? d.entries : successors(d, block);
 }
 
-function summarize(d: Discovery, block: number, isHeader: boolean): Summary {
+/** Of the kept registers. */
+function summarize(d: Discovery, block: number, isHeader: boolean, kept: RegisterSet): Summary {
   let defs = NONE;
   let uses = NONE;
   // A loop's header may leave for the budget before its first instruction.
@@ -83,7 +123,8 @@ function summarize(d: Discovery, block: number, isHeader: boolean): Summary {
     if (beforeExit === undefined && mayLeave(step)) beforeExit = defs;
     if (step.flow !== Flow.Slow) defs = union(defs, written(step));
   }
-  return { defs, uses, beforeExit: beforeExit ?? defs };
+  const of = (set: RegisterSet): RegisterSet => both(set, kept);
+  return { defs: of(defs), uses: of(uses), beforeExit: of(beforeExit ?? defs) };
 }
 
 function forward(summaries: readonly Summary[], succ: readonly (readonly number[])[]): RegisterSet[] {

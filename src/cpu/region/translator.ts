@@ -24,7 +24,7 @@ import type { RegionPlan } from './writer.ts';
 
 /** A place that execution comes to often. */
 type Head = { code: CodePtr; slot: number; pfn: Pfn; offset: number; heat: number };
-type Planned = { head: Head; plan: RegionPlan };
+type Planned = { heads: readonly Head[]; plan: RegionPlan };
 
 export type TranslatorParts = {
   arena: Arena;
@@ -70,6 +70,9 @@ const LARGE = 16;
 
 const refusal = (code: CodePtr, slot: number, pfn: Pfn, offset: number): string =>
   `${code} ${slot} ${pfn} ${offset}`;
+
+const contains = (plan: RegionPlan | undefined, offset: number): boolean =>
+  plan?.d.blocks.some(b => b.steps.some(s => s.offset === offset)) ?? false;
 
 /** Makes regions of hot places, for the thread that runs into them. */
 export class Translator {
@@ -125,7 +128,7 @@ export class Translator {
     if (translating.cas(code, 0, 1) !== 0) return;
     const start = performance.now();
     try {
-      const planned = this.#take(code).flatMap(head => this.#plan(head));
+      const planned = this.#group(this.#take(code)).flatMap(heads => this.#plan(heads));
       if (planned.length > 0) this.#write(vcpu, code, planned);
     } finally {
       const took = performance.now() - start;
@@ -155,12 +158,31 @@ export class Translator {
     return this.#halves[((slotByte + SLOT_ENTRIES) >>> 1) + (offset >>> 1)]!;
   }
 
-  #plan(head: Head): Planned[] {
-    const half = frameByte(head.pfn) / 2;
+  /** Heads that lie in the code of a hotter one come into its region, rather than have that code again. */
+  #group(heads: readonly Head[]): Head[][] {
+    const groups: { heads: Head[]; plan: RegionPlan | undefined }[] = [];
+    for (const head of heads) {
+      const host = groups.find(g => g.heads[0]!.slot === head.slot && contains(g.plan, head.offset));
+      if (host === undefined) groups.push({ heads: [head], plan: this.#discover([head]) });
+      else host.heads.push(head);
+    }
+    return groups.map(g => g.heads);
+  }
+
+  #discover(heads: readonly Head[]): RegionPlan | undefined {
+    const half = frameByte(heads[0]!.pfn) / 2;
     const fetch = (offset: number) => this.#halves[half + (offset >>> 1)]!;
-    const plan = planRegion(fetch, [head.offset], offset => this.#isLarge(head, offset));
-    if (plan !== undefined && this.#pays(head, plan)) return [{ head, plan }];
-    this.#refuse(head);
+    return planRegion(
+      fetch,
+      heads.map(h => h.offset),
+      offset => this.#isLarge(heads[0]!, offset),
+    );
+  }
+
+  #plan(heads: readonly Head[]): Planned[] {
+    const plan = this.#discover(heads);
+    if (plan !== undefined && this.#pays(heads[0]!, plan)) return [{ heads, plan }];
+    for (const head of heads) this.#refuse(head);
     return [];
   }
 
@@ -255,18 +277,19 @@ export class Translator {
   }
 
   /** Makes the region's entries known to the decoded page. */
-  #enter(code: CodePtr, fn: number, { head, plan }: Planned): void {
+  #enter(code: CodePtr, fn: number, { heads, plan }: Planned): void {
     const { cache } = this.#parts;
     const base = cache.code.nextEntry.get(code);
     cache.code.nextEntry.set(code, base + plan.d.entries.length);
-    const slotByte = cache.byteOf(code, head.slot);
+    const { slot } = heads[0]!;
+    const slotByte = cache.byteOf(code, slot);
     plan.d.entries.forEach((block, i) => {
       const { start, steps } = plan.d.blocks[block]!;
       const row = (cache.code.entries.get(code) + ((base + i) * ENTRY_SIZE) / 4) as never;
       this.#entry.fn.set(row, fn);
       this.#entry.base.set(row, base);
       this.#entry.need.set(row, plan.d.instructions);
-      this.#entry.place.set(row, (head.slot << 12) | start);
+      this.#entry.place.set(row, (slot << 12) | start);
       this.#entry.visits.set(row, 0);
       this.#entry.retired.set(row, 0);
       if (steps[0]!.flow !== Flow.Slow) this.#publish(code, slotByte, start, base + i, row);

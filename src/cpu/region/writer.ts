@@ -5,11 +5,21 @@ import { NATIVE } from '../float/inline-site.ts';
 import { INSTRUCTIONS } from '../instructions.ts';
 import { AT } from '../vcpu.ts';
 import { type Block, type Discovery, Flow, type Step } from './discover.ts';
-import { Exits, type RegisterLocals, readIn } from './exits.ts';
+import { Exits, type RegisterLocals, readIn, writeBack } from './exits.ts';
 import { type Graph, goesAround, hasIndirect } from './graph.ts';
 import type { Jumps, RegionParts } from './parts.ts';
 import { RegionEmit } from './region-emit.ts';
-import { mayLeave, NONE, type RegisterSet, type Registers, read, union, written } from './registers.ts';
+import {
+  both,
+  mayLeave,
+  minus,
+  NONE,
+  type RegisterSet,
+  type Registers,
+  read,
+  union,
+  written,
+} from './registers.ts';
 import { declareLocals, PARAM, type RegionLocals } from './signature.ts';
 import { type Addends, enterWindows, type Window, windowsOf } from './stride.ts';
 
@@ -33,6 +43,9 @@ const usedBy = (d: Discovery): RegisterSet =>
     (set, b) => b.steps.reduce((s, step) => union(s, union(read(step), written(step))), set),
     NONE,
   );
+
+const writtenBy = (block: Block): RegisterSet =>
+  block.steps.reduce((set, step) => (step.flow === Flow.Slow ? set : union(set, written(step))), NONE);
 
 class RegionWriter {
   readonly #c: Code;
@@ -110,7 +123,7 @@ class RegionWriter {
       if (mayLeave(step)) this.#exits.add(dirty);
       if (step.flow !== Flow.Slow) dirty = union(dirty, written(step));
     }
-    if (this.#leavesAtEnd(block)) this.#exits.add(dirty);
+    if (this.#leavesAtEnd(block)) this.#exits.add(this.#dirtyOut(block));
   }
 
   #isHeader(block: number): boolean {
@@ -119,18 +132,18 @@ class RegionWriter {
 
   #leavesAtEnd(block: Block): boolean {
     if (block.steps.at(-1)!.flow === Flow.JumpRegister) return true;
-    return [block.next, block.target].some(offset => {
-      if (offset === -1) return false;
-      const to = this.#d.blockAt.get(offset);
-      return to === undefined || goesAround(this.#g, block.index, to);
-    });
+    const leaves = (offset: number, to: number): boolean =>
+      offset !== -1 && (to === -1 || goesAround(this.#g, block.index, to));
+    return leaves(block.next, block.nextBlock) || leaves(block.target, block.targetBlock);
   }
 
   #dirtyOut(block: Block): RegisterSet {
-    return block.steps.reduce(
-      (set, step) => (step.flow === Flow.Slow ? set : union(set, written(step))),
-      this.#r.dirtyIn[block.index]!,
-    );
+    return both(union(this.#r.dirtyIn[block.index]!, writtenBy(block)), this.#r.kept);
+  }
+
+  /** At the end of a block: brings home what lives in the record. */
+  #bringHome(block: Block): void {
+    writeBack(this.#c, this.#registers, minus(writtenBy(block), this.#r.kept));
   }
 
   /** A node and everything that it dominates. */
@@ -192,6 +205,8 @@ class RegionWriter {
     c.block(next => {
       const otherwise = () => void c.br(next);
       c.block(slow => {
+        const bases = { x: windows.reduce((set, w) => set | (1 << w.base), 0), f: 0 };
+        readIn(c, this.#registers, minus(bases, this.#r.kept));
         const { addends } = enterWindows(parts, windows, slow);
         c.loop(again => {
           const onward = () => {
@@ -203,7 +218,7 @@ class RegionWriter {
       });
       this.#body(block, { ...this.#jumps(block), otherwise });
     });
-    this.#goTo(block, block.next);
+    this.#goOn(block);
   }
 
   #body(block: Block, jumps: Jumps, addends?: Addends): void {
@@ -212,11 +227,20 @@ class RegionWriter {
     if (block.count > 0) c.get(left).i32(block.count).op('i32_sub').set(left);
     this.#emit.beginBlock(addends);
     let dirty = this.#r.dirtyIn[block.index]!;
+    let here = this.#r.kept;
     block.steps.forEach((step, i) => {
-      this.#step(block, step, i, dirty, jumps);
+      // The block has them from when it reads or writes them first.
+      const missing = minus(read(step), here);
+      readIn(this.#c, this.#registers, missing);
+      here = union(here, union(missing, written(step)));
+      if (step.flow === Flow.Branch) this.#bringHome(block);
+      // A jump within leads to the next step.
+      if (step.flow !== Flow.Jump || i === block.steps.length - 1) this.#step(block, step, i, dirty, jumps);
       dirty = union(dirty, written(step));
     });
-    if (block.steps.at(-1)!.flow === Flow.Next) this.#goTo(block, block.next);
+    if (block.steps.at(-1)!.flow !== Flow.Next) return;
+    this.#bringHome(block);
+    this.#goOn(block);
   }
 
   #step(block: Block, step: Step, i: number, dirty: RegisterSet, jumps: Jumps): void {
@@ -227,18 +251,27 @@ class RegionWriter {
 
   #jumps(block: Block): Jumps {
     return {
-      branch: () => this.#goTo(block, block.target),
-      otherwise: () => this.#goTo(block, block.next),
-      jump: () => this.#goTo(block, block.target),
-      register: () => this.#goByRegister(block),
+      branch: () => this.#goTo(block, block.target, block.targetBlock),
+      otherwise: () => this.#goOn(block),
+      jump: () => {
+        this.#bringHome(block);
+        this.#goTo(block, block.target, block.targetBlock);
+      },
+      register: () => {
+        this.#bringHome(block);
+        this.#goByRegister(block);
+      },
     };
   }
 
-  /** From the end of a block to an offset in the page, or beyond it. */
-  #goTo(block: Block, offset: number): void {
+  #goOn(block: Block): void {
+    this.#goTo(block, block.next, block.nextBlock);
+  }
+
+  /** From the end of a block to block `to`, or, if that is -1, to an offset in the page or beyond it. */
+  #goTo(block: Block, offset: number, to: number): void {
     const { firstBlock, innerLabel } = this.#g;
-    const to = this.#d.blockAt.get(offset);
-    if (to === undefined) {
+    if (to === -1) {
       this.#leaveFor(offset, this.#dirtyOut(block));
     } else if (goesAround(this.#g, block.index, to)) {
       this.#checkBudget(offset, this.#dirtyOut(block));
