@@ -8,8 +8,9 @@ import { emitInline, isSingle, resultType } from '../float/inline.ts';
 import { boxed } from '../float/inline-site.ts';
 import type { Format } from '../instruction.ts';
 import { INSTRUCTIONS } from '../instructions.ts';
-import { ENTRY_BYTES, MICRO_READ, MICRO_WRITE } from '../tlb-layout.ts';
+import { MICRO_READ, MICRO_WRITE } from '../tlb-layout.ts';
 import { AT, Status } from '../vcpu.ts';
+import { Accesses } from './accesses.ts';
 import type { Step } from './discover.ts';
 import type { Place, RegionParts } from './parts.ts';
 import { Scratch } from './scratch.ts';
@@ -33,23 +34,24 @@ export class RegionEmit implements Emit {
   #fs: number = Fs.Unknown;
   /** frm is known to be a mode, as far as conversions go. */
   #isMode = false;
-  #addends: Addends | undefined;
   /** Bit n: fn is known to hold a boxed single. */
   #boxed = 0;
   /** What was pushed for an f register is a number already, not an image. */
   #isNumber = false;
   readonly #scratch: Scratch;
+  readonly #accesses: Accesses;
 
   constructor(parts: RegionParts) {
     this.c = parts.c;
     this.#l = parts.l;
     this.#parts = parts;
     this.#scratch = new Scratch(parts.c);
+    this.#accesses = new Accesses(parts);
   }
 
   /** A block begins: what was known of FS need not hold. Its accesses are by `addends` alone, if given. */
   beginBlock(addends?: Addends): void {
-    this.#addends = addends;
+    this.#accesses.beginBlock(addends);
     this.#fs = Fs.Unknown;
     this.#isMode = false;
     this.#boxed = 0;
@@ -67,6 +69,7 @@ export class RegionEmit implements Emit {
     row.emit?.(this);
     const bit = row.format.rd === 'f' ? 1 << rdOf(step.word) : 0;
     this.#boxed = isSingle(row.name) ? this.#boxed | bit : this.#boxed & ~bit;
+    if (row.format.rd === 'x') this.#accesses.noteWrite(rdOf(step.word), row.format.syntax.includes('mem'));
   }
 
   #push(file: 'x' | 'f' | undefined, n: number): void {
@@ -144,58 +147,21 @@ export class RegionEmit implements Emit {
     this.c.set(this.#l.ea);
   }
 
-  /** Pushes the host address of an access of `bytes` at `ea`, by the micro-TLB's entry for the base register. */
+  /** Pushes the host address of an access of `bytes` at `ea`. */
   #host(kind: number, bytes: Bytes, isAtomic: boolean): void {
     const { host } = this.#l;
-    this.#lookUp(kind, bytes, isAtomic);
+    const base = rs1Of(this.#step.word);
+    this.#accesses.lookUp({
+      ...{ kind, base, bytes, isAtomic },
+      wanders: this.#format.rd === 'x' && rdOf(this.#step.word) === base,
+      // What `left` is while the instruction is in progress.
+      inProgress: this.#place.undone - 1,
+      interpretIf: () => this.#interpretIf(),
+    });
     const { willWrite } = this.#parts;
     if (kind === MICRO_WRITE && willWrite !== undefined) {
       this.c.tee(host).get(host).i32(bytes).call(willWrite);
     }
-  }
-
-  #lookUp(kind: number, bytes: Bytes, isAtomic: boolean): void {
-    const { c } = this;
-    const { ea, tlb } = this.#l;
-    const micro = kind + rs1Of(this.#step.word) * ENTRY_BYTES;
-    const addend = this.#addends?.get(micro);
-    if (addend !== undefined) {
-      c.get(ea).op('i32_wrap_i64').get(addend).op('i32_add');
-      return;
-    }
-    // The low bits stay in the comparison, so a misaligned access misses.
-    c.get(tlb).mem('i64_load', micro);
-    c.get(ea)
-      .i64(-4096 + bytes - 1)
-      .op('i64_and', 'i64_eq');
-    c.if(
-      () =>
-        void c
-          .get(ea)
-          .op('i32_wrap_i64')
-          .get(tlb)
-          .mem('i32_load', micro + 8)
-          .op('i32_add'),
-      () => this.#fill(kind, micro, bytes, isAtomic),
-      { type: I32, likely: true },
-    );
-  }
-
-  #fill(kind: number, micro: number, bytes: Bytes, isAtomic: boolean): void {
-    const { c } = this;
-    const { ea, host, left } = this.#l;
-    // What `left` is while the instruction is in progress.
-    const inProgress = this.#place.undone - 1;
-    c.get(cpu).i32(micro).get(ea).i32(bytes).get(left).i32(inProgress).op('i32_add');
-    c.call(this.#parts.imported(kind === MICRO_READ ? 'fillRead' : 'fillWrite'));
-    c.tee(host).op('i32_eqz');
-    if (isAtomic) {
-      c.get(host)
-        .i32(bytes - 1)
-        .op('i32_and', 'i32_or');
-    }
-    this.#interpretIf();
-    c.get(host);
   }
 
   load(op: MemoryOp, bytes: Bytes, after?: () => void): void {
