@@ -3,7 +3,7 @@ import { loadavg } from 'node:os';
 import { fileURLToPath } from 'node:url';
 
 /** The built command, as a user has it. */
-export const FAULTLINE = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url));
+export const FAULTLINE = fileURLToPath(new URL('../dist/bundle/main.js', import.meta.url));
 
 export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);

@@ -110,9 +110,10 @@ function checkReached(all: Map<string, string>): void {
     for (const match of text.matchAll(/new URL\('(\.[^']+)'/g))
       reached.add(relative('.', join(dirname(path), match[1] as string)));
   }
-  const entries = JSON.stringify(JSON.parse(readFileSync('package.json', 'utf8')))
+  const exported = JSON.stringify(JSON.parse(readFileSync('package.json', 'utf8')))
     .replaceAll('/dist/', '/src/')
     .replaceAll('.js', '.ts');
+  const entries = exported + readFileSync('tools/bundle.ts', 'utf8');
   for (const path of all.keys()) {
     if (
       !path.startsWith('src/') ||

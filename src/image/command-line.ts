@@ -13,6 +13,9 @@ const INITCALL_BLACKLIST = [
   'cpumask_kfunc_init',
   'trace_eval_init', // names of enumerators in trace events
   'init_kprobe_trace', // kprobe events in tracefs
+  'crypto_kdf108_init', // self-test of a key derivation that only keyctl's Diffie-Hellman uses
+  'init_encrypted', // the `encrypted` key type
+  'blake2s_mod_init', // self-test alone
   'check_unaligned_access_all_cpus', // measures what is known: misaligned access is fast
 ] as const;
 

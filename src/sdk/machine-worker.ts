@@ -19,8 +19,10 @@ import {
   wakeWord,
 } from './worker-driver.ts';
 
-const { share, launch, control, rings } = workerData as MachineWorkerData;
 const port = parentPort!;
+/** At once, or when it is known (standby.ts). */
+const { share, launch, control, rings }: MachineWorkerData =
+  workerData ?? (await new Promise(resolve => port.once('message', resolve)));
 /** A guest that waits for a page looks this often whether it is to stop. The page itself wakes it. */
 const ANSWER_MS = 5;
 const post = (message: MachineMessage): void => port.postMessage(message);

@@ -11,6 +11,7 @@ import type { Driver, DriverEvents, Launch } from './driver.ts';
 import type { Host } from './host.ts';
 import { Memory } from './memory.ts';
 import { hartsOf, type SandboxOptions, type Sizes, sizesOf } from './options.ts';
+import { standBy, standDown } from './standby.ts';
 import { privateHost, start } from './start-guest.ts';
 import type { FaultHandler } from './userfault.ts';
 
@@ -73,6 +74,17 @@ export class Sandbox implements AsyncDisposable {
 
   /** Starts the machine and returns at once: what the command line uses for consoles. */
   static async launch(options: SandboxOptions): Promise<Sandbox> {
+    const hasWorker = options.host === undefined && options.runners !== 0;
+    if (hasWorker) standBy();
+    try {
+      return await Sandbox.#launch(options);
+    } catch (error) {
+      if (hasWorker) standDown();
+      throw error;
+    }
+  }
+
+  static async #launch(options: SandboxOptions): Promise<Sandbox> {
     const progress = options.onProgress === undefined ? {} : { onProgress: options.onProgress };
     const image = await ensureImage(options.image ?? 'tiny', {
       ...progress,

@@ -7,6 +7,7 @@ import type { Guest, Host, HostShare } from '../machine/host.ts';
 import type { MachineEnd } from '../machine/run-loop.ts';
 import { Ring } from '../sync/ring.ts';
 import type { Driver, DriverEvents, Launch } from './driver.ts';
+import { machineWorker } from './standby.ts';
 
 /** Bytes of input that may wait in the arena for each channel. */
 export const INPUT_RING_BYTES = 1 << 16;
@@ -87,7 +88,7 @@ export class WorkerDriver implements Driver {
     const places = CHANNELS.map(() => host.allocRing(INPUT_RING_BYTES));
     this.#rings = new Map(CHANNELS.map((c, i) => [c, new Ring(host.sync, places[i]!, INPUT_RING_BYTES)]));
     const data: MachineWorkerData = { share: host.share(), launch, control: this.#control, rings: places };
-    this.#machine = spawnWorker(new URL('./machine-worker.ts', import.meta.url), data);
+    this.#machine = machineWorker(data);
     this.#left = new Promise(resolve => this.#machine.on('exit', () => resolve()));
     this.made = new Promise((resolve, reject) => {
       this.#machine.on('message', (m: MachineMessage) => {

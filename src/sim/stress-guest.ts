@@ -8,7 +8,7 @@ import type { StressBreaks } from './stress-host.ts';
 const fromRoot = (path: string): string => fileURLToPath(new URL(`../../${path}`, import.meta.url));
 
 /** The command as users have it: `sim` is below `sdk`, so it is driven from outside. */
-const CLI = fromRoot('dist/cli/main.js');
+const CLI = fromRoot('dist/bundle/main.js');
 const FILL = fromRoot('bench/guest/fill.c');
 const HAMMER = fromRoot('bench/guest/hammer.c');
 const COMPILER = 'riscv64-linux-gnu-gcc';

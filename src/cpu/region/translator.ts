@@ -24,6 +24,8 @@ import type { RegionPlan } from './writer.ts';
 
 /** A place that execution comes to often. */
 type Head = { code: CodePtr; slot: number; pfn: Pfn; offset: number; heat: number };
+/** Places of the same code, the hottest first, and what comes of that one. */
+type Group = { readonly heads: Head[]; readonly plan: RegionPlan | undefined };
 type Planned = { heads: readonly Head[]; plan: RegionPlan };
 
 export type TranslatorParts = {
@@ -33,7 +35,7 @@ export type TranslatorParts = {
   linker: Linker;
   alloc(words: number): number;
   free: ((at: number) => void) | undefined;
-  /** Heads to wait for before a batch is translated; one that is hot twice waits no longer. */
+  /** Most regions in one module. 1: a test, whose every hot place becomes a region at once. */
   batch: number;
   limits?: RegionLimits | undefined;
   /** Test: the regions tell of their stores. */
@@ -51,8 +53,13 @@ type Counter =
   | 'entriesRefused';
 
 export const BATCH = 8;
-/** Places that wait, of all VMs; what is hot will be so again. */
-const MAX_QUEUE = 256;
+/** Places that are counted, of all VMs; what is hot will be so again. */
+const MAX_QUEUE = 1024;
+/**
+ * Times that a place must have been hot: then the interpreter has spent there about what a region costs. A boot, most
+ * of whose code never comes that far, is as fast as without regions.
+ */
+const HEAT = 96;
 /**
  * Most of a thread's time that may go to translating, beside a head start in milliseconds: a boot is long over
  * before most of what it runs would have paid.
@@ -63,7 +70,7 @@ const HEAD_START = 40;
 const REVIEWED = 512;
 /** Visits after which an entry is judged, and the instructions that each has to retire on average. */
 const VISITS = 512;
-const MIN_RETIRED = 48;
+const MIN_RETIRED = 12;
 const MAX_REFUSED = 65536;
 /** Instructions of a region from which on others leave for it rather than repeat it. */
 const LARGE = 16;
@@ -112,8 +119,12 @@ export class Translator {
     const known = this.#queue.find(h => h.slot === slot && h.offset === offset && h.code === code);
     if (known !== undefined) known.heat++;
     else if (this.#queue.length < MAX_QUEUE) this.#queue.push({ code, slot, pfn, offset, heat: 1 });
-    const enough = known !== undefined || this.#queue.length >= this.#parts.batch;
-    if (enough && this.#mayWork()) this.#translate(vcpu, code);
+    else this.#queue = this.#queue.filter(h => h.heat > 1);
+    if ((known?.heat ?? 1) >= this.#neededHeat && this.#mayWork()) this.#translate(vcpu, code);
+  }
+
+  get #neededHeat(): number {
+    return this.#parts.batch === 1 ? 1 : HEAT;
   }
 
   /** Whether translation has taken no more than its share of the time so far. */
@@ -128,7 +139,7 @@ export class Translator {
     if (translating.cas(code, 0, 1) !== 0) return;
     const start = performance.now();
     try {
-      const planned = this.#group(this.#take(code)).flatMap(heads => this.#plan(heads));
+      const planned = this.#group(this.#take(code)).flatMap(group => this.#plan(group));
       if (planned.length > 0) this.#write(vcpu, code, planned);
     } finally {
       const took = performance.now() - start;
@@ -138,12 +149,14 @@ export class Translator {
     }
   }
 
-  /** The hottest places of a VM, no more than a batch should have. */
+  /** The hottest places of a VM, no more than a batch should have. What is none any more is forgotten. */
   #take(code: CodePtr): Head[] {
-    const wanted = this.#queue.filter(h => h.code === code && this.#isWanted(h));
+    this.#queue = this.#queue.filter(h => h.code !== code || this.#isWanted(h));
+    const wanted = this.#queue.filter(h => h.code === code && h.heat >= this.#neededHeat / 4);
     wanted.sort((a, b) => b.heat - a.heat);
     const heads = wanted.slice(0, 2 * this.#parts.batch);
-    this.#queue = [...this.#queue.filter(h => h.code !== code), ...wanted.slice(heads.length)];
+    const taken = new Set(heads);
+    this.#queue = this.#queue.filter(h => !taken.has(h));
     return heads;
   }
 
@@ -159,14 +172,14 @@ export class Translator {
   }
 
   /** Heads that lie in the code of a hotter one come into its region, rather than have that code again. */
-  #group(heads: readonly Head[]): Head[][] {
-    const groups: { heads: Head[]; plan: RegionPlan | undefined }[] = [];
+  #group(heads: readonly Head[]): Group[] {
+    const groups: Group[] = [];
     for (const head of heads) {
       const host = groups.find(g => g.heads[0]!.slot === head.slot && contains(g.plan, head.offset));
       if (host === undefined) groups.push({ heads: [head], plan: this.#discover([head]) });
       else host.heads.push(head);
     }
-    return groups.map(g => g.heads);
+    return groups;
   }
 
   #discover(heads: readonly Head[]): RegionPlan | undefined {
@@ -179,8 +192,8 @@ export class Translator {
     );
   }
 
-  #plan(heads: readonly Head[]): Planned[] {
-    const plan = this.#discover(heads);
+  #plan({ heads, plan: first }: Group): Planned[] {
+    const plan = heads.length === 1 ? first : this.#discover(heads);
     if (plan !== undefined && this.#pays(heads[0]!, plan)) return [{ heads, plan }];
     for (const head of heads) this.#refuse(head);
     return [];
