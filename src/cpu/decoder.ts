@@ -10,10 +10,20 @@ import { AT, type CodePtr } from './vcpu.ts';
 const RECORD_WORDS = RECORD_BYTES / 4;
 /** How many instructions to decode ahead of the one that is asked for. */
 const AHEAD = 16;
+/** Instructions whose records are remembered: a kernel has few different ones. */
+const KNOWN = 8192;
+const KNOWN_WORDS = 5;
 const FENCE = numberOf('fence');
 const FENCE_LIGHT = numberOf('fence.light');
 /** After these the next bytes need not be instructions. */
 const ENDS: ReadonlySet<number> = new Set(['jal', 'jalr', 'ecall', 'ebreak', 'sret'].map(numberOf));
+
+/** Whether the record has a distance that depends on where in its page the instruction stands. */
+function isRelative(raw: number): boolean {
+  const row = rowOf(wordOf(raw));
+  const imm = row === NO_ROW ? undefined : (INSTRUCTIONS[row] as Instruction).format.imm;
+  return imm === 'b' || imm === 'j';
+}
 
 const registerByte = (file: RegisterFile | undefined, n: number): number =>
   ((file === 'f' ? AT.f : AT.x) + 2 * n) * 4;
@@ -23,6 +33,8 @@ export class Decoder {
   readonly #words: Int32Array;
   readonly #halves: Uint16Array;
   readonly #cache: CodeCache;
+  /** By a hash of the instruction: it, its record's words 1, 2 and 0, and what `write` returns. */
+  readonly #known = new Int32Array(KNOWN * KNOWN_WORDS);
 
   constructor(arena: Arena, cache: CodeCache) {
     this.#words = arena.words;
@@ -60,6 +72,30 @@ export class Decoder {
    * or at -1 when jumps must not assume to stay in the page. Returns its halfwords, 0 after a jump.
    */
   write(at: number, raw: number, offset: number): number {
+    const known = ((raw ^ (raw >>> 13)) & (KNOWN - 1)) * KNOWN_WORDS;
+    if (this.#known[known] === raw && raw !== 0) {
+      this.#words[at + 1] = this.#known[known + 1] as number;
+      this.#words[at + 2] = this.#known[known + 2] as number;
+      this.#words[at + 3] = raw;
+      // The op last: another vCPU that sees it sees the rest.
+      this.#words[at] = this.#known[known + 3] as number;
+      return this.#known[known + 4] as number;
+    }
+    const length = this.#write(at, raw, offset);
+    // What is relative to pc depends on where it stands.
+    if (!isRelative(raw)) this.#know(known, at, raw, length);
+    return length;
+  }
+
+  #know(known: number, at: number, raw: number, length: number): void {
+    this.#known[known] = raw;
+    this.#known[known + 1] = this.#words[at + 1] as number;
+    this.#known[known + 2] = this.#words[at + 2] as number;
+    this.#known[known + 3] = this.#words[at] as number;
+    this.#known[known + 4] = length;
+  }
+
+  #write(at: number, raw: number, offset: number): number {
     const long = isLong(raw);
     const word = wordOf(raw);
     const row = rowOf(word);
