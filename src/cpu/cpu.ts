@@ -4,6 +4,7 @@ import type { Arena } from '../sync/arena.ts';
 import { SlowAccess } from './access.ts';
 import type { CpuBreaks } from './breaks.ts';
 import { CodeCache } from './code-cache.ts';
+import { type Events, readEvents } from './counters.ts';
 import { Csrs, instret } from './csr.ts';
 import { Decoder } from './decoder.ts';
 import { FlushRequests } from './flush-requests.ts';
@@ -356,14 +357,9 @@ export class Cpu {
     };
   }
 
-  /** How often a vCPU went from region to region, and to the interpreter. */
-  regionExits(vcpu: VcpuPtr) {
-    const count = (at: number) => (this.#words[vcpu + at]! >>> 0) + this.#words[vcpu + at + 1]! * 2 ** 32;
-    return {
-      region_exits_lookup: count(AT.lookups),
-      region_exits_interpret: count(AT.interprets),
-      interpreter_calls: count(AT.interpreted),
-    };
+  /** What a vCPU has counted since it was made: exits of regions by their reason, misses of its TLB. */
+  events(vcpu: VcpuPtr): Events {
+    return readEvents(this.#words, vcpu);
   }
 
   /** Low word of x0..x31, signed. */

@@ -1,5 +1,6 @@
 import type { Code, Label } from '../wasm/code.ts';
 import { type FunctionIndex, I32, I64, type ModuleBuilder } from '../wasm/encoder.ts';
+import { count } from './counters.ts';
 import { SLOT_ENTRIES } from './decoded.ts';
 import { Access } from './interface.ts';
 import type { Imports } from './interpreter-locals.ts';
@@ -40,7 +41,7 @@ export function defineDispatch(m: ModuleBuilder, imports: Imports, interpret: Fu
         findEntry(c, l, cold);
         callRegion(c, l, imports, again);
       });
-      count(c, AT.interpreted);
+      count(c, CPU, AT.interpreted);
       c.get(CPU).call(interpret);
       // Only the interpreter decides to leave; a region that has to asks it to go on.
       c.get(CPU)
@@ -109,12 +110,12 @@ function callRegion(c: Code, l: Locals, imports: Imports, again: Label): void {
   countVisit(c, l);
   c.get(l.reason).op('i32_eqz');
   c.if(() => {
-    count(c, AT.lookups);
+    count(c, CPU, AT.lookups);
     c.br(again);
   });
   c.get(l.reason).i32(Leave.Unlinked).op('i32_eq');
   c.if(() => void c.get(CPU).get(l.id).call(imports.link).br(again), undefined, { likely: false });
-  count(c, AT.interprets);
+  count(c, CPU, AT.interprets);
   stepOnce(c);
 }
 
@@ -126,13 +127,4 @@ function countVisit(c: Code, l: Locals): void {
     .mem('i32_load', AT.left * 4)
     .op('i32_sub')
     .mem('i32_store', ENTRY.retired);
-}
-
-function count(c: Code, at: number): void {
-  c.get(CPU)
-    .get(CPU)
-    .mem('i64_load', at * 4)
-    .i64(1)
-    .op('i64_add')
-    .mem('i64_store', at * 4);
 }

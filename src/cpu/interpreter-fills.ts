@@ -1,5 +1,6 @@
 import type { Code } from '../wasm/code.ts';
 import { type FunctionIndex, I32, I64, type ModuleBuilder } from '../wasm/encoder.ts';
+import { count } from './counters.ts';
 import { Access } from './interface.ts';
 import type { Imports } from './interpreter-locals.ts';
 import type { Translate } from './interpreter-translate.ts';
@@ -25,6 +26,7 @@ export function defineFills(m: ModuleBuilder, imports: Imports, translate: Funct
 
 function writeFill(c: Code, access: Access, imports: Imports, translate: FunctionIndex): void {
   const entry = c.local(I32);
+  count(c, P.cpu, AT.tlbFills);
   c.get(P.ea).op('i32_wrap_i64').i32(0xfff).op('i32_and').get(P.bytes).op('i32_add').i32(4096).op('i32_gt_u');
   c.if(() => void c.i32(0).op('return_'), undefined, { likely: false });
   c.get(P.ea).op('i32_wrap_i64').i32(8).op('i32_shr_u').i32(INDEX_MASK).op('i32_and');

@@ -1,6 +1,7 @@
 import type { Code, Label } from '../wasm/code.ts';
 import { type FunctionIndex, I32, I64, type ModuleBuilder } from '../wasm/encoder.ts';
 import { CODE_AT } from './code-cache.ts';
+import { count } from './counters.ts';
 import { SLOT_BYTES } from './decoded.ts';
 import { GFN_LIMIT } from './host-tlb.ts';
 import { Access } from './interface.ts';
@@ -19,7 +20,7 @@ import { AT, Privilege, Status } from './vcpu.ts';
 // `translate` makes entries without leaving generated code, where all that it needs is known: the guest's
 // tables and the page by the host TLB, decoded code by the code cache. It is Mmu.probe and SlowAccess.refill in
 // wasm, and must stay equal to them. Where it can't go on, or the answer is a fault, it returns 0 having
-// changed nothing, and they are asked.
+// changed nothing but the counts, and they are asked.
 
 const P = { cpu: 0, ea: 1, access: 2 } as const;
 const LEAF = Pte.R | Pte.X;
@@ -57,6 +58,7 @@ export function defineTranslate(m: ModuleBuilder, walks: boolean): FunctionIndex
   return m.define('translate', { params: [I32, I64, I32], results: [I32] }, c => {
     const l = locals(c);
     writeLookup(c, l);
+    count(c, P.cpu, AT.tlbMisses);
     c.block(unknown => {
       if (!walks) c.br(unknown);
       writeGuestFrame(c, l, unknown);
@@ -66,6 +68,7 @@ export function defineTranslate(m: ModuleBuilder, walks: boolean): FunctionIndex
       insert(c, l);
       c.get(l.mine).op('return_');
     });
+    count(c, P.cpu, AT.tlbAsked);
     c.i32(0);
   });
 }

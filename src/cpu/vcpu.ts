@@ -96,6 +96,9 @@ const FIELDS = {
   lookups: u64, //        regions left for what is at another place, ...
   interprets: u64, //     ... and for the interpreter to execute an instruction
   interpreted: u64, //    calls of the interpreter, these and those where there is no region
+  tlbFills: u64, //       accesses of regions that their micro entry had not, ...
+  tlbMisses: u64, //      ... that the set in use had not, of the interpreter's too and for fetches, ...
+  tlbAsked: u64, //       ... and of these, that TypeScript was asked for
   step: i32, //           1: the interpreter executes one instruction though a region begins there
   codeAdded: array(2), // frames that became code since requests were last tested
   cross: array(CROSS_ENTRIES * CROSS_WORDS),

@@ -339,7 +339,7 @@ export class Host {
     const code = this.words[this.kvm.requests.vcpu(vm, 0) + AT.code] as CodePtr;
     addTo(sums, this.cpu.translated(code));
     for (let i = 0; i < this.kvm.layout.vm.vcpuCount.load(vm); i++) {
-      addTo(sums, this.cpu.regionExits(this.kvm.requests.vcpu(vm, i)));
+      addTo(sums, this.cpu.events(this.kvm.requests.vcpu(vm, i)));
     }
   }
 

@@ -1,0 +1,46 @@
+import type { Code } from '../wasm/code.ts';
+import type { VcpuPtr } from './interface.ts';
+import { AT } from './vcpu.ts';
+
+// A vCPU counts events in its record, 64 bits each. The runner that holds it adds, plainly, and mostly in generated
+// code; anyone reads. Hits are not counted: that would cost as much as the hit.
+
+/** What is counted, by the names that statistics have. */
+const EVENTS = {
+  region_exits_lookup: AT.lookups,
+  region_exits_interpret: AT.interprets,
+  interpreter_calls: AT.interpreted,
+  tlb_fills: AT.tlbFills,
+  tlb_misses: AT.tlbMisses,
+  tlb_asked: AT.tlbAsked,
+} as const;
+
+export type Events = Record<keyof typeof EVENTS, number>;
+
+/** Adds 1 to a count of the record whose byte address is local `cpu`. */
+export function count(c: Code, cpu: number, at: number): void {
+  c.get(cpu)
+    .get(cpu)
+    .mem('i64_load', at * 4)
+    .i64(1)
+    .op('i64_add')
+    .mem('i64_store', at * 4);
+}
+
+/** The counts of a vCPU, which may run meanwhile: each is one that was true at some moment of the call. */
+export function readEvents(words: Int32Array, vcpu: VcpuPtr): Events {
+  const events = {} as Events;
+  for (const name of Object.keys(EVENTS) as (keyof Events)[]) {
+    events[name] = readCount(words, vcpu + EVENTS[name]);
+  }
+  return events;
+}
+
+/** The two halves are stored at once, and read again when the high one has changed. */
+function readCount(words: Int32Array, at: number): number {
+  for (;;) {
+    const high = Atomics.load(words, at + 1);
+    const low = Atomics.load(words, at) >>> 0;
+    if (Atomics.load(words, at + 1) === high) return (high >>> 0) * 2 ** 32 + low;
+  }
+}
