@@ -2,7 +2,7 @@ const utf8 = new TextEncoder();
 
 /** A growing byte buffer with WebAssembly's integers: LEB128, vectors and names. */
 export class Bytes {
-  #data = new Uint8Array(256);
+  #data = new Uint8Array(1024);
   #length = 0;
 
   get length(): number {

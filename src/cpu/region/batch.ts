@@ -2,7 +2,6 @@ import { type FuncType, type FunctionIndex, I32, I64, ModuleBuilder } from '../.
 import type { Format } from '../instruction.ts';
 import { INSTRUCTIONS } from '../instructions.ts';
 import { discover, type Fetch, type IsElsewhere } from './discover.ts';
-import { buildGraph } from './graph.ts';
 import { analyze } from './registers.ts';
 import { REGION_TYPE } from './signature.ts';
 import { splitBlocks } from './split.ts';
@@ -18,8 +17,7 @@ export function planRegion(
 ): RegionPlan | undefined {
   const found = discover(fetch, heads, isElsewhere);
   if (found.instructions === 0 || found.entries.length === 0) return undefined;
-  const d = splitBlocks(straighten(found));
-  const g = buildGraph(d);
+  const { d, g } = splitBlocks(straighten(found));
   const isHeader = (block: number): boolean => g.isLoop[g.firstBlock + block] !== 0;
   const r = analyze(d, isHeader, block => g.depth[g.firstBlock + block]!);
   return { d, g, r };

@@ -1,6 +1,7 @@
 import { immediateOf, isLong, NO_ROW, rdOf, rowOf, wordOf } from '../decode.ts';
 import { fastCsr, lightFence } from '../decoder.ts';
 import { INSTRUCTIONS } from '../instructions.ts';
+import { mayLeave, type RegisterSet, readsOf, writesOf } from './register-set.ts';
 
 // From hot addresses in a page to the basic blocks that a region consists of. Everything is an offset in
 // the page, so a region works wherever the frame is mapped.
@@ -16,6 +17,10 @@ export type Step = {
   readonly word: number;
   readonly row: number;
   readonly flow: Flow;
+  readonly reads: RegisterSet;
+  readonly writes: RegisterSet;
+  /** It may leave the region before it has done anything. */
+  readonly mayLeave: boolean;
 };
 
 /** Instructions that are executed one after the other; only the last may jump. */
@@ -72,7 +77,9 @@ export function decodeStep(fetch: Fetch, offset: number): Step | undefined {
   const imm = INSTRUCTIONS[row]!.format.imm;
   if (imm === 'csr' || imm === 'csri') row = fastCsr(row, word >>> 20);
   else if (imm === 'fence') row = lightFence(row, word);
-  return { offset, length: long ? 4 : 2, word, row, flow: FLOW[row] as Flow };
+  const [reads, writes] = [readsOf(row, word), writesOf(row, word)];
+  const flow = FLOW[row] as Flow;
+  return { offset, length: long ? 4 : 2, word, row, flow, reads, writes, mayLeave: mayLeave(row) };
 }
 
 /** Follows the code from `heads`; at most MAX_INSTRUCTIONS. */

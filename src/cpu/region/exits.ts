@@ -1,6 +1,6 @@
 import type { Code, Label } from '../../wasm/code.ts';
 import { AT } from '../vcpu.ts';
-import { includes, minus, type RegisterSet, size } from './registers.ts';
+import { includes, minus, type RegisterSet, size } from './register-set.ts';
 
 // The ways out of a region differ in which registers they write back. Each such set has one block behind
 // the body; it writes what a smaller set's block doesn't, then goes on there, the last to the epilogue.

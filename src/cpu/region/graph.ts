@@ -62,9 +62,13 @@ export function buildGraph(d: Discovery): Graph {
   }
 }
 
-/** Backward edges, as [from, to], to blocks that don't dominate where they come from. */
-export const irreducibleEdges = (d: Discovery): readonly (readonly [number, number])[] =>
-  new Builder(d, new Set()).badEdges().map(e => [Math.floor(e / d.blocks.length), e % d.blocks.length]);
+/** Backward edges, as [from, to], to blocks that don't dominate where they come from; or the graph, if there are none. */
+export function graphUnlessIrreducible(d: Discovery): Graph | readonly (readonly [number, number])[] {
+  const builder = new Builder(d, new Set());
+  const edges = builder.badEdges();
+  if (edges.length === 0) return builder.finish();
+  return edges.map(e => [Math.floor(e / d.blocks.length), e % d.blocks.length]);
+}
 
 /** Whether the edge between two blocks goes by way of the dispatch. */
 export const goesAround = (g: Graph, from: number, to: number): boolean =>

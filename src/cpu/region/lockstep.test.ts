@@ -6,7 +6,7 @@ import { Lockstep } from './lockstep.ts';
 import { lockstepMachine, runSome } from './lockstep-testing.ts';
 import type { Place } from './parts.ts';
 import { RegionEmit } from './region-emit.ts';
-import { minus } from './registers.ts';
+import { minus } from './register-set.ts';
 
 const module = new Lockstep().compile();
 const INSTRUCTIONS_EACH = 20_000;

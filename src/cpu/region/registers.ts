@@ -1,56 +1,10 @@
-import { rdOf, rs1Of, rs2Of, rs3Of } from '../decode.ts';
-import { INSTRUCTIONS } from '../instructions.ts';
-import type { Discovery, Step } from './discover.ts';
+import type { Discovery } from './discover.ts';
 import { Flow } from './discover.ts';
 import { hasIndirect, successors } from './graph.ts';
+import { both, equal, includes, minus, NONE, type RegisterSet, union } from './register-set.ts';
 
 // Which guest registers a region holds in locals where: read at an entry when they may be needed, written
 // back at an exit when they may have changed.
-
-/** A set of guest registers: bit n of `x` is xn, of `f` fn. */
-export type RegisterSet = { readonly x: number; readonly f: number };
-export const NONE: RegisterSet = { x: 0, f: 0 };
-
-export const union = (a: RegisterSet, b: RegisterSet): RegisterSet => ({ x: a.x | b.x, f: a.f | b.f });
-export const minus = (a: RegisterSet, b: RegisterSet): RegisterSet => ({ x: a.x & ~b.x, f: a.f & ~b.f });
-export const both = (a: RegisterSet, b: RegisterSet): RegisterSet => ({ x: a.x & b.x, f: a.f & b.f });
-export const equal = (a: RegisterSet, b: RegisterSet): boolean => a.x === b.x && a.f === b.f;
-export const includes = (a: RegisterSet, b: RegisterSet): boolean => equal(union(a, b), a);
-export const size = (a: RegisterSet): number => bits(a.x) + bits(a.f);
-
-function bits(word: number): number {
-  let n = 0;
-  for (let w = word; w !== 0; w &= w - 1) n++;
-  return n;
-}
-
-function member(file: 'x' | 'f' | undefined, n: number): RegisterSet {
-  if (file === undefined || (file === 'x' && n === 0)) return NONE;
-  return file === 'x' ? { x: 1 << n, f: 0 } : { x: 0, f: 1 << n };
-}
-
-export function written(step: Step): RegisterSet {
-  return member(INSTRUCTIONS[step.row]!.format.rd, rdOf(step.word));
-}
-
-export function read(step: Step): RegisterSet {
-  const { format } = INSTRUCTIONS[step.row]!;
-  // FAST_CSR rows and the csr format name rs1 where it is a register; `csri` has none.
-  const rs1 = isCsrImmediate(step.row) ? undefined : format.rs1;
-  let set = union(member(rs1, rs1Of(step.word)), member(format.rs2, rs2Of(step.word)));
-  if (format.rs3 !== undefined) set = union(set, member(format.rs3, rs3Of(step.word)));
-  return set;
-}
-
-const isCsrImmediate = (row: number): boolean => /^csrr.i\./.test(INSTRUCTIONS[row]!.name);
-
-/** True where a step may leave the region before it has done anything. */
-export function mayLeave(step: Step): boolean {
-  if (step.flow === Flow.Slow) return true;
-  const { name, format } = INSTRUCTIONS[step.row]!;
-  if (format.rd === 'f' || format.rs1 === 'f' || format.rs2 === 'f') return true;
-  return format.syntax.some(o => o === 'mem' || o === 'addr' || o === 'csr') && name !== 'jalr';
-}
 
 export type Registers = {
   /**
@@ -91,7 +45,7 @@ function worthKeeping(d: Discovery, depth: Depth): RegisterSet {
   for (const b of d.blocks) {
     const weight = ROUNDS ** depth(b.index);
     for (const step of b.steps) {
-      for (const set of [read(step), written(step)]) {
+      for (const set of [step.reads, step.writes]) {
         for (const file of ['x', 'f'] as const) {
           for (let w = set[file]; w !== 0; w &= w - 1) uses[file][31 - Math.clz32(w & -w)]! += weight;
         }
@@ -119,9 +73,9 @@ function summarize(d: Discovery, block: number, isHeader: boolean, kept: Registe
   // A loop's header may leave for the budget before its first instruction.
   let beforeExit = isHeader ? NONE : undefined;
   for (const step of d.blocks[block]!.steps) {
-    uses = union(uses, minus(read(step), defs));
-    if (beforeExit === undefined && mayLeave(step)) beforeExit = defs;
-    if (step.flow !== Flow.Slow) defs = union(defs, written(step));
+    uses = union(uses, minus(step.reads, defs));
+    if (beforeExit === undefined && step.mayLeave) beforeExit = defs;
+    if (step.flow !== Flow.Slow) defs = union(defs, step.writes);
   }
   const of = (set: RegisterSet): RegisterSet => both(set, kept);
   return { defs: of(defs), uses: of(uses), beforeExit: of(beforeExit ?? defs) };

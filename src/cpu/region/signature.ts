@@ -42,17 +42,7 @@ const LOCALS = {
 type LocalName = keyof typeof LOCALS;
 export type RegionLocals = Readonly<Record<LocalName, number>>;
 
-/** Locals that come into being when they are first asked for: a call has to clear each that there is. */
 export function declareLocals(c: Code): RegionLocals {
-  const made = new Map<LocalName, number>();
-  const locals = {} as Record<LocalName, number>;
-  for (const name of Object.keys(LOCALS) as LocalName[]) {
-    const get = (): number => {
-      const local = made.get(name) ?? c.local(LOCALS[name]);
-      made.set(name, local);
-      return local;
-    };
-    Object.defineProperty(locals, name, { get });
-  }
-  return locals;
+  const names = Object.keys(LOCALS) as LocalName[];
+  return Object.fromEntries(names.map(name => [name, c.local(LOCALS[name])])) as RegionLocals;
 }

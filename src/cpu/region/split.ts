@@ -1,5 +1,5 @@
 import type { Block, Discovery } from './discover.ts';
-import { irreducibleEdges } from './graph.ts';
+import { buildGraph, type Graph, graphUnlessIrreducible } from './graph.ts';
 
 // A loop with two ways in is no loop of structured code. Compilers make such: they jump into the middle of a
 // loop whose test is at its end, and a hot place may be anywhere. Where it is short, the block that the second
@@ -10,17 +10,19 @@ import { irreducibleEdges } from './graph.ts';
 const MAX_COPIED = 150;
 const MAX_BLOCK = 64;
 
-/** The same region, with copies of blocks. */
-export function splitBlocks(d: Discovery): Discovery {
-  let room = MAX_COPIED;
-  for (;;) {
-    const edges = irreducibleEdges(d).filter(([, to]) => d.blocks[to]!.count <= Math.min(room, MAX_BLOCK));
-    if (edges.length === 0) return d;
+/** The same region, with copies of blocks, and its graph. */
+export function splitBlocks(d: Discovery): { d: Discovery; g: Graph } {
+  for (let room = MAX_COPIED; ; ) {
+    const found = graphUnlessIrreducible(d);
+    if ('order' in found) return { d, g: found };
+    const { blocks } = d;
+    const edges = found.filter(([, to]) => blocks[to]!.count <= Math.min(room, MAX_BLOCK));
+    if (edges.length === 0) return { d, g: buildGraph(d) };
     const to = edges.reduce(
-      (best, [, b]) => (d.blocks[b]!.count < d.blocks[best]!.count ? b : best),
+      (best, [, b]) => (blocks[b]!.count < blocks[best]!.count ? b : best),
       edges[0]![1],
     );
-    room -= Math.max(1, d.blocks[to]!.count);
+    room -= Math.max(1, blocks[to]!.count);
     d = withCopy(
       d,
       to,

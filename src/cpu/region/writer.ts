@@ -9,17 +9,8 @@ import { Exits, type RegisterLocals, readIn, writeBack } from './exits.ts';
 import { type Graph, goesAround, hasIndirect } from './graph.ts';
 import type { Jumps, RegionParts } from './parts.ts';
 import { RegionEmit } from './region-emit.ts';
-import {
-  both,
-  mayLeave,
-  minus,
-  NONE,
-  type RegisterSet,
-  type Registers,
-  read,
-  union,
-  written,
-} from './registers.ts';
+import { both, minus, NONE, type RegisterSet, union } from './register-set.ts';
+import type { Registers } from './registers.ts';
 import { declareLocals, PARAM, type RegionLocals } from './signature.ts';
 import { type Addends, enterWindows, type Window, windowsOf } from './stride.ts';
 
@@ -40,12 +31,12 @@ export function writeRegion(c: Code, plan: RegionPlan, parts: Imported): void {
 
 const usedBy = (d: Discovery): RegisterSet =>
   d.blocks.reduce(
-    (set, b) => b.steps.reduce((s, step) => union(s, union(read(step), written(step))), set),
+    (set, b) => b.steps.reduce((s, step) => union(s, union(step.reads, step.writes)), set),
     NONE,
   );
 
 const writtenBy = (block: Block): RegisterSet =>
-  block.steps.reduce((set, step) => (step.flow === Flow.Slow ? set : union(set, written(step))), NONE);
+  block.steps.reduce((set, step) => (step.flow === Flow.Slow ? set : union(set, step.writes)), NONE);
 
 class RegionWriter {
   readonly #c: Code;
@@ -120,8 +111,8 @@ class RegionWriter {
     let dirty = this.#r.dirtyIn[block.index]!;
     if (this.#isHeader(block.index)) this.#exits.add(dirty);
     for (const step of block.steps) {
-      if (mayLeave(step)) this.#exits.add(dirty);
-      if (step.flow !== Flow.Slow) dirty = union(dirty, written(step));
+      if (step.mayLeave) this.#exits.add(dirty);
+      if (step.flow !== Flow.Slow) dirty = union(dirty, step.writes);
     }
     if (this.#leavesAtEnd(block)) this.#exits.add(this.#dirtyOut(block));
   }
@@ -230,13 +221,13 @@ class RegionWriter {
     let here = this.#r.kept;
     block.steps.forEach((step, i) => {
       // The block has them from when it reads or writes them first.
-      const missing = minus(read(step), here);
+      const missing = minus(step.reads, here);
       readIn(this.#c, this.#registers, missing);
-      here = union(here, union(missing, written(step)));
+      here = union(here, union(missing, step.writes));
       if (step.flow === Flow.Branch) this.#bringHome(block);
       // A jump within leads to the next step.
       if (step.flow !== Flow.Jump || i === block.steps.length - 1) this.#step(block, step, i, dirty, jumps);
-      dirty = union(dirty, written(step));
+      dirty = union(dirty, step.writes);
     });
     if (block.steps.at(-1)!.flow !== Flow.Next) return;
     this.#bringHome(block);
@@ -244,7 +235,7 @@ class RegionWriter {
   }
 
   #step(block: Block, step: Step, i: number, dirty: RegisterSet, jumps: Jumps): void {
-    const exit = mayLeave(step) ? this.#exits.labelOf(dirty) : (0 as Label);
+    const exit = step.mayLeave ? this.#exits.labelOf(dirty) : (0 as Label);
     this.#emit.emit(step, { undone: block.count - i, exit, jumps });
     if (step.flow === Flow.Slow) this.#emit.interpret();
   }
