@@ -1,3 +1,4 @@
+import { HaltPoll } from '../sync/halt-poll.ts';
 import type { Ptr } from '../sync/struct.ts';
 import { type MachineClock, realClock } from './clock.ts';
 import { Harts, NEVER } from './harts.ts';
@@ -45,6 +46,8 @@ export class HartRunner {
   readonly #own: readonly number[];
   readonly #clock: MachineClock;
   readonly #loops: readonly VcpuLoop[];
+  /** A hart that waits in `wfi` is often woken by the next hart at once. */
+  readonly #poll: HaltPoll;
   #turn = 0;
   #running = false;
 
@@ -55,6 +58,7 @@ export class HartRunner {
     this.#own = this.#harts.all.filter(hart => hart % share.runners === runner);
     this.#clock = realClock(monotonicMs, share.epochSeconds, share.startMs);
     host.setClock(share.vm, this.#clock);
+    this.#poll = new HaltPoll(host.words, host.sync.waiter);
     this.#loops = this.#own.map(hart => this.#makeLoop(hart));
   }
 
@@ -109,7 +113,7 @@ export class HartRunner {
     const ms = timer === NEVER ? Number.POSITIVE_INFINITY : this.#clock.millisecondsUntil(timer);
     const ticket = this.#loops.find(loop => loop.ticket !== 0)?.ticket;
     if (why === 'blocked' && ticket !== undefined) host.mm.uffdWaits.waitFor(ticket, Math.min(ms, ANSWER_MS));
-    else if (ms > 0) host.sync.waiter.wait(wake, seen, why === 'blocked' ? Math.min(ms, BLOCKED_MS) : ms);
+    else if (ms > 0) this.#poll.wait(wake, seen, why === 'blocked' ? Math.min(ms, BLOCKED_MS) : ms);
   }
 
   /** For memory pressure: each runner that has something to do is a task of the guest's group (psi.ts). */

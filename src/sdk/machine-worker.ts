@@ -6,6 +6,7 @@ import type { Channel } from '../machine/board.ts';
 import { type Guest, Host } from '../machine/host.ts';
 import type { Machine } from '../machine/machine.ts';
 import { BLOCKED_MS, type Inlet, type MachineEnd, type Round, RunLoop } from '../machine/run-loop.ts';
+import { HaltPoll } from '../sync/halt-poll.ts';
 import { Ring } from '../sync/ring.ts';
 import { nodePorts } from './node-ports.ts';
 import { startMachine } from './start-machine.ts';
@@ -85,6 +86,7 @@ function tell(words: Int32Array, guest: Guest): void {
 function runToEnd(host: Host, machine: Machine): MachineEnd {
   const loop = new RunLoop({ machine, inlet: inletOf(host), channels: CHANNELS });
   const { words } = host;
+  const poll = new HaltPoll(words, host.sync.waiter);
   for (;;) {
     const seen = Atomics.load(words, control + CONTROL.wake);
     const stop = Atomics.load(words, control + CONTROL.stop) !== 0;
@@ -93,7 +95,7 @@ function runToEnd(host: Host, machine: Machine): MachineEnd {
     if (round.kind === 'end') return round.end;
     if (round.kind === 'blocked' && machine.waitForPage(ANSWER_MS)) continue;
     if (round.kind === 'blocked') Atomics.wait(words, control + CONTROL.wake, seen, BLOCKED_MS);
-    if (round.kind === 'sleep' && round.ms > 0) Atomics.wait(words, control + CONTROL.wake, seen, round.ms);
+    if (round.kind === 'sleep' && round.ms > 0) poll.wait(control + CONTROL.wake, seen, round.ms);
   }
 }
 
