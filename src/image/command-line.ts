@@ -15,6 +15,7 @@ const INITCALL_BLACKLIST = [
   'init_kprobe_trace', // kprobe events in tracefs
   'crypto_kdf108_init', // self-test of a key derivation that only keyctl's Diffie-Hellman uses
   'init_encrypted', // the `encrypted` key type
+  'slab_late_init', // names of slab caches in /sys/kernel/slab; /proc/slabinfo is another
   'blake2s_mod_init', // self-test alone
   'check_unaligned_access_all_cpus', // measures what is known: misaligned access is fast
 ] as const;
