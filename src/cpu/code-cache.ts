@@ -57,6 +57,8 @@ const FIELDS = {
   batches: i32,
   translateMicroseconds: i32,
   entriesRefused: i32,
+  /** How many vCPUs execute it. */
+  vcpus: i32,
 } as const;
 
 /** Word offsets of the fields, for generated code. */

@@ -199,6 +199,7 @@ export class Cpu {
   createVcpu(code: CodePtr): VcpuPtr {
     const vcpu = this.#allocAligned(VCPU_WORDS) as VcpuPtr;
     this.vcpu.code.set(vcpu, code);
+    this.#cache.code.vcpus.add(code, 1);
     return vcpu;
   }
 

@@ -52,8 +52,11 @@ export function defineDispatch(m: ModuleBuilder, imports: Imports, interpret: Fu
   });
 }
 
-/** Sets `id` and `row` to the region entry at pc; goes to `cold` when there is none. */
+/** Sets `id` and `row` to the region entry at pc; goes to `cold` when there is none, or something is asked for. */
 function findEntry(c: Code, l: Locals, cold: Label): void {
+  c.get(CPU)
+    .mem('i32_atomic_load', AT.requests * 4)
+    .brIf(cold, false);
   c.get(CPU)
     .mem('i64_load', AT.pc * 4)
     .tee(l.pc);

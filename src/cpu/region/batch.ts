@@ -6,7 +6,7 @@ import { analyze } from './registers.ts';
 import { REGION_TYPE } from './signature.ts';
 import { splitBlocks } from './split.ts';
 import { straighten } from './straighten.ts';
-import { type RegionPlan, writeRegion } from './writer.ts';
+import { type Imported, type RegionPlan, writeRegion } from './writer.ts';
 
 const FILL = { params: [I32, I32, I64, I32, I32], results: [I32] } as const;
 /** What becomes a region: its code, or undefined when nothing at `heads` can be translated. */
@@ -23,11 +23,11 @@ export function planRegion(
   return { d, g, r };
 }
 
-/**
- * Several regions as one module, since a module costs as much as a hundred instructions. Exports r0, r1 ...
- * `watched`: a test is told of each store.
- */
-export function writeBatch(plans: readonly RegionPlan[], shared: boolean, fused: boolean, watched = false) {
+/** `watched`: a test is told of each store. */
+export type BatchOptions = { shared: boolean; watched: boolean } & Pick<Imported, 'fused' | 'polls'>;
+
+/** Several regions as one module, since a module costs as much as a hundred instructions. Exports r0, r1 ... */
+export function writeBatch(plans: readonly RegionPlan[], { shared, watched, fused, polls }: BatchOptions) {
   const m = new ModuleBuilder();
   m.importMemory('env', 'memory', { shared, maximum: 65536 });
   const imported = new Map<string, FunctionIndex>();
@@ -42,7 +42,7 @@ export function writeBatch(plans: readonly RegionPlan[], shared: boolean, fused:
     return index;
   };
   for (const [i, plan] of plans.entries()) {
-    m.define(`r${i}`, REGION_TYPE, c => writeRegion(c, plan, { imported: indexOf, fused, willWrite }));
+    m.define(`r${i}`, REGION_TYPE, c => writeRegion(c, plan, { imported: indexOf, fused, polls, willWrite }));
   }
   return m.finish();
 }

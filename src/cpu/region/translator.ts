@@ -223,9 +223,12 @@ export class Translator {
     const { arena, cache, linker } = this.#parts;
     const bytes = writeBatch(
       planned.map(p => p.plan),
-      arena.shared,
-      this.#isFused(),
-      this.#parts.watched,
+      {
+        shared: arena.shared,
+        watched: this.#parts.watched === true,
+        fused: this.#isFused(),
+        polls: cache.code.vcpus.load(code) > 1,
+      },
     );
     const entries = planned.reduce((n, p) => n + p.plan.d.entries.length, 0);
     const isFull = this.#isFull(code, planned.length, entries, bytes.length);

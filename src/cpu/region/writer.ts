@@ -23,7 +23,7 @@ const { cpu, label: labelParam, base, slot, page } = PARAM;
 export type RegionPlan = { readonly d: Discovery; readonly g: Graph; readonly r: Registers };
 
 /** What a region's instructions are emitted with. */
-export type Imported = Pick<RegionParts, 'imported' | 'fused' | 'willWrite'>;
+export type Imported = Pick<RegionParts, 'imported' | 'fused' | 'polls' | 'willWrite'>;
 
 export function writeRegion(c: Code, plan: RegionPlan, parts: Imported): void {
   new RegionWriter(c, plan, parts).write();
@@ -47,6 +47,7 @@ class RegionWriter {
   readonly #registers: RegisterLocals;
   readonly #exits: Exits;
   readonly #emit: RegionEmit;
+  readonly #polls: boolean;
   readonly #labels: Label[] = [];
   readonly #loops: Label[] = [];
 
@@ -61,6 +62,7 @@ class RegionWriter {
       Array.from({ length: 32 }, (_, n) => ((set >>> n) & 1 ? c.local(type) : -1));
     this.#registers = { x: many(used.x, I64), f: many(used.f, F64) };
     this.#exits = new Exits(this.#registers);
+    this.#polls = parts.polls;
     this.#emit = new RegionEmit({ c, l: this.#l, registers: this.#registers, ...parts });
   }
 
@@ -279,8 +281,16 @@ class RegionWriter {
   }
 
   #checkBudget(offset: number, dirty: RegisterSet): void {
-    this.#c.get(this.#l.left).i32(this.#d.instructions).op('i32_lt_s');
-    this.#c.if(() => this.#leaveFor(offset, dirty), undefined, { likely: false });
+    const c = this.#c;
+    c.get(this.#l.left).i32(this.#d.instructions);
+    if (this.#polls) {
+      // Negative when too little is left, or when a request is.
+      c.op('i32_sub').i32(0).get(cpu);
+      c.mem('i32_atomic_load', AT.requests * 4)
+        .op('i32_sub', 'i32_or')
+        .i32(0);
+    }
+    c.op('i32_lt_s').if(() => this.#leaveFor(offset, dirty), undefined, { likely: false });
   }
 
   /** To `target`: by the dispatch when it is an entry of this region, which the page's entry ids tell. */
