@@ -1,6 +1,7 @@
 import type { Code } from '../wasm/code.ts';
+import type { Code as CodeRecord } from './code-cache.ts';
 import type { VcpuPtr } from './interface.ts';
-import { AT } from './vcpu.ts';
+import { AT, type CodePtr } from './vcpu.ts';
 
 // A vCPU counts events in its record, 64 bits each. The runner that holds it adds, plainly, and mostly in generated
 // code; anyone reads. Hits are not counted: that would cost as much as the hit.
@@ -44,3 +45,27 @@ function readCount(words: Int32Array, at: number): number {
     if (Atomics.load(words, at + 1) === high) return (high >>> 0) * 2 ** 32 + low;
   }
 }
+
+/** What was translated of a VM's code since it was made, by all its threads. */
+export type Translated = {
+  regions: number;
+  region_instructions: number;
+  /** Modules of several regions. */
+  region_batches: number;
+  region_wasm_bytes: number;
+  region_microseconds: number;
+  /** How often all regions were dropped, to make room. */
+  region_drops: number;
+  /** Entries that were taken away, as they did not pay. */
+  region_entries_refused: number;
+};
+
+export const readTranslated = (c: CodeRecord, code: CodePtr): Translated => ({
+  regions: c.translatedRegions.get(code),
+  region_instructions: c.translatedInstructions.get(code),
+  region_batches: c.batches.get(code),
+  region_wasm_bytes: c.translatedBytes.get(code),
+  region_microseconds: c.translateMicroseconds.get(code),
+  region_drops: c.epoch.load(code),
+  region_entries_refused: c.entriesRefused.get(code),
+});

@@ -4,7 +4,7 @@ import type { Arena } from '../sync/arena.ts';
 import { SlowAccess } from './access.ts';
 import type { CpuBreaks } from './breaks.ts';
 import { CodeCache } from './code-cache.ts';
-import { type Events, readEvents } from './counters.ts';
+import { type Events, readEvents, readTranslated, type Translated } from './counters.ts';
 import { Csrs, instret } from './csr.ts';
 import { Decoder } from './decoder.ts';
 import { FlushRequests } from './flush-requests.ts';
@@ -345,17 +345,8 @@ export class Cpu {
   }
 
   /** What was translated of a VM's code so far. */
-  translated(code: CodePtr) {
-    const c = this.#cache.code;
-    return {
-      regions: c.translatedRegions.get(code),
-      region_instructions: c.translatedInstructions.get(code),
-      region_batches: c.batches.get(code),
-      region_wasm_bytes: c.translatedBytes.get(code),
-      region_microseconds: c.translateMicroseconds.get(code),
-      region_drops: c.epoch.load(code),
-      region_entries_refused: c.entriesRefused.get(code),
-    };
+  translated(code: CodePtr): Translated {
+    return readTranslated(this.#cache.code, code);
   }
 
   /** What a vCPU has counted since it was made: exits of regions by their reason, misses of its TLB. */

@@ -1,5 +1,6 @@
 import { Errno } from '../base/errno.ts';
 import { MIB, PAGE_SIZE, pagesOf } from '../base/units.ts';
+import type { Events, Translated } from '../cpu/counters.ts';
 import { Cpu } from '../cpu/cpu.ts';
 import { Access, Miss, type VcpuPtr } from '../cpu/interface.ts';
 import { compileInterpreter } from '../cpu/interpreter.ts';
@@ -59,6 +60,9 @@ export type HostShare = {
 
 /** A guest's pieces in the arena. */
 export type Guest = { vm: Ptr<'vm'>; mm: Ptr<'mm'>; vcpus: readonly VcpuPtr[]; hva: number; bytes: number };
+
+/** A guest's CPU in numbers that only rise, by the names that `--stats` has. */
+export type CpuStat = { instret: number } & Translated & Events;
 
 export type GuestOptions = {
   memoryBytes: number;
@@ -335,25 +339,25 @@ export class Host {
     return sum;
   }
 
-  #addTranslated(vm: Ptr<'vm'>, sums: Record<string, number>): void {
-    const code = this.words[this.kvm.requests.vcpu(vm, 0) + AT.code] as CodePtr;
-    addTo(sums, this.cpu.translated(code));
-    for (let i = 0; i < this.kvm.layout.vm.vcpuCount.load(vm); i++) {
-      addTo(sums, this.cpu.events(this.kvm.requests.vcpu(vm, i)));
-    }
+  /** What a guest's vCPUs have done since it was made, and what was translated for them. Requires: it has one. */
+  cpuStat(vm: Ptr<'vm'>): CpuStat {
+    const vcpus = this.vcpus(vm);
+    const code = this.words[vcpus[0]! + AT.code] as CodePtr;
+    const sums: Record<string, number> = { instret: this.#instret(vm), ...this.cpu.translated(code) };
+    for (const vcpu of vcpus) addTo(sums, this.cpu.events(vcpu));
+    return sums as CpuStat;
   }
 
   /** KVM's statistics by its names, summed over the VMs, and zram's when there is one. */
   counters(): Record<string, unknown> {
     const { vm: v } = this.kvm.layout;
-    const translated: Record<string, number> = {};
+    const cpus: Record<string, number> = { instret: 0 };
     const sums = {
       pf_taken: 0,
       pf_fixed: 0,
       pf_retried: 0,
       mmu_shadow_zapped: 0,
       remote_tlb_flush: 0,
-      instret: 0,
       pages_4k: 0,
       pages_2m: 0,
     };
@@ -365,13 +369,12 @@ export class Host {
       sums.remote_tlb_flush += v.remoteTlbFlush.load(vm);
       sums.pages_2m += v.pages2m.get(vm);
       sums.pages_4k += v.pfFixed.load(vm) - v.mmuShadowZapped.load(vm) - v.pages2m.get(vm);
-      sums.instret += this.#instret(vm);
-      this.#addTranslated(vm, translated);
+      if (v.vcpuCount.load(vm) > 0) addTo(cpus, this.cpuStat(vm));
     });
     const { swapDevice } = this.mm;
     return {
       ...sums,
-      ...translated,
+      ...cpus,
       ksm: this.mm.ksm.stats(),
       ...(swapDevice instanceof Zram ? { zram_mm_stat: swapDevice.stats() } : {}),
     };

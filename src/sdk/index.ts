@@ -1,5 +1,6 @@
 /** `faultline`: a Linux in one object. */
 export { FaultlineError } from '../base/error.ts';
+export type { CpuStat } from '../machine/host.ts';
 export type { AgentProcess } from './agent-client.ts';
 export { type CommandResult, Commands, type RunOptions } from './commands.ts';
 export { Host, type HostOptions, type HostStat } from './host.ts';

@@ -39,6 +39,22 @@ describe('memory of a guest', () => {
     expect(() => vm.memory.read('memory.nonsense')).toThrow('there is no file');
   });
 
+  test("the CPU's counts rise while the guest runs, on whichever thread, and are those of the Host's only guest", async ({
+    skip,
+  }) => {
+    if (missing) skip();
+    const before = vm.cpuStat()!;
+    await vm.commands.run('i=0; while [ $i -lt 3000 ]; do i=$((i+1)); done');
+    const after = vm.cpuStat()!;
+    expect(after.instret - before.instret).toBeGreaterThan(100_000);
+    expect(after.tlb_misses).toBeGreaterThan(before.tlb_misses);
+    expect(after.interpreter_calls).toBeGreaterThan(before.interpreter_calls);
+    expect(after.tlb_asked).toBeLessThanOrEqual(after.tlb_misses);
+    const { instret, regions } = vm.memory.counters() as typeof after;
+    expect(instret).toBeGreaterThanOrEqual(after.instret);
+    expect(regions).toBeGreaterThanOrEqual(after.regions);
+  });
+
   test('is taken and limited while the guest runs, and no byte is lost', async ({ skip }) => {
     if (missing) skip();
     const before = await sum('dd if=/dev/urandom of=/tmp/x bs=1M count=30 2>/dev/null;');

@@ -4,6 +4,7 @@ import { MIB } from '../base/units.ts';
 import { fillRandom } from '../host/world.ts';
 import { ensureImage, type OpenImage } from '../image/images.ts';
 import { bootPage, planBoot } from '../machine/boot.ts';
+import type { CpuStat } from '../machine/host.ts';
 import type { MachineEnd } from '../machine/run-loop.ts';
 import { AgentClient } from './agent-client.ts';
 import { Commands } from './commands.ts';
@@ -34,6 +35,7 @@ export class Sandbox implements AsyncDisposable {
   readonly commands: Commands;
   readonly memory: Memory;
   readonly #driver: Driver;
+  readonly #host: Host;
   readonly #agent: AgentClient;
   readonly #console: ConsoleTail;
   /** Resolves when all that was its own has been given back. */
@@ -42,6 +44,7 @@ export class Sandbox implements AsyncDisposable {
 
   private constructor({ driver, agent, tail, host, ownsHost, initial }: Parts) {
     this.#driver = driver;
+    this.#host = host;
     this.#agent = agent;
     this.#console = tail;
     this.commands = new Commands(agent);
@@ -153,6 +156,12 @@ export class Sandbox implements AsyncDisposable {
   /** How an end reads to people. */
   failure(end: MachineEnd): FaultlineError {
     return (end.kind === 'out-of-memory' && this.memory.failure) || endError(end, this.#console.text());
+  }
+
+  /** What the guest's CPU has done since it was made; undefined before that, and when its memory is gone. */
+  cpuStat(): CpuStat | undefined {
+    const guest = this.#driver.guest();
+    return guest && this.#host.machineHost.cpuStat(guest.vm);
   }
 
   /** What the guest last wrote to its console. */
