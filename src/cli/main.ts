@@ -49,7 +49,7 @@ program
     '--bare <file>',
     'run an ELF in supervisor mode, with nothing but SBI; its store to `tohost` ends it',
   )
-  .option('--stats <file>', 'write counters at exit, as JSON with vmstat names')
+  .option('--stats <file>', "write counters at exit, as JSON: vmstat's names, KVM's, and what the CPU counts")
   .option('--timeout <seconds>', 'give up after so long (exit code 124)', count)
   .option('--console', "show the guest's console on standard error")
   .option('--blocked-one-in <n>', 'test: answer one page in so many `blocked` first', count)
@@ -80,8 +80,9 @@ program.addCommand(imageCommand());
 
 program
   .command('mem')
+  .summary('running guests, live: their memory and CPU')
   .description(
-    'the memory of running guests, live: resident, young, old, swapped, zero, huge, merged (KSM), balloon; pressure; faults, pages asked of programs and swaps a second',
+    `running guests, live, in two lines a second. Memory: resident, young, old, swapped, zero, huge, merged (KSM), balloon; pressure; faults, pages asked of programs and swaps a second. CPU: millions of instructions a second; regions that were translated, instructions in them, bytes of wasm, seconds that took; regions left a second, for another place or an instruction of the interpreter's; calls of it a second where there was no region; TLB misses in 1000 instructions`,
   )
   .argument('[pid]', 'which, by its process (default: the only one)')
   .option('--json', 'one line of JSON a second')

@@ -48,7 +48,7 @@ export async function run(image: string | undefined, command: string[], flags: R
   const progress = new Progress(flags.quiet ?? false);
   const vm = await Sandbox.launch(options(image, argv.length === 0, flags, progress));
   const interrupt = new Interrupt();
-  const unpublish = publishStats(() => vm.memory.stat());
+  const unpublish = publishStats(() => ({ ...vm.memory.stat(), cpu: vm.cpuStat() }));
   try {
     const ended =
       argv.length === 0 ? consoleSession(vm, progress) : commandSession(vm, argv, flags, progress, interrupt);
