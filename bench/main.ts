@@ -41,6 +41,7 @@ const BENCHES: Record<string, Bench> = {
     question: 'how fast are programs in the guest, against QEMU and v86?',
     load: () => import('./cpu.ts'),
   },
+  pause: { question: 'how soon does a busy guest stand still?', load: () => import('./pause.ts') },
   smp: { question: 'what is a second hart worth?', load: () => import('./smp.ts') },
   armed: {
     question: 'what does it cost that memory could be reclaimed, while it is not?',

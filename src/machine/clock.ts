@@ -16,16 +16,20 @@ export interface MachineClock {
 
 const NS_PER_TICK = 1e9 / TIMEBASE_HZ;
 
-/** The host's clock. `start`: when the machine did, by `monotonicMs`; now unless told. */
+/**
+ * The host's clock. `start`: when the machine did, by `monotonicMs`; now unless told. `lost`: ticks for which the
+ * guest was paused and its time stood still.
+ */
 export function realClock(
   monotonicMs: () => number,
   epochSeconds: number,
   start = monotonicMs(),
+  lost: () => number = () => 0,
 ): MachineClock {
-  const ticks = () => Math.floor((monotonicMs() - start) * (TIMEBASE_HZ / 1000));
+  const ticks = () => Math.floor((monotonicMs() - start) * (TIMEBASE_HZ / 1000)) - lost();
   return {
     ticks,
-    now: () => Math.floor((monotonicMs() - start) * 1e6),
+    now: () => Math.floor((monotonicMs() - start) * 1e6) - lost() * NS_PER_TICK,
     epochSeconds,
     budgetUntil: (_deadline, limit) => limit,
     skipTo: () => false,

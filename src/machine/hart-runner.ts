@@ -4,6 +4,7 @@ import { type MachineClock, realClock } from './clock.ts';
 import { Harts, NEVER } from './harts.ts';
 import type { Host } from './host.ts';
 import { sharedPlic } from './irqchip.ts';
+import { PauseGate, Pauses } from './pause.ts';
 import type { SbiPorts } from './sbi.ts';
 import { sbiPorts } from './sbi-ports.ts';
 import { type Step, VcpuLoop } from './vcpu-loop.ts';
@@ -29,6 +30,7 @@ export type RunnerOptions = {
   /** Words: what this thread sleeps on, and what is not 0 when the machine is over. */
   wake: number;
   over: number;
+  pause: Ptr<'pause'>;
 };
 
 /** A hart that waits for a page looks this often whether the machine is over. The page itself wakes it. */
@@ -48,15 +50,18 @@ export class HartRunner {
   readonly #loops: readonly VcpuLoop[];
   /** A hart that waits in `wfi` is often woken by the next hart at once. */
   readonly #poll: HaltPoll;
+  readonly #gate: PauseGate;
   #turn = 0;
   #running = false;
 
   constructor(options: RunnerOptions) {
     this.#o = options;
-    const { host, share, runner, monotonicMs } = options;
+    const { host, share, runner, monotonicMs, pause } = options;
+    const pauses = new Pauses(host.kvm);
+    this.#gate = new PauseGate(pauses, pause);
     this.#harts = new Harts(host.kvm, host.cpu, host.vcpus(share.vm));
     this.#own = this.#harts.all.filter(hart => hart % share.runners === runner);
-    this.#clock = realClock(monotonicMs, share.epochSeconds, share.startMs);
+    this.#clock = realClock(monotonicMs, share.epochSeconds, share.startMs, () => pauses.lost(pause));
     host.setClock(share.vm, this.#clock);
     this.#poll = new HaltPoll(host.words, host.sync.waiter);
     this.#loops = this.#own.map(hart => this.#makeLoop(hart));
@@ -83,19 +88,21 @@ export class HartRunner {
     for (;;) {
       const seen = Atomics.load(words, this.#o.wake);
       if (Atomics.load(words, this.#o.over) !== 0) break;
-      const step = this.#step();
+      const step = this.#gate.enter() ? this.#step() : 'paused';
       if (step !== 'ran') this.#sleep(seen, step);
     }
     this.#setRunning(false);
     for (const loop of this.#loops) loop.leaveFault();
+    this.#gate.leave();
   }
 
   /** A slice, or an exit, of the next hart that can run. */
-  #step(): 'ran' | 'idle' | 'blocked' {
+  #step(): 'ran' | 'idle' | 'blocked' | 'paused' {
     let outcome: 'idle' | 'blocked' = 'idle';
     for (let tried = 0; tried < this.#loops.length; tried++) {
       const step: Step = this.#loops[this.#turn]!.step();
       this.#turn = (this.#turn + 1) % this.#loops.length;
+      if (step === 'paused') return step;
       if (step === 'ran') {
         this.#setRunning(true);
         return step;
@@ -105,14 +112,21 @@ export class HartRunner {
     return outcome;
   }
 
-  /** All ends of a sleep, but the timers, come with a change of the word. */
-  #sleep(seen: number, why: 'idle' | 'blocked'): void {
-    this.#setRunning(false);
-    const { host, wake } = this.#o;
+  #msUntilTimer(): number {
     const timer = this.#harts.nextTimer(this.#own);
-    const ms = timer === NEVER ? Number.POSITIVE_INFINITY : this.#clock.millisecondsUntil(timer);
+    return timer === NEVER ? Number.POSITIVE_INFINITY : this.#clock.millisecondsUntil(timer);
+  }
+
+  /** All ends of a sleep, but the timers, come with a change of the word: the end of a pause as well. */
+  #sleep(seen: number, why: 'idle' | 'blocked' | 'paused'): void {
+    const { host, wake } = this.#o;
+    const ms = why === 'paused' ? 0 : this.#msUntilTimer();
+    this.#setRunning(false);
+    this.#gate.leave();
     const ticket = this.#loops.find(loop => loop.ticket !== 0)?.ticket;
-    if (why === 'blocked' && ticket !== undefined) host.mm.uffdWaits.waitFor(ticket, Math.min(ms, ANSWER_MS));
+    if (why === 'paused') host.sync.waiter.wait(wake, seen);
+    else if (why === 'blocked' && ticket !== undefined)
+      host.mm.uffdWaits.waitFor(ticket, Math.min(ms, ANSWER_MS));
     else if (ms > 0) this.#poll.wait(wake, seen, why === 'blocked' ? Math.min(ms, BLOCKED_MS) : ms);
   }
 

@@ -145,6 +145,6 @@ describe('harts', () => {
     const t = twoHarts('spin: j spin', 'wfi');
     expect(t.machine.step()).toBe('ran');
     t.host.kvm.requests.make(t.machine.vcpu, Request.Pause);
-    expect(t.run()).toBe('stopped');
+    expect(t.run()).toBe('paused');
   });
 });

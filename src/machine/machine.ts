@@ -14,6 +14,7 @@ import { Harts, NEVER } from './harts.ts';
 import type { Guest, Host } from './host.ts';
 import { irqchipPorts, irqchipWords } from './irqchip.ts';
 import { RAM_BASE } from './memory-map.ts';
+import { Pauses } from './pause.ts';
 import { sbiPorts } from './sbi-ports.ts';
 import { type FaultPorts, type Step, VcpuLoop } from './vcpu-loop.ts';
 
@@ -53,6 +54,8 @@ export type MachinePorts = {
   balloon?(bytes: number): void;
   /** The word that a runner's thread sleeps on; needed with several. This thread's own is 0's. */
   wake?(runner: number): number;
+  /** By which the guest is paused, if it is ever; zeroed, and its owner's. */
+  pause?: Ptr<'pause'>;
   monotonicMs(): number;
   epochSeconds: number;
   random(into: Uint8Array): void;
@@ -111,10 +114,7 @@ export class Machine {
     host.blockFor(this.vm, this.#blocks());
     this.#startMs = ports.monotonicMs();
     this.#runners = config.clock === 'real' ? (config.runners ?? 1) : 1;
-    this.clock =
-      config.clock === 'instret'
-        ? instretClock(() => this.harts.instret())
-        : realClock(ports.monotonicMs, ports.epochSeconds, this.#startMs);
+    this.clock = this.#makeClock();
     host.setClock(this.vm, this.clock);
     this.board = this.#makeBoard();
     this.#loops = this.harts.all.map(hart => this.#makeLoop(hart));
@@ -122,6 +122,14 @@ export class Machine {
     this.#own = this.#ownHarts.map(hart => this.#loops[hart]!);
     this.#others = this.#loops.filter((_, hart) => hart % this.#runners !== 0);
     if (this.#runners > 1) this.harts.assign(hart => ports.wake!(hart % this.#runners));
+  }
+
+  #makeClock(): MachineClock {
+    const { monotonicMs, epochSeconds, pause } = this.#ports;
+    if (this.#config.clock === 'instret') return instretClock(() => this.harts.instret());
+    const pauses = new Pauses(this.host.kvm);
+    const lost = () => (pause === undefined ? 0 : pauses.lost(pause));
+    return realClock(monotonicMs, epochSeconds, this.#startMs, lost);
   }
 
   #makeLoop(hart: number): VcpuLoop {

@@ -34,6 +34,8 @@ export type Round =
   | { kind: 'sleep'; ms: number }
   /** A page is on its way: `Machine.waitForPage`, or ask again after `BLOCKED_MS`. */
   | { kind: 'blocked' }
+  /** Sleep until woken. */
+  | { kind: 'paused' }
   | { kind: 'end'; end: MachineEnd };
 
 const ON: Round = { kind: 'on' };
@@ -76,6 +78,8 @@ export class RunLoop {
         return this.#bareEnd() ?? { kind: 'sleep', ms: machine.sleepMs() };
       case 'blocked':
         return machine.blocksAtRandom ? ON : { kind: 'blocked' };
+      case 'paused':
+        return { kind: step };
       case 'out-of-memory':
         return { kind: 'end', end: { kind: step, detail: machine.host.lastFailure() } };
       default:

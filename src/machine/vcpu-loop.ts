@@ -21,6 +21,8 @@ export type Step =
   /** The memory behind the guest can't be had; `failure` tells why. */
   | 'out-of-memory'
   | 'stopped'
+  /** The guest is to be paused: leave it, and come back when it is resumed. */
+  | 'paused'
   | 'shutdown'
   | 'guest-failed'
   | 'reboot';
@@ -159,7 +161,8 @@ export class VcpuLoop {
   /** What is asked of a vCPU that waits is done all the same (K-31). */
   #unless(step: Step): Step {
     const requests = Atomics.and(this.#o.words, this.vcpu + AT.requests, ~Request.Kick);
-    return (requests & (Request.Stop | Request.Pause)) !== 0 ? 'stopped' : step;
+    if ((requests & Request.Stop) !== 0) return 'stopped';
+    return (requests & Request.Pause) !== 0 ? 'paused' : step;
   }
 
   /** True, and no longer waiting, when something ends the hart's `wfi`. */

@@ -39,6 +39,12 @@ export interface Driver {
   /** How large it shall be. False if the guest has none. */
   setBalloon(bytes: number): boolean;
   send(channel: Channel, bytes: Uint8Array): void;
+  /**
+   * Resolves when no hart of the guest and no device runs; they do not until `resume`. Once it is made. May never resolve
+   * when the machine ends meanwhile.
+   */
+  pause(): Promise<void>;
+  resume(): Promise<void>;
   /** Ends the machine from outside; `ended` resolves with 'stopped'. */
   stop(): void;
   /** Ends it because our own code failed elsewhere; `ended` rejects. */

@@ -1,14 +1,17 @@
-import { nextTurn } from '../host/world.ts';
+import { monotonicMs, nextTurn } from '../host/world.ts';
 import type { Channel } from '../machine/board.ts';
 import type { Guest, Host } from '../machine/host.ts';
 import type { Machine } from '../machine/machine.ts';
-import type { MachineEnd } from '../machine/run-loop.ts';
-import { BLOCKED_MS, RunLoop } from '../machine/run-loop.ts';
+import { PAUSE_WORDS, PauseGate, Pauser, Pauses } from '../machine/pause.ts';
+import { BLOCKED_MS, type MachineEnd, type Round, RunLoop } from '../machine/run-loop.ts';
+import type { Ptr } from '../sync/struct.ts';
 import { type Driver, type DriverEvents, type Launch, Queue } from './driver.ts';
 import { type OpenDisk, startMachine } from './start-machine.ts';
 
 /** How long the guest runs before the event loop gets a turn. */
 const TURN_MS = 10;
+/** The longest that a timer of the host takes. */
+const LONGEST_MS = 2 ** 31 - 1;
 
 /**
  * One-worker mode: the machine, its devices and reclaim on this thread. Names neither Node nor the DOM, so a
@@ -22,6 +25,12 @@ export class InlineDriver implements Driver {
   readonly #loop: RunLoop;
   readonly #machine: Machine;
   readonly #keepMemory: boolean;
+  readonly #host: Host;
+  readonly #pause: Ptr<'pause'>;
+  readonly #gate: PauseGate;
+  readonly #pauser: Pauser;
+  /** What the balloon shall have, told when the guest next runs. */
+  #balloon: number | undefined;
   #gone = false;
   #failure: Error | undefined;
   /** The guest said something; whoever listens may answer before it goes on. */
@@ -32,8 +41,18 @@ export class InlineDriver implements Driver {
   /** The housekeeping of `host` is done here too; several guests on a thread take turns. */
   constructor(host: Host, launch: Launch, events: DriverEvents, openDisk: OpenDisk) {
     const alone = { ...launch, machine: { ...launch.machine, runners: 1 } };
-    const machine = startMachine(host, alone, this.#noticing(events), openDisk);
+    this.#host = host;
+    const pause = host.mm.heap.alloc(PAUSE_WORDS) as Ptr<'pause'>;
+    this.#pause = pause;
+    const machine = startMachine(host, alone, this.#noticing(events), openDisk, { pause });
     this.#machine = machine;
+    const pauses = new Pauses(host.kvm);
+    this.#gate = new PauseGate(pauses, pause);
+    this.#pauser = new Pauser(pauses, pause, {
+      vcpus: () => this.guest()?.vcpus ?? [],
+      wake: () => this.#wake?.(),
+      monotonicMs,
+    });
     this.#keepMemory = launch.keepMemory;
     this.#loop = new RunLoop({
       machine,
@@ -61,14 +80,24 @@ export class InlineDriver implements Driver {
   }
 
   setBalloon(bytes: number): boolean {
+    this.#balloon = bytes;
     this.#wake?.();
-    return this.#machine.setBalloon(bytes);
+    return this.#machine.board.balloon !== undefined;
+  }
+
+  pause(): Promise<void> {
+    return this.#pauser.pause();
+  }
+
+  resume(): Promise<void> {
+    return this.#pauser.resume();
   }
 
   #leave(): void {
     if (this.#keepMemory || this.#failure !== undefined) return;
     this.#gone = true;
     this.#machine.destroy();
+    this.#host.mm.heap.free(this.#pause);
   }
 
   send(channel: Channel, bytes: Uint8Array): void {
@@ -91,26 +120,36 @@ export class InlineDriver implements Driver {
     await this.#going;
     await nextTurn();
     while (!this.#stopped) {
-      const until = performance.now() + TURN_MS;
-      do {
-        const round = this.#loop.round();
-        if (round.kind === 'end') return round.end;
-        // A listener may have stopped it while it ran, with nobody asleep to be woken.
-        if (this.#stopped) break;
-        if (round.kind === 'blocked' && !this.#machine.waitForPage(0)) {
-          await this.#sleep(BLOCKED_MS);
-          break;
-        }
-        if (round.kind === 'sleep' && round.ms > 0) {
-          await this.#sleep(round.ms);
-          break;
-        }
-      } while (performance.now() < until && !this.#spoke);
+      const round: Round = this.#gate.enter() ? this.#turn() : { kind: 'paused' };
+      this.#gate.leave();
+      if (round.kind === 'end') return round.end;
+      // A listener may have stopped it while it ran, with nobody asleep to be woken.
+      if (!this.#stopped) await this.#rest(round);
       this.#spoke = false;
       await nextTurn();
     }
     if (this.#failure !== undefined) throw this.#failure;
     return { kind: 'stopped' };
+  }
+
+  /** Rounds, until it is the event loop's turn. */
+  #turn(): Round {
+    const until = performance.now() + TURN_MS;
+    if (this.#balloon !== undefined) this.#machine.setBalloon(this.#balloon);
+    this.#balloon = undefined;
+    for (;;) {
+      const round = this.#loop.round();
+      const goesOn = round.kind === 'on' || (round.kind === 'blocked' && this.#machine.waitForPage(0));
+      if (!goesOn && !(round.kind === 'sleep' && round.ms <= 0)) return round;
+      if (this.#stopped || this.#spoke || performance.now() >= until) return { kind: 'on' };
+    }
+  }
+
+  async #rest(round: Round): Promise<void> {
+    if (round.kind === 'sleep') await this.#sleep(round.ms);
+    else if (round.kind === 'blocked') await this.#sleep(BLOCKED_MS);
+    // Resumed by now, it has nobody to wake it.
+    else if (round.kind === 'paused' && this.#pauser.isPaused) await this.#sleep(LONGEST_MS);
   }
 
   /**
@@ -127,7 +166,7 @@ export class InlineDriver implements Driver {
 
   #sleep(ms: number): Promise<void> {
     return new Promise(resolve => {
-      const timer = setTimeout(resolve, Math.min(ms, 2 ** 31 - 1));
+      const timer = setTimeout(resolve, Math.min(ms, LONGEST_MS));
       this.#wake = () => {
         clearTimeout(timer);
         resolve();

@@ -5,6 +5,7 @@ import { openDisk } from '../image/open-disk.ts';
 import type { Channel } from '../machine/board.ts';
 import { type Guest, Host } from '../machine/host.ts';
 import type { Machine } from '../machine/machine.ts';
+import { PauseGate, Pauses } from '../machine/pause.ts';
 import { BLOCKED_MS, type Inlet, type MachineEnd, type Round, RunLoop } from '../machine/run-loop.ts';
 import { HaltPoll } from '../sync/halt-poll.ts';
 import { Ring } from '../sync/ring.ts';
@@ -17,6 +18,7 @@ import {
   INPUT_RING_BYTES,
   type MachineMessage,
   type MachineWorkerData,
+  pauseAt,
   wakeWord,
 } from './worker-driver.ts';
 
@@ -43,7 +45,7 @@ function run(): void {
   const balloon = (bytes: number) =>
     Atomics.store(host.words, control + CONTROL.balloonActual, bytes / PAGE_SIZE);
   const events = { console: output('console'), agent: output('agent'), balloon };
-  const ports = { wake: (runner: number) => wakeWord(control, runner) };
+  const ports = { wake: (runner: number) => wakeWord(control, runner), pause: pauseAt(control) };
   const machine = startMachine(host, launch, events, openDisk, ports);
   const { words } = host;
   tell(words, machine.guest);
@@ -87,15 +89,29 @@ function runToEnd(host: Host, machine: Machine): MachineEnd {
   const loop = new RunLoop({ machine, inlet: inletOf(host), channels: CHANNELS });
   const { words } = host;
   const poll = new HaltPoll(words, host.sync.waiter);
+  const gate = new PauseGate(new Pauses(host.kvm), pauseAt(control));
+  const round = (): Round => {
+    if (Atomics.load(words, control + CONTROL.stop) !== 0) return { kind: 'end', end: { kind: 'stopped' } };
+    if (!gate.enter()) return { kind: 'paused' };
+    machine.setBalloon((Atomics.load(words, control + CONTROL.balloonTarget) >>> 0) * PAGE_SIZE);
+    return loop.round();
+  };
+  /** Until the wake word is another than `seen`, or what else the machine waits for has come. */
+  const sleep = (why: Exclude<Round, { kind: 'on' | 'end' }>, seen: number): void => {
+    const wake = control + CONTROL.wake;
+    if (why.kind === 'paused') Atomics.wait(words, wake, seen);
+    else if (why.kind === 'sleep' && why.ms > 0) poll.wait(wake, seen, why.ms);
+    else if (why.kind === 'blocked' && !machine.waitForPage(ANSWER_MS)) {
+      Atomics.wait(words, wake, seen, BLOCKED_MS);
+    }
+  };
   for (;;) {
     const seen = Atomics.load(words, control + CONTROL.wake);
-    const stop = Atomics.load(words, control + CONTROL.stop) !== 0;
-    machine.setBalloon((Atomics.load(words, control + CONTROL.balloonTarget) >>> 0) * PAGE_SIZE);
-    const round: Round = stop ? { kind: 'end', end: { kind: 'stopped' } } : loop.round();
-    if (round.kind === 'end') return round.end;
-    if (round.kind === 'blocked' && machine.waitForPage(ANSWER_MS)) continue;
-    if (round.kind === 'blocked') Atomics.wait(words, control + CONTROL.wake, seen, BLOCKED_MS);
-    if (round.kind === 'sleep' && round.ms > 0) poll.wait(control + CONTROL.wake, seen, round.ms);
+    const next = round();
+    if (next.kind === 'on') continue;
+    gate.leave();
+    if (next.kind === 'end') return next.end;
+    sleep(next, seen);
   }
 }
 

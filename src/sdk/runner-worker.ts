@@ -3,7 +3,7 @@ import { monotonicMs } from '../host/world.ts';
 import { HartRunner } from '../machine/hart-runner.ts';
 import { Host } from '../machine/host.ts';
 import { nodePorts } from './node-ports.ts';
-import { CONTROL, type RunnerWorkerData, wakeWord } from './worker-driver.ts';
+import { CONTROL, pauseAt, type RunnerWorkerData, wakeWord } from './worker-driver.ts';
 
 // Runs harts of a machine whose devices are on another worker.
 
@@ -13,7 +13,8 @@ const left = control + CONTROL.runners;
 try {
   const wake = wakeWord(control, runner);
   const over = control + CONTROL.over;
-  new HartRunner({ host, share: machine, runner, monotonicMs, wake, over }).run();
+  const pause = pauseAt(control);
+  new HartRunner({ host, share: machine, runner, monotonicMs, wake, over, pause }).run();
 } finally {
   host.mm.close();
   // The last word: who waits for it gives back the memory that it is in.

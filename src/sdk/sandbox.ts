@@ -38,9 +38,12 @@ export class Sandbox implements AsyncDisposable {
   readonly #host: Host;
   readonly #agent: AgentClient;
   readonly #console: ConsoleTail;
+  /** Resolves when the machine has ended. */
+  readonly #over: Promise<void>;
   /** Resolves when all that was its own has been given back. */
   readonly #gone: Promise<void>;
-  #ended = false;
+  /** Why commands can't run any more. */
+  #end: FaultlineError | undefined;
 
   private constructor({ driver, agent, tail, host, ownsHost, initial }: Parts) {
     this.#driver = driver;
@@ -50,14 +53,14 @@ export class Sandbox implements AsyncDisposable {
     this.commands = new Commands(agent);
     this.memory = new Memory(host.machineHost, driver, initial);
     const over = (error: FaultlineError) => {
-      this.#ended = true;
+      this.#end = error;
       agent.close(error);
     };
-    this.#gone = driver.ended
-      .then(
-        end => over(this.failure(end)),
-        (error: unknown) => over(asFaultline(error)),
-      )
+    this.#over = driver.ended.then(
+      end => over(this.failure(end)),
+      (error: unknown) => over(asFaultline(error)),
+    );
+    this.#gone = this.#over
       .finally(() => this.memory.close())
       .then(() => (ownsHost ? host.close() : undefined));
   }
@@ -174,9 +177,34 @@ export class Sandbox implements AsyncDisposable {
     this.#driver.send('console', bytes);
   }
 
-  /** Asks the guest to power off, and pulls the plug if it has not after `graceMs`. */
+  /**
+   * Stops the guest where it is: once this resolves no hart retires an instruction and no device touches memory until
+   * `resume`. Its time stands still, so no timer of it is late; timeouts of this side, such as a command's, go on. What
+   * is sent to it waits, as `commands.run` does; its memory can be looked at, reclaimed and limited. Twice is
+   * once. Throws what ended the guest, if it has ended.
+   */
+  async pause(): Promise<void> {
+    await this.#unlessOver(() => this.#driver.pause());
+  }
+
+  /** Lets a paused guest go on; nothing happens to one that runs. Throws what ended the guest, if it has ended. */
+  async resume(): Promise<void> {
+    await this.#unlessOver(() => this.#driver.resume());
+  }
+
+  async #unlessOver(work: () => Promise<void>): Promise<void> {
+    if (this.#end === undefined) {
+      await Promise.race([this.#driver.made.then(work, () => this.#over), this.#over]);
+    }
+    if (this.#end !== undefined) throw this.#end;
+  }
+
+  /** Asks the guest to power off, paused or not, and pulls the plug if it has not after `graceMs`. */
   async shutdown(graceMs = 5000): Promise<void> {
-    if (!this.#ended) this.#agent.powerOff();
+    if (this.#end === undefined) {
+      await this.resume().catch(() => {});
+      this.#agent.powerOff();
+    }
     await Promise.race([this.#driver.ended.catch(() => {}), sleep(graceMs)]);
     await this.kill();
   }

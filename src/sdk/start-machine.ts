@@ -12,7 +12,7 @@ export function startMachine(
   launch: Launch,
   events: DriverEvents,
   openDisk: OpenDisk,
-  ports: Pick<MachinePorts, 'wake'> = {},
+  ports: Pick<MachinePorts, 'wake' | 'pause'> = {},
 ): Machine {
   const machine = new Machine(host, launch.machine, {
     ...ports,

@@ -1,11 +1,14 @@
 import type { Worker } from 'node:worker_threads';
 import { PAGE_SIZE } from '../base/units.ts';
 import { spawnWorker } from '../host/node/spawn.ts';
+import { monotonicMs } from '../host/world.ts';
 import type { Channel } from '../machine/board.ts';
 import type { RunnerShare } from '../machine/hart-runner.ts';
 import type { Guest, Host, HostShare } from '../machine/host.ts';
+import { Pauser, Pauses } from '../machine/pause.ts';
 import type { MachineEnd } from '../machine/run-loop.ts';
 import { Ring } from '../sync/ring.ts';
+import type { Ptr } from '../sync/struct.ts';
 import type { Driver, DriverEvents, Launch } from './driver.ts';
 import { machineWorker } from './standby.ts';
 
@@ -27,9 +30,12 @@ export const CONTROL = {
   runners: 11,
   /** What runner n sleeps on, n from 1 on; runner 0 is the machine's thread. */
   runnerWake: 16,
+  /** The record by which it is paused. */
+  pause: 24,
   words: 32,
 } as const;
 export const CLOSED = -1;
+export const pauseAt = (control: number): Ptr<'pause'> => (control + CONTROL.pause) as Ptr<'pause'>;
 export const wakeWord = (control: number, runner: number): number =>
   control + (runner === 0 ? CONTROL.wake : CONTROL.runnerWake + runner);
 /** How long a worker that was told to stop may take; it looks between two rounds of slices. */
@@ -76,6 +82,7 @@ export class WorkerDriver implements Driver {
   /** Input that its channel's ring has no room for yet. */
   readonly #overflow = new Map<Channel, Uint8Array[]>(CHANNELS.map(c => [c, []]));
   readonly #left: Promise<void>;
+  readonly #pauser: Pauser;
   #over = false;
   #lastGuest: Guest | undefined;
   #pump: NodeJS.Timeout | undefined;
@@ -100,6 +107,11 @@ export class WorkerDriver implements Driver {
       this.#machine.on('exit', () => reject(new Error('the machine was not made')));
     });
     this.made.catch(() => {});
+    this.#pauser = new Pauser(new Pauses(host.kvm), pauseAt(this.#control), {
+      vcpus: () => (this.#over ? [] : (this.guest()?.vcpus ?? [])),
+      wake: () => this.#wakeAll(),
+      monotonicMs,
+    });
     this.ended = this.#watch(events).finally(() => this.#tearDown(places));
   }
 
@@ -188,9 +200,22 @@ export class WorkerDriver implements Driver {
     return true;
   }
 
-  #wakeUp(): void {
-    Atomics.add(this.#host.words, this.#control + CONTROL.wake, 1);
-    Atomics.notify(this.#host.words, this.#control + CONTROL.wake);
+  pause(): Promise<void> {
+    return this.#pauser.pause();
+  }
+
+  resume(): Promise<void> {
+    return this.#pauser.resume();
+  }
+
+  #wakeUp(runner = 0): void {
+    const word = wakeWord(this.#control, runner);
+    Atomics.add(this.#host.words, word, 1);
+    Atomics.notify(this.#host.words, word);
+  }
+
+  #wakeAll(): void {
+    for (let runner = 0; runner <= this.#runners.length; runner++) this.#wakeUp(runner);
   }
 
   #watch(events: DriverEvents): Promise<MachineEnd> {

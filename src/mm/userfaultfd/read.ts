@@ -1,4 +1,5 @@
 import { PAGE_SIZE, type Vpn } from '../../base/units.ts';
+import { changed } from '../../sync/changed.ts';
 import { HaltPoll } from '../../sync/halt-poll.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import type { Sync } from '../../sync/sync.ts';
@@ -7,7 +8,6 @@ import type { MmLayout } from '../layout.ts';
 import type { UffdContexts } from './contexts.ts';
 import type { Ticket } from './queues.ts';
 import { UffdEvent, UffdFeature } from './state.ts';
-import { changed } from './waits.ts';
 
 type Uffd = Ptr<'uffd'>;
 

@@ -1,4 +1,5 @@
 import { assert } from '../../base/assert.ts';
+import { changed } from '../../sync/changed.ts';
 import { HaltPoll } from '../../sync/halt-poll.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import type { Sync } from '../../sync/sync.ts';
@@ -19,9 +20,6 @@ export type WaitsDeps = {
   readonly queues: UffdQueues;
   readonly breaks: MmBreaks;
 };
-
-/** How often a sleeper that can't be notified looks again, in milliseconds. */
-const POLL_MS = 1;
 
 /**
  * How the owner of a ticket waits for it. A thread that serves contexts itself is given its turn as their
@@ -113,18 +111,4 @@ export class UffdWaits {
       await changed(this.#deps.sync.words, ticket + this.#state.at, this.#state.load(ticket));
     }
   }
-}
-
-type WaitAsync = (words: Int32Array, at: number, value: number) => { async: boolean; value: unknown };
-
-/** Resolves once the word is, or may be, another than `seen`: told by a notification where the engine can. */
-export async function changed(words: Int32Array, at: number, seen: number): Promise<void> {
-  const { waitAsync } = Atomics as unknown as { waitAsync?: WaitAsync };
-  if (waitAsync !== undefined && words.buffer instanceof SharedArrayBuffer) {
-    const result = waitAsync(words, at, seen);
-    if (result.async) await result.value;
-    return;
-  }
-  if (Atomics.load(words, at) !== seen) return;
-  await new Promise(resolve => setTimeout(resolve, POLL_MS));
 }
