@@ -116,7 +116,6 @@ export function compileInterpreter(
 
 /** Regions import what they call from here. */
 function exportForRegions(m: ModuleBuilder, f: Internals): void {
-  for (const name of ['mulhu', 'mulh', 'mulhsu'] as const) m.exportFunction(name, f[name]);
   for (const [name, index] of Object.entries(f.float)) m.exportFunction(`float_${name}`, index);
   m.define('unlinked', REGION_TYPE, c => void c.i32(Leave.Unlinked));
 }

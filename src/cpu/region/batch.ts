@@ -51,7 +51,6 @@ type Callee = { readonly name: string; readonly shape: FuncType };
 
 /** By row: what of the core module an instruction calls. */
 const CALLEES: readonly (Callee | undefined)[] = INSTRUCTIONS.map(({ name, format }) => {
-  if (/^mulh/.test(name)) return { name, shape: { params: [I64, I64], results: [I64] } };
   return isFloat(name, format) ? { name: floatName(name), shape: floatShape(format) } : undefined;
 });
 

@@ -1,5 +1,5 @@
 import type { Code, MemoryOp, PlainOp } from '../../wasm/code.ts';
-import { F64, I32 } from '../../wasm/encoder.ts';
+import { F64, I32, I64 } from '../../wasm/encoder.ts';
 import { STATUS_WRITABLE, storageImm } from '../csr.ts';
 import { immediateOf, rdOf, rs1Of, rs2Of, rs3Of } from '../decode.ts';
 import type { Bytes, CsrHow, Emit, Helper } from '../emit.ts';
@@ -8,6 +8,7 @@ import { emitInline, isSingle, resultType } from '../float/inline.ts';
 import { boxed } from '../float/inline-site.ts';
 import type { Format } from '../instruction.ts';
 import { INSTRUCTIONS } from '../instructions.ts';
+import { pushHigh } from '../multiply-high.ts';
 import { MICRO_READ, MICRO_WRITE } from '../tlb-layout.ts';
 import { AT, Status } from '../vcpu.ts';
 import { Accesses } from './accesses.ts';
@@ -123,8 +124,12 @@ export class RegionEmit implements Emit {
     else this.c.set(this.#parts.registers.x[n]!);
   }
 
+  /** Inline: a call would have all registers put by. */
   helper(name: Helper): void {
-    this.c.call(this.#parts.imported(name));
+    const { a, b } = this.#l;
+    this.c.set(b).set(a);
+    const [middle, other] = [this.#scratch.take(I64), this.#scratch.take(I64)];
+    pushHigh(this.c, name, { a, b, middle, other });
   }
 
   /** Leaves the region before this instruction, for the interpreter to execute it. */

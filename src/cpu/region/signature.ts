@@ -18,9 +18,6 @@ export const Leave = {
   Unlinked: 2,
 } as const;
 
-/** Functions of the core module that regions import. */
-export type RegionImport = 'fillRead' | 'fillWrite' | 'mulhu' | 'mulh' | 'mulhsu';
-
 const LOCALS = {
   left: I32,
   tlb: I32,
