@@ -20,6 +20,7 @@ const MODULES: readonly (() => Promise<{ cases: readonly AnyCase[] }>)[] = [
   () => import('./merging.ts'),
   () => import('./mlock.ts'),
   () => import('./stores.ts'),
+  () => import('./pausing.ts'),
 ];
 
 export async function allCases(): Promise<AnyCase[]> {
