@@ -6,4 +6,6 @@ export type MachineBreaks = {
   lookBeforeActive: boolean;
   /** Who pauses a guest does not wait until its runners have left. */
   pauseWithoutWait: boolean;
+  /** A machine that ends frees its vCPUs while they are told to pause. */
+  freeWhileTelling: boolean;
 };

@@ -29,10 +29,15 @@ function counting(source = COUNT) {
   const pauses = new Pauses(host.kvm);
   const gate = new PauseGate(pauses, at);
   let woken = 0;
-  const vcpus = { list: machine.harts.vcpus };
-  const pauser = new Pauser(pauses, at, { vcpus: () => vcpus.list, wake: () => woken++, monotonicMs });
+  const gone = { isGone: false };
+  const pauser = new Pauser(pauses, at, {
+    vcpus: () => machine.harts.vcpus,
+    isGone: () => gone.isGone,
+    wake: () => woken++,
+    monotonicMs,
+  });
   return {
-    ...{ host, machine, time, gate, pauser, vcpus },
+    ...{ host, machine, time, gate, pauser, gone },
     /** What a driver does between two looks at the world. */
     round(): Round['kind'] {
       const kind = gate.enter() ? loop.round().kind : 'paused';
@@ -135,7 +140,7 @@ test('a flush does not wait for a paused guest, which serves it when it is resum
 
 test('nothing is done to a guest that is gone', async () => {
   const t = counting();
-  t.vcpus.list = [];
+  t.gone.isGone = true;
   await t.pauser.pause();
   expect([t.pauser.isPaused, t.round()]).toEqual([false, 'on']);
 });

@@ -14,8 +14,16 @@ import { TIMEBASE_HZ } from './memory-map.ts';
 
 type Pause = Ptr<'pause'>;
 
+/** What `asked` says. All but `No` keeps runners out. */
+const Asked = {
+  No: 0,
+  Yes: 1,
+  /** Yes; and the requests of the guest's vCPUs are being written. */
+  Telling: 2,
+} as const;
+
 const fields = {
-  /** 1 while the guest is to be paused. */
+  /** Whether the guest is to be paused. */
   asked: i32,
   /** Runners that may be in the guest. */
   active: i32,
@@ -44,14 +52,14 @@ export class Pauses {
     if (this.#breaks.lookBeforeActive) return this.#enterLate(p);
     this.#layout.active.add(p, 1);
     this.#kvm.sync.y('Z.e');
-    if (this.#layout.asked.load(p) === 0) return true;
+    if (!this.isAsked(p)) return true;
     this.leave(p);
     return false;
   }
 
   /** For the mutant only. */
   #enterLate(p: Pause): boolean {
-    if (this.#layout.asked.load(p) !== 0) return false;
+    if (this.isAsked(p)) return false;
     this.#kvm.sync.y('Z.e');
     this.#layout.active.add(p, 1);
     return true;
@@ -60,18 +68,34 @@ export class Pauses {
   /** The runner is in none of the guest's harts or devices any more. */
   leave(p: Pause): void {
     const before = this.#layout.active.add(p, -1);
-    if (before > 1 || this.#layout.asked.load(p) === 0) return;
+    if (before > 1 || !this.isAsked(p)) return;
     this.#kvm.sync.waiter.notify(p + this.#layout.active.at, Number.POSITIVE_INFINITY);
   }
 
-  /** Has the runners leave soon, and stay out. */
-  ask(p: Pause, vcpus: readonly VcpuPtr[]): void {
-    this.#layout.asked.store(p, 1);
-    for (const vcpu of vcpus) this.#kvm.requests.make(vcpu, Request.Pause);
+  /** Has the runners leave soon, and stay out. `vcpus`: none from when the guest is no longer shown. */
+  ask(p: Pause, vcpus: () => readonly VcpuPtr[]): void {
+    this.#layout.asked.store(p, Asked.Telling);
+    for (const vcpu of vcpus()) this.#kvm.requests.make(vcpu, Request.Pause);
+    this.#told(p, Asked.Yes);
+  }
+
+  #told(p: Pause, asked: number): void {
+    this.#layout.asked.store(p, asked);
+    this.#kvm.sync.waiter.notify(p + this.#layout.asked.at, 1);
+  }
+
+  /**
+   * By the machine's thread, when it no longer shows the guest and before it frees the vCPUs: returns when nobody writes
+   * to them, who has seen them.
+   */
+  awaitTold(p: Pause): void {
+    const { asked } = this.#layout;
+    if (this.#breaks.freeWhileTelling) return;
+    while (asked.load(p) === Asked.Telling) this.#kvm.sync.waiter.wait(p + asked.at, Asked.Telling);
   }
 
   isAsked(p: Pause): boolean {
-    return this.#layout.asked.load(p) !== 0;
+    return this.#layout.asked.load(p) !== Asked.No;
   }
 
   /** After `ask`: resolves when no runner is active. None will be before `release`. */
@@ -92,13 +116,14 @@ export class Pauses {
   }
 
   /** The guest may run again, without `ticks` of its time. Requires: settled. The caller wakes the runners. */
-  release(p: Pause, vcpus: readonly VcpuPtr[], ticks: number): void {
+  release(p: Pause, vcpus: () => readonly VcpuPtr[], ticks: number): void {
     const lost = this.lost(p) + ticks;
     const at = p + this.#layout.lost.at;
     this.#kvm.words[at] = lost | 0;
     this.#kvm.words[at + 1] = Math.floor(lost / 2 ** 32);
-    for (const vcpu of vcpus) Atomics.and(this.#kvm.words, vcpu + AT.requests, ~Request.Pause);
-    this.#layout.asked.store(p, 0);
+    this.#layout.asked.store(p, Asked.Telling);
+    for (const vcpu of vcpus()) Atomics.and(this.#kvm.words, vcpu + AT.requests, ~Request.Pause);
+    this.#told(p, Asked.No);
   }
 
   /** Ticks for which the guest's time stood still. Requires: active, or settled. */
@@ -132,34 +157,39 @@ export class PauseGate {
   }
 }
 
+export type PauserPorts = {
+  vcpus(): readonly VcpuPtr[];
+  isGone(): boolean;
+  wake(): void;
+  monotonicMs(): number;
+};
+
 /** Pauses one guest and resumes it, in the order of the calls. The only one to do so. */
 export class Pauser {
   readonly #pauses: Pauses;
   readonly #at: Pause;
   readonly #vcpus: () => readonly VcpuPtr[];
+  readonly #isGone: () => boolean;
   readonly #wake: () => void;
   readonly #monotonicMs: () => number;
   #last: Promise<void> = Promise.resolve();
   #since = 0;
 
-  /** `vcpus`: none when the guest is gone. `wake`: ends the sleep of its runners. */
-  constructor(
-    pauses: Pauses,
-    at: Pause,
-    ports: { vcpus(): readonly VcpuPtr[]; wake(): void; monotonicMs(): number },
-  ) {
+  /** `vcpus`: see `Pauses.ask`. `isGone`: the record is no more. `wake`: ends the sleep of the runners. */
+  constructor(pauses: Pauses, at: Pause, ports: PauserPorts) {
     this.#pauses = pauses;
     this.#at = at;
     this.#vcpus = ports.vcpus;
+    this.#isGone = ports.isGone;
     this.#wake = ports.wake;
     this.#monotonicMs = ports.monotonicMs;
   }
 
   /** Resolves when no hart and no device of the guest runs; never if its thread has died. Twice is once. */
   pause(): Promise<void> {
-    return this.#inTurn(async vcpus => {
+    return this.#inTurn(async () => {
       if (this.#pauses.isAsked(this.#at)) return;
-      this.#pauses.ask(this.#at, vcpus);
+      this.#pauses.ask(this.#at, this.#vcpus);
       await this.#pauses.settled(this.#at);
       this.#since = this.#monotonicMs();
     });
@@ -172,19 +202,18 @@ export class Pauser {
 
   /** Does nothing to a guest that runs. */
   resume(): Promise<void> {
-    return this.#inTurn(async vcpus => {
+    return this.#inTurn(async () => {
       if (!this.#pauses.isAsked(this.#at)) return;
       // A tick less than it was, as products are rounded and the guest's time must not go back.
       const ticks = Math.floor((this.#monotonicMs() - this.#since) * TICKS_PER_MS) - 1;
-      this.#pauses.release(this.#at, vcpus, Math.max(0, ticks));
+      this.#pauses.release(this.#at, this.#vcpus, Math.max(0, ticks));
       this.#wake();
     });
   }
 
-  #inTurn(work: (vcpus: readonly VcpuPtr[]) => Promise<void>): Promise<void> {
+  #inTurn(work: () => Promise<void>): Promise<void> {
     const turn = this.#last.then(async () => {
-      const vcpus = this.#vcpus();
-      if (vcpus.length > 0) await work(vcpus);
+      if (!this.#isGone()) await work();
     });
     this.#last = turn.catch(() => {});
     return turn;

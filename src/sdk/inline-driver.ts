@@ -49,7 +49,8 @@ export class InlineDriver implements Driver {
     const pauses = new Pauses(host.kvm);
     this.#gate = new PauseGate(pauses, pause);
     this.#pauser = new Pauser(pauses, pause, {
-      vcpus: () => this.guest()?.vcpus ?? [],
+      vcpus: () => machine.harts.vcpus,
+      isGone: () => this.#gone,
       wake: () => this.#wake?.(),
       monotonicMs,
     });

@@ -55,6 +55,7 @@ function run(): void {
   endRunners(host, machine);
   if (!launch.keepMemory) {
     Atomics.store(words, control + CONTROL.mm, 0);
+    new Pauses(host.kvm).awaitTold(pauseAt(control));
     machine.destroy();
   }
   host.mm.close();

@@ -108,7 +108,8 @@ export class WorkerDriver implements Driver {
     });
     this.made.catch(() => {});
     this.#pauser = new Pauser(new Pauses(host.kvm), pauseAt(this.#control), {
-      vcpus: () => (this.#over ? [] : (this.guest()?.vcpus ?? [])),
+      vcpus: () => this.guest()?.vcpus ?? [],
+      isGone: () => this.#over,
       wake: () => this.#wakeAll(),
       monotonicMs,
     });

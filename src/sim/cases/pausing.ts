@@ -61,28 +61,32 @@ function inGuest({ sync, pauses }: Core, { pause, paused }: Setup): void {
 }
 
 function pauser({ sync, pauses }: Core, { pause, vcpu, paused, wakes }: Setup): void {
-  pauses.ask(pause, [vcpu]);
+  pauses.ask(pause, () => [vcpu]);
   pauses.awaitSettled(pause);
   Atomics.store(sync.words, paused, 1);
   sync.y('Z.paused');
   Atomics.store(sync.words, paused, 0);
-  pauses.release(pause, [vcpu], TICKS);
+  pauses.release(pause, () => [vcpu], TICKS);
   for (const wake of wakes) {
     Atomics.add(sync.words, wake, 1);
     sync.waiter.notify(wake, 1);
   }
 }
 
-const pausing: Case<Core, Setup, Breaks> = {
-  name: 'pause',
-  title: 'two runners of a guest, and who pauses it (issue 4)',
+const base = {
   profiles: ['modern'],
   arena: { frames: 1, heapBytes: 4096 * 4 },
   everyAtomic: true,
-  core: (sync, { breaks }) => {
+  core: (sync: Sync, { breaks }: { breaks: Partial<Breaks> }): Core => {
     const kvm = new Kvm(sync, ports(sync), { dropCode() {} });
     return { sync, kvm, pauses: new Pauses(kvm, breaks), breaks };
   },
+} as const;
+
+const pausing: Case<Core, Setup, Breaks> = {
+  ...base,
+  name: 'pause',
+  title: 'two runners of a guest, and who pauses it (issue 4)',
   setup,
   actors: {
     first: (core, s) => runner(core, s, s.wakes[0]!),
@@ -106,4 +110,37 @@ const pausing: Case<Core, Setup, Breaks> = {
   ],
 };
 
-export const cases: readonly AnyCase[] = [pausing];
+/** The machine's thread, as it ends: the guest is no longer shown, then its vCPU is freed, and is somebody else's. */
+function end({ sync, pauses }: Core, { pause, vcpu, paused: shown }: Setup): void {
+  Atomics.store(sync.words, shown, 0);
+  pauses.awaitTold(pause);
+  sync.y('Z.free');
+  Atomics.store(sync.words, vcpu + AT.requests, 0);
+}
+
+const ending: Case<Core, Setup, Breaks> = {
+  ...base,
+  name: 'pause-end',
+  title: 'a machine ends, while somebody pauses it and resumes it (issue 4)',
+  setup(core) {
+    const s = setup(core);
+    Atomics.store(core.sync.words, s.paused, 1);
+    return s;
+  },
+  actors: {
+    end,
+    pauser({ sync, pauses }, { pause, vcpu, paused: shown }) {
+      const vcpus = () => (Atomics.load(sync.words, shown) === 0 ? [] : [vcpu]);
+      pauses.ask(pause, vcpus);
+      sync.y('Z.asked');
+      pauses.release(pause, vcpus, TICKS);
+    },
+  },
+  reach: { 'the machine is gone before it is resumed': 'Z.free < Z.asked', 'and after': 'Z.asked < Z.free' },
+  oracle({ sync }, { vcpu }) {
+    assert(sync.words[vcpu + AT.requests] === 0, 'a record was written to after it was freed');
+  },
+  mutants: [{ name: 'the machine does not wait', breaks: { freeWhileTelling: true } }],
+};
+
+export const cases: readonly AnyCase[] = [pausing, ending];
