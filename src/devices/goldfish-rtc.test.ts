@@ -46,6 +46,16 @@ describe('goldfish RTC', () => {
     expect((BigInt(rtc.read(TIME_HIGH, 4)) << 32n) | BigInt(low)).toBe(1_700_000_000_000_000_123n);
   });
 
+  test('goes on while the guest is paused, and an alarm of that time rings after it', () => {
+    const before = now(rtc);
+    setAlarm(before + 500n);
+    clock.pausedNs = 600;
+    expect(now(rtc)).toBe(before + 600n);
+    expect(rtc.nextDeadline()).toBe(0);
+    rtc.poll();
+    expect(line.level).toBe(true);
+  });
+
   test('goes on from the time it is set to, before or after the real one', () => {
     for (const time of [5n, 4_000_000_000_000_000_000n]) {
       setTime(time);

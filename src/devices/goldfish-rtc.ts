@@ -141,7 +141,8 @@ export class GoldfishRtc implements MmioDevice {
 
   #realTime(): bigint {
     const clock = this.#ports.clock;
-    return BigInt(Math.floor(clock.epochSeconds * 1e6)) * 1000n + BigInt(Math.floor(clock.now()));
+    const running = clock.now() + (clock.paused?.() ?? 0);
+    return BigInt(Math.floor(clock.epochSeconds * 1e6)) * 1000n + BigInt(Math.floor(running));
   }
 
   #now(): bigint {

@@ -33,6 +33,8 @@ export interface Clock {
   now(): number;
   /** Seconds since 1970 at which the machine started, for the RTC. */
   readonly epochSeconds: number;
+  /** Nanoseconds for which the guest was paused: `now` leaves them out, the RTC does not. */
+  paused?(): number;
 }
 
 /** Why a pin can't be had now. */

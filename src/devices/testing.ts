@@ -126,9 +126,13 @@ export class TestOutput implements CharBackend {
 
 export class TestClock implements Clock {
   ns = 0;
+  pausedNs = 0;
   readonly epochSeconds = 1_700_000_000;
   now(): number {
     return this.ns;
+  }
+  paused(): number {
+    return this.pausedNs;
   }
 }
 

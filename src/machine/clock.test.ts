@@ -75,3 +75,15 @@ test('real time begins with the machine, runs as the host says, and asks to wait
   expect([clock.budgetUntil(1, 999), clock.skipTo(1e9)]).toEqual([999, false]);
   expect([clock.millisecondsUntil(35_000), clock.millisecondsUntil(3)]).toEqual([1, 0]);
 });
+
+test('real time leaves out what the guest was paused, and says how much that was', () => {
+  let [ms, lost] = [5000, 0];
+  const clock = realClock(
+    () => ms,
+    77,
+    4000,
+    () => lost,
+  );
+  [ms, lost] = [9000, 39_999_999];
+  expect([clock.ticks(), clock.now(), clock.paused()]).toEqual([10_000_001, 1_000_000_100, 3_999_999_900]);
+});

@@ -7,6 +7,8 @@ export interface MachineClock {
   /** Nanoseconds since the machine started. */
   now(): number;
   readonly epochSeconds: number;
+  /** Nanoseconds for which the guest was paused and its time stood still. */
+  paused(): number;
   /** Instructions after which `deadline` (ticks) will have come, at most `limit`. At least 1. */
   budgetUntil(deadline: number, limit: number): number;
   /** The guest sleeps until `deadline` ticks. True if that is done; false to wait `millisecondsUntil`. */
@@ -31,6 +33,7 @@ export function realClock(
     ticks,
     now: () => Math.floor((monotonicMs() - start) * 1e6) - lost() * NS_PER_TICK,
     epochSeconds,
+    paused: () => lost() * NS_PER_TICK,
     budgetUntil: (_deadline, limit) => limit,
     skipTo: () => false,
     millisecondsUntil: deadline => Math.max(0, (deadline - ticks()) / (TIMEBASE_HZ / 1000)),
@@ -50,6 +53,7 @@ export function instretClock(instret: () => number): MachineClock {
     ticks,
     now: () => ticks() * NS_PER_TICK,
     epochSeconds: VIRTUAL_EPOCH_SECONDS,
+    paused: () => 0,
     budgetUntil(deadline, limit) {
       const left = (deadline - ticks()) * INSTRUCTIONS_PER_TICK;
       // A deadline that has passed is pending already.
