@@ -179,9 +179,9 @@ export class Sandbox implements AsyncDisposable {
 
   /**
    * Stops the guest where it is: once this resolves no hart retires an instruction and no device touches memory until
-   * `resume`. Its time stands still, so no timer of it is late; only its RTC goes on (`hwclock -s`). Timeouts of this side, such as a command's, go on. What
-   * is sent to it waits, as `commands.run` does; its memory can be looked at, reclaimed and limited. Twice is
-   * once. Throws what ended the guest, if it has ended.
+   * `resume`. Its time stands still, so no timer of it is late; only its RTC goes on (`hwclock -s`). Timeouts of this
+   * side, such as a command's, go on. What is sent to it waits, as `commands.run` does; its memory can be looked at,
+   * reclaimed and limited. Twice is once. Throws what ended the guest, if it has ended.
    */
   async pause(): Promise<void> {
     await this.#unlessOver(() => this.#driver.pause());
