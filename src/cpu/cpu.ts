@@ -218,6 +218,7 @@ export class Cpu {
   /** Frees a code cache, after the vCPUs that decode into it. */
   destroyCode(code: CodePtr): void {
     this.#linker.forget(code);
+    this.translator.forget(code);
     this.translator.freeModules(code, at => this.#release(at));
     this.#cache.destroy(code, at => this.#release(at));
   }

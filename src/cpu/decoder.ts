@@ -33,8 +33,11 @@ export class Decoder {
   readonly #words: Int32Array;
   readonly #halves: Uint16Array;
   readonly #cache: CodeCache;
-  /** By a hash of the instruction: it, its record's words 1, 2 and 0, and what `write` returns. */
-  readonly #known = new Int32Array(KNOWN * KNOWN_WORDS);
+  /**
+   * By a hash of the instruction: its record's first three words, what `write` returns, and it. Then a place for one
+   * that is not kept. This thread's own: the records in the arena are written by others, too.
+   */
+  readonly #known = new Int32Array((KNOWN + 1) * KNOWN_WORDS);
 
   constructor(arena: Arena, cache: CodeCache) {
     this.#words = arena.words;
@@ -72,42 +75,35 @@ export class Decoder {
    * or at -1 when jumps must not assume to stay in the page. Returns its halfwords, 0 after a jump.
    */
   write(at: number, raw: number, offset: number): number {
+    const known = this.#find(raw, offset);
+    this.#words[at + 1] = this.#known[known + 1] as number;
+    this.#words[at + 2] = this.#known[known + 2] as number;
+    this.#words[at + 3] = raw;
+    // The op last: another vCPU that sees it sees the rest.
+    this.#words[at] = this.#known[known] as number;
+    return this.#known[known + 3] as number;
+  }
+
+  /** Where in `#known` the instruction is. What is relative to pc depends on where it stands, and is not kept. */
+  #find(raw: number, offset: number): number {
     const known = ((raw ^ (raw >>> 13)) & (KNOWN - 1)) * KNOWN_WORDS;
-    if (this.#known[known] === raw && raw !== 0) {
-      this.#words[at + 1] = this.#known[known + 1] as number;
-      this.#words[at + 2] = this.#known[known + 2] as number;
-      this.#words[at + 3] = raw;
-      // The op last: another vCPU that sees it sees the rest.
-      this.#words[at] = this.#known[known + 3] as number;
-      return this.#known[known + 4] as number;
-    }
-    const length = this.#write(at, raw, offset);
-    // What is relative to pc depends on where it stands.
-    if (!isRelative(raw)) this.#know(known, at, raw, length);
-    return length;
+    if (this.#known[known + 4] === raw && raw !== 0) return known;
+    const at = isRelative(raw) ? KNOWN * KNOWN_WORDS : known;
+    this.#decode(at, raw, offset);
+    this.#known[at + 4] = raw;
+    return at;
   }
 
-  #know(known: number, at: number, raw: number, length: number): void {
-    this.#known[known] = raw;
-    this.#known[known + 1] = this.#words[at + 1] as number;
-    this.#known[known + 2] = this.#words[at + 2] as number;
-    this.#known[known + 3] = this.#words[at] as number;
-    this.#known[known + 4] = length;
-  }
-
-  #write(at: number, raw: number, offset: number): number {
+  #decode(at: number, raw: number, offset: number): void {
     const long = isLong(raw);
     const word = wordOf(raw);
     const row = rowOf(word);
-    this.#words[at + 3] = raw;
     if (row === NO_ROW) {
-      this.#words[at + 2] = NO_ROW;
-      this.#words[at] = Op.Slow;
-      return 0;
+      this.#known.set([Op.Slow, 0, NO_ROW, 0], at);
+      return;
     }
     this.#writeRow(at, word, row, long ? 4 : 2, offset);
-    if (ENDS.has(row)) return 0;
-    return long ? 2 : 1;
+    this.#known[at + 3] = ENDS.has(row) ? 0 : long ? 2 : 1;
   }
 
   #writeRow(at: number, word: number, row: number, length: number, offset: number): void {
@@ -130,10 +126,9 @@ export class Decoder {
     const rd = rdOf(word);
     const rdByte = format.rd !== 'f' && rd === 0 ? AT.dummy * 4 : registerByte(format.rd, rd);
     const rs1 = format.imm === 'csri' ? rs1Of(word) : registerByte(format.rs1, rs1Of(word));
-    this.#words[at + 1] = rs1 | (registerByte(format.rs2, rs2Of(word)) << 16);
-    this.#words[at + 2] = imm;
-    // The op last: another vCPU that sees it sees the rest.
-    this.#words[at] = opOf(row, length, far) | (rdByte << 16);
+    this.#known[at + 1] = rs1 | (registerByte(format.rs2, rs2Of(word)) << 16);
+    this.#known[at + 2] = imm;
+    this.#known[at] = opOf(row, length, far) | (rdByte << 16);
   }
 }
 

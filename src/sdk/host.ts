@@ -163,10 +163,14 @@ class Housekeeper {
   }
 
   #spawn(died: (error: Error) => void): void {
-    const data = { share: this.#host.share(), control: this.#control };
-    const worker = spawnWorker(new URL('./housekeeper-worker.ts', import.meta.url), data);
-    worker.on('error', died);
-    this.#exited = new Promise(resolve => worker.on('exit', () => resolve()));
+    try {
+      const data = { share: this.#host.share(), control: this.#control };
+      const worker = spawnWorker(new URL('./housekeeper-worker.ts', import.meta.url), data);
+      worker.on('error', died);
+      this.#exited = new Promise(resolve => worker.on('exit', () => resolve()));
+    } catch (error) {
+      died(error as Error);
+    }
   }
 
   /** Resolves when the worker has left the memory core. */

@@ -1,4 +1,5 @@
 import type { Worker } from 'node:worker_threads';
+import { setEngineFlags } from '../host/node/engine-flags.ts';
 import { spawnWorker } from '../host/node/spawn.ts';
 import type { MachineWorkerData } from './worker-driver.ts';
 
@@ -12,9 +13,16 @@ const spawn = (data: MachineWorkerData | undefined): Worker =>
 
 /** Starts a worker for a machine that is about to be. It keeps no process alive. */
 export function standBy(): void {
+  setEngineFlags();
   const worker = spawn(undefined);
   worker.unref();
   waiting.push(worker);
+  const forget = () => {
+    const at = waiting.indexOf(worker);
+    if (at !== -1) waiting.splice(at, 1);
+  };
+  // The machine then gets a new one, which fails in its sight if it must.
+  worker.on('error', forget).on('exit', forget);
 }
 
 /** The machine will not be. */

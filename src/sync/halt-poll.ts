@@ -26,8 +26,9 @@ export class HaltPoll {
     const limit = this.#waiter.spins(this.#window);
     for (let i = 0; i < limit; i++) if (Atomics.load(this.#words, at) !== expected) return;
     const start = performance.now();
-    this.#waiter.wait(at, expected, timeoutMs);
-    const isShort = performance.now() - start < SHORT;
+    const outcome = this.#waiter.wait(at, expected, timeoutMs);
+    // Looking at the word does not make a timer come sooner.
+    const isShort = outcome !== 'timed-out' && performance.now() - start < SHORT;
     this.#window = isShort ? Math.min(MAX, Math.max(FIRST, this.#window * 2)) : this.#window >> 1;
   }
 }

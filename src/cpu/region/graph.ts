@@ -20,7 +20,7 @@ export type Graph = {
   readonly children: readonly (readonly number[])[];
   readonly isMerge: Uint8Array;
   readonly isLoop: Uint8Array;
-  /** In how many loops a node is, that of the dispatch included. */
+  /** In how many loops a block is, beside that of the dispatch, which all are in. */
   readonly depth: Int32Array;
   readonly around: ReadonlySet<number>;
 };

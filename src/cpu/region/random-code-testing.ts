@@ -150,7 +150,9 @@ class Writer {
 
   #skip(): string {
     const to = this.#label();
-    return `${this.#branch(to)}\n${this.#line()}\n${this.#line()}\n${to}: nop`;
+    // To the next instruction, now and then.
+    const between = this.#r.oneIn(5) ? '' : `${this.#line()}\n${this.#line()}\n`;
+    return `${this.#branch(to)}\n${between}${to}: nop`;
   }
 
   #line(): string {

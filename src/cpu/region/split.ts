@@ -10,8 +10,15 @@ import { buildGraph, type Graph, graphUnlessIrreducible } from './graph.ts';
 const MAX_COPIED = 150;
 const MAX_BLOCK = 64;
 
-/** The same region, with copies of blocks, and its graph. */
-export function splitBlocks(d: Discovery): { d: Discovery; g: Graph } {
+/** The same region, with copies of blocks where that leaves fewer ways by the dispatch, and its graph. */
+export function splitBlocks(original: Discovery): { d: Discovery; g: Graph } {
+  const split = splitAsFarAs(original);
+  if (split.g.around.size === 0) return split;
+  const g = buildGraph(original);
+  return g.around.size <= split.g.around.size ? { d: original, g } : split;
+}
+
+function splitAsFarAs(d: Discovery): { d: Discovery; g: Graph } {
   for (let room = MAX_COPIED; ; ) {
     const found = graphUnlessIrreducible(d);
     if ('order' in found) return { d, g: found };

@@ -101,3 +101,49 @@ describe('a loop with two ways in', () => {
     expect(d.blocks.every(b => b.index === d.blockAt.get(b.start))).toBe(true);
   });
 });
+
+describe('a branch to the next instruction', () => {
+  test('is no choice: a chain of them is as long as it is, and does what the interpreter does', () => {
+    const chain = Array.from(
+      { length: 40 },
+      (_, i) => `addi a2, a2, ${i}\nbeq a0, a3, next${i}\nnext${i}: nop`,
+    );
+    const source = `again: ${chain.join('\n')}\naddi a0, a0, 1\nbne a0, a1, again\necall`;
+    const { d } = splitBlocks(straighten(found(source)));
+    expect(d.instructions).toBeLessThan(200);
+    const ends = (['interpreter', 'regions', 'lockstep'] as const).map(mode => {
+      const { m, check } = runIn(mode);
+      m.program(source);
+      m.setX(11, 500n);
+      m.setX(13, 77n);
+      for (let exit: Exit = Exit.Budget; exit === Exit.Budget; ) exit = m.run(3000);
+      check();
+      return m.x(12);
+    });
+    expect(new Set(ends)).toEqual(new Set([500n * 780n]));
+  });
+
+  test('is copied with its block, in a loop of many ways in, and stays none', () => {
+    const source = `top: addi s4, s7, 1
+      bge s6, x0, l2
+      and s5, s4, a6
+      beq t3, s0, l3
+      l2: slli s1, a2, 13
+      beq a1, s1, l4
+      l3: bge t5, x0, l4
+      l4: addi a0, a0, 1
+      bge a0, a1, out
+      blt a2, x0, l3
+      j top
+      out: ecall`;
+    for (const mode of ['interpreter', 'regions'] as const) {
+      const { m, check } = runIn(mode);
+      m.program(source);
+      m.setX(11, 300n);
+      m.setX(12, -1n);
+      expect(m.run(1_000_000), mode).toBe(Exit.Sbi);
+      check();
+      expect(m.x(10)).toBe(300n);
+    }
+  });
+});

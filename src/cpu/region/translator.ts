@@ -118,9 +118,23 @@ export class Translator {
     if (this.#refused.has(refusal(code, slot, pfn, offset))) return;
     const known = this.#queue.find(h => h.slot === slot && h.offset === offset && h.code === code);
     if (known !== undefined) known.heat++;
-    else if (this.#queue.length < MAX_QUEUE) this.#queue.push({ code, slot, pfn, offset, heat: 1 });
-    else this.#queue = this.#queue.filter(h => h.heat > 1);
+    else this.#countFrom1({ code, slot, pfn, offset, heat: 1 });
     if ((known?.heat ?? 1) >= this.#neededHeat && this.#mayWork()) this.#translate(vcpu, code);
+  }
+
+  /** Where all room is taken, all cool down, so that what is hot now comes up. */
+  #countFrom1(head: Head): void {
+    if (this.#queue.length >= MAX_QUEUE) {
+      for (const h of this.#queue) h.heat >>= 1;
+      this.#queue = this.#queue.filter(h => h.heat > 0);
+    }
+    this.#queue.push(head);
+  }
+
+  /** A VM is gone, and its number may be another's. */
+  forget(code: CodePtr): void {
+    this.#queue = this.#queue.filter(h => h.code !== code);
+    for (const refused of this.#refused) if (refused.startsWith(`${code} `)) this.#refused.delete(refused);
   }
 
   get #neededHeat(): number {
@@ -200,8 +214,13 @@ export class Translator {
   }
 
   #pays(head: Head, { d, g }: RegionPlan): boolean {
-    const first = d.blocks[d.blockAt.get(head.offset)!]!.steps[0]!;
-    return first.flow !== Flow.Slow && (this.#parts.batch === 1 || longestVisit(d, g) >= MIN_RETIRED);
+    // Another vCPU may have changed the bytes since the head was found in them.
+    const first = d.blocks[d.blockAt.get(head.offset) ?? -1]?.steps[0];
+    return (
+      first !== undefined &&
+      first.flow !== Flow.Slow &&
+      (this.#parts.batch === 1 || longestVisit(d, g) >= MIN_RETIRED)
+    );
   }
 
   #refuse({ code, slot, pfn, offset }: Omit<Head, 'heat'>): void {

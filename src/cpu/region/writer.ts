@@ -226,14 +226,28 @@ class RegionWriter {
       const missing = minus(step.reads, here);
       readIn(this.#c, this.#registers, missing);
       here = union(here, union(missing, step.writes));
-      if (step.flow === Flow.Branch) this.#bringHome(block);
-      // A jump within leads to the next step.
-      if (step.flow !== Flow.Jump || i === block.steps.length - 1) this.#step(block, step, i, dirty, jumps);
+      if (this.#leads(block, step, i)) this.#step(block, step, i, dirty, jumps);
       dirty = union(dirty, step.writes);
     });
-    if (block.steps.at(-1)!.flow !== Flow.Next) return;
+    if (this.#goesOn(block)) {
+      this.#bringHome(block);
+      this.#goOn(block);
+    }
+  }
+
+  /** Whether a block ends without a choice of ways: also a branch to the next instruction is none. */
+  #goesOn({ steps, next, target }: Block): boolean {
+    const { flow } = steps.at(-1)!;
+    return flow === Flow.Next || (flow === Flow.Branch && next === target);
+  }
+
+  /** Whether a step is emitted; not if all it does is lead to what comes next, as jumps within a block do. */
+  #leads(block: Block, step: Step, i: number): boolean {
+    if (step.flow === Flow.Jump) return i === block.steps.length - 1;
+    if (step.flow !== Flow.Branch) return true;
+    if (this.#goesOn(block)) return false;
     this.#bringHome(block);
-    this.#goOn(block);
+    return true;
   }
 
   #step(block: Block, step: Step, i: number, dirty: RegisterSet, jumps: Jumps): void {
@@ -281,6 +295,12 @@ class RegionWriter {
   }
 
   #checkBudget(offset: number, dirty: RegisterSet): void {
+    this.#pushMustLeave();
+    this.#c.if(() => this.#leaveFor(offset, dirty), undefined, { likely: false });
+  }
+
+  /** Pushes whether too little is left for another round, or something is asked of this vCPU. */
+  #pushMustLeave(): void {
     const c = this.#c;
     c.get(this.#l.left).i32(this.#d.instructions);
     if (this.#polls) {
@@ -290,7 +310,7 @@ class RegionWriter {
         .op('i32_sub', 'i32_or')
         .i32(0);
     }
-    c.op('i32_lt_s').if(() => this.#leaveFor(offset, dirty), undefined, { likely: false });
+    c.op('i32_lt_s');
   }
 
   /** To `target`: by the dispatch when it is an entry of this region, which the page's entry ids tell. */
@@ -305,13 +325,14 @@ class RegionWriter {
 
   #tryDispatch(): void {
     const c = this.#c;
-    const { target, k, left } = this.#l;
+    const { target, k } = this.#l;
     c.get(target).get(page).op('i64_xor').i64(4096).op('i64_lt_u');
     c.if(() => {
       c.get(slot).get(target).op('i32_wrap_i64').i32(0xffe).op('i32_and', 'i32_add');
       c.mem('i32_load16_u', SLOT_ENTRIES).get(base).op('i32_sub').tee(k);
       c.i32(this.#g.entryCount).op('i32_lt_u');
-      c.get(left).i32(this.#d.instructions).op('i32_ge_s', 'i32_and');
+      this.#pushMustLeave();
+      c.op('i32_eqz', 'i32_and');
       c.if(() => {
         c.get(k).i32(this.#g.entryCount).op('i32_add').set(labelParam).br(this.#loops[0]!);
       });
