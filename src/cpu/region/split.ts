@@ -9,17 +9,19 @@ import { buildGraph, type Graph, graphUnlessIrreducible } from './graph.ts';
 /** Instructions that copies may add to a region, and that a block may have to be copied. */
 const MAX_COPIED = 150;
 const MAX_BLOCK = 64;
+/** Copies have edges of their own that go by the dispatch; so many times as many as before are still no bad sign. */
+const FEW = 2;
 
-/** The same region, with copies of blocks where that leaves fewer ways by the dispatch, and its graph. */
+/** The same region, with copies of blocks unless that leads to more and more of them, and its graph. */
 export function splitBlocks(original: Discovery): { d: Discovery; g: Graph } {
   const split = splitAsFarAs(original);
   if (split.g.around.size === 0) return split;
   const g = buildGraph(original);
-  return g.around.size <= split.g.around.size ? { d: original, g } : split;
+  return split.g.around.size > FEW * g.around.size ? { d: original, g } : split;
 }
 
 function splitAsFarAs(d: Discovery): { d: Discovery; g: Graph } {
-  for (let room = MAX_COPIED; ; ) {
+  for (let room = Math.min(MAX_COPIED, 2 * d.instructions); ; ) {
     const found = graphUnlessIrreducible(d);
     if ('order' in found) return { d, g: found };
     const { blocks } = d;
