@@ -17,7 +17,7 @@ export type AccessSite = {
   readonly kind: number;
   /** Number of the base register, and whether the access replaces it. */
   readonly base: number;
-  readonly wanders: boolean;
+  readonly replacesBase: boolean;
   readonly bytes: Bytes;
   /** Must be aligned. */
   readonly isAtomic: boolean;
@@ -35,8 +35,9 @@ export class Accesses {
   readonly #l: RegionLocals;
   readonly #imported: RegionParts['imported'];
   #addends: Addends | undefined;
-  /** Bit n: xn was loaded in this block. */
+  /** Bit n: xn was loaded in this block, or computed in it. */
   #loaded = 0;
+  #computed = 0;
 
   constructor({ c, l, imported }: RegionParts) {
     this.#c = c;
@@ -47,10 +48,19 @@ export class Accesses {
   beginBlock(addends: Addends | undefined): void {
     this.#addends = addends;
     this.#loaded = 0;
+    this.#computed = 0;
   }
 
   noteWrite(x: number, isLoad: boolean): void {
-    this.#loaded = isLoad ? this.#loaded | (1 << x) : this.#loaded & ~(1 << x);
+    const bit = 1 << x;
+    this.#loaded = isLoad ? this.#loaded | bit : this.#loaded & ~bit;
+    this.#computed = isLoad ? this.#computed & ~bit : this.#computed | bit;
+  }
+
+  /** Whether a pointer is likely to be of another page each time: loaded before, or by the round before of a chase. */
+  #wanders({ base, replacesBase }: AccessSite): boolean {
+    const bit = 1 << base;
+    return (this.#loaded & bit) !== 0 || (replacesBase && (this.#computed & bit) === 0);
   }
 
   /** Pushes the host byte address. */
@@ -64,8 +74,7 @@ export class Accesses {
       c.get(ea).op('i32_wrap_i64').get(addend).op('i32_add');
       return;
     }
-    const wanders = site.wanders || (this.#loaded & (1 << base)) !== 0;
-    const [entry, at] = wanders ? [this.#mainEntry(), mainOf(kind)] : [tlb, micro];
+    const [entry, at] = this.#wanders(site) ? [this.#mainEntry(), mainOf(kind)] : [tlb, micro];
     // The low bits stay in the comparison, so a misaligned access misses.
     c.get(entry).mem('i64_load', at);
     c.get(ea)

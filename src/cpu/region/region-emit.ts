@@ -158,7 +158,7 @@ export class RegionEmit implements Emit {
     const base = rs1Of(this.#step.word);
     this.#accesses.lookUp({
       ...{ kind, base, bytes, isAtomic },
-      wanders: this.#format.rd === 'x' && rdOf(this.#step.word) === base,
+      replacesBase: this.#format.rd === 'x' && rdOf(this.#step.word) === base,
       // What `left` is while the instruction is in progress.
       inProgress: this.#place.undone - 1,
       interpretIf: () => this.#interpretIf(),
