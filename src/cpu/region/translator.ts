@@ -64,7 +64,7 @@ const HEAT = 96;
  * Most of a thread's time that may go to translating, beside a head start in milliseconds: a boot is long over
  * before most of what it runs would have paid.
  */
-const SHARE = 0.05;
+const SHARE = 0.1;
 const HEAD_START = 10;
 /** Entries that `review` looks at in one go. */
 const REVIEWED = 512;
