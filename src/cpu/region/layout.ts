@@ -17,7 +17,7 @@ const ENTRY_FIELDS = {
   record: array(4),
   /** Leads on behind a short one. What a record leads on by is its first word; the others are for statistics. */
   afterShort: i32,
-  /** How often `run` came in here, and how many instructions retired until it was out: estimates, as threads race. */
+  /** How often `run` came in here, one time in 16 counted, and how many instructions then retired: estimates. */
   visits: i32,
   retired: i32,
   spare: i32,

@@ -68,8 +68,8 @@ const SHARE = 0.1;
 const HEAD_START = 10;
 /** Entries that `review` looks at in one go. */
 const REVIEWED = 512;
-/** Visits after which an entry is judged, and the instructions that each has to retire on average. */
-const VISITS = 512;
+/** Visits, of those that are counted, after which an entry is judged, and the instructions that each has to retire on average. */
+const VISITS = 64;
 const MIN_RETIRED = 12;
 const MAX_REFUSED = 65536;
 /** Instructions of a region from which on others leave for it rather than repeat it. */
