@@ -74,8 +74,8 @@ export type MemoryDeps = {
   readonly reclaim: (pages: number) => number;
 };
 
-/** How often an empty zone is reclaimed from before a fault gives up. */
-const ZONE_RETRIES = 8;
+/** How often reclaim may free nothing before a fault gives up; what others took of it doesn't count (M-26). */
+const ZONE_RETRIES = 16;
 /** What may have changed in a present pte without its being another. */
 const USE_BITS = Pte.Young | Pte.Dirty;
 /** A pte of a merged page has no right to write; what else it says holds of the copy. */
@@ -349,8 +349,8 @@ export class Memory {
     if (!memcontrol.charge(memcg, 1)) return -1;
     const named = breaks.bornUnowned ? (0 as Ptr<'memcg'>) : memcg;
     let pfn = pageAlloc.allocUser(refs, flags, named);
-    for (let i = 0; pfn < 0 && i < ZONE_RETRIES && this.#makeRoom(); i++)
-      pfn = pageAlloc.allocUser(refs, flags, named);
+    for (let inVain = 0; pfn < 0 && inVain < ZONE_RETRIES; pfn = pageAlloc.allocUser(refs, flags, named))
+      if (!this.#makeRoom()) inVain++;
     if (pfn < 0) {
       memcontrol.uncharge(memcg, 1);
       return -1;

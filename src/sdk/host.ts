@@ -140,42 +140,25 @@ export class Host implements AsyncDisposable {
 /** What a Host must know of a guest in it. */
 export type HostGuest = { readonly ended: Promise<unknown>; stop(): void; fail(error: Error): void };
 
-/** A machine that boots needs the processors more, and reclaims by itself if it comes to that. */
-const HOUSEKEEPER_AFTER_MS = 200;
-
 /** Reclaim and what else goes on behind the guests, on a worker of its own. */
 class Housekeeper {
   /** Resolves with why it died, which it does not. */
   readonly failed: Promise<Error>;
   readonly #host: MachineHost;
   readonly #control: number;
-  readonly #spawning: NodeJS.Timeout;
-  #exited: Promise<void> = Promise.resolve();
+  readonly #exited: Promise<void>;
 
   constructor(host: MachineHost) {
     this.#host = host;
     this.#control = host.mm.heap.alloc(1);
-    let died!: (error: Error) => void;
-    this.failed = new Promise(resolve => {
-      died = resolve;
-    });
-    this.#spawning = setTimeout(() => this.#spawn(died), HOUSEKEEPER_AFTER_MS);
-  }
-
-  #spawn(died: (error: Error) => void): void {
-    try {
-      const data = { share: this.#host.share(), control: this.#control };
-      const worker = spawnWorker(new URL('./housekeeper-worker.ts', import.meta.url), data);
-      worker.on('error', died);
-      this.#exited = new Promise(resolve => worker.on('exit', () => resolve()));
-    } catch (error) {
-      died(error as Error);
-    }
+    const data = { share: host.share(), control: this.#control };
+    const worker = spawnWorker(new URL('./housekeeper-worker.ts', import.meta.url), data);
+    this.failed = new Promise(resolve => worker.on('error', resolve));
+    this.#exited = new Promise(resolve => worker.on('exit', () => resolve()));
   }
 
   /** Resolves when the worker has left the memory core. */
   stop(): Promise<void> {
-    clearTimeout(this.#spawning);
     const { words, housekeepWord } = this.#host;
     Atomics.store(words, this.#control, 1);
     Atomics.notify(words, housekeepWord);
