@@ -1,10 +1,10 @@
 import type { Block, Discovery } from './discover.ts';
 import { buildGraph, type Graph, graphUnlessIrreducible } from './graph.ts';
 
-// A loop with two ways in is no loop of structured code. Compilers make such: they jump into the middle of a
-// loop whose test is at its end, and a hot place may be anywhere. Where it is short, the block that the second
-// way leads to is copied for that way, until each loop has one header (node splitting). What remains irreducible goes by way of
-// the dispatch, which costs a jump through a table and brings all registers to one place.
+// A loop with two ways in is no loop of structured code. Compilers make such: they jump into the middle of a loop whose
+// test is at its end, and a hot place may be anywhere. Where it is short, the block that the second way leads to is
+// copied for that way, until each loop has one header (node splitting). What remains irreducible goes by way of the
+// dispatch, which costs a jump through a table and brings all registers to one place.
 
 /** Instructions that copies may add to a region, and that a block may have to be copied. */
 const MAX_COPIED = 150;

@@ -118,12 +118,12 @@ export class Translator {
     if (this.#refused.has(refusal(code, slot, pfn, offset))) return;
     const known = this.#queue.find(h => h.slot === slot && h.offset === offset && h.code === code);
     if (known !== undefined) known.heat++;
-    else this.#countFrom1({ code, slot, pfn, offset, heat: 1 });
+    else this.#beginCounting({ code, slot, pfn, offset, heat: 1 });
     if ((known?.heat ?? 1) >= this.#neededHeat && this.#mayWork()) this.#translate(vcpu, code);
   }
 
   /** Where all room is taken, all cool down, so that what is hot now comes up. */
-  #countFrom1(head: Head): void {
+  #beginCounting(head: Head): void {
     if (this.#queue.length >= MAX_QUEUE) {
       for (const h of this.#queue) h.heat >>= 1;
       this.#queue = this.#queue.filter(h => h.heat > 0);
