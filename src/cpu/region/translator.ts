@@ -137,13 +137,18 @@ export class Translator {
     for (const refused of this.#refused) if (refused.startsWith(`${code} `)) this.#refused.delete(refused);
   }
 
+  /** A test's, for which every hot place is to become a region at once. */
+  get #isEager(): boolean {
+    return this.#parts.batch === 1;
+  }
+
   get #neededHeat(): number {
-    return this.#parts.batch === 1 ? 1 : HEAT;
+    return this.#isEager ? 1 : HEAT;
   }
 
   /** Whether translation has taken no more than its share of the time so far. */
   #mayWork(): boolean {
-    if (this.#parts.batch === 1) return true;
+    if (this.#isEager) return true;
     this.#began ??= performance.now();
     return this.#milliseconds < HEAD_START + SHARE * (performance.now() - this.#began);
   }
@@ -217,9 +222,7 @@ export class Translator {
     // Another vCPU may have changed the bytes since the head was found in them.
     const first = d.blocks[d.blockAt.get(head.offset) ?? -1]?.steps[0];
     return (
-      first !== undefined &&
-      first.flow !== Flow.Slow &&
-      (this.#parts.batch === 1 || longestVisit(d, g) >= MIN_RETIRED)
+      first !== undefined && first.flow !== Flow.Slow && (this.#isEager || longestVisit(d, g) >= MIN_RETIRED)
     );
   }
 
