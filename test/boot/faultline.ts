@@ -67,7 +67,8 @@ export function startFaultline(args: readonly string[]): Running {
   let text = '';
   let look = (): void => {};
   child.stdout.on('data', (b: Buffer) => {
-    text += b.toString().replaceAll(ASK_CURSOR, '');
+    // Of the whole text: a chunk may end inside the sequence.
+    text = (text + b.toString()).replaceAll(ASK_CURSOR, '');
     look();
   });
   const code = new Promise<number | null>(resolve => {
