@@ -3,6 +3,12 @@ import type { Code, MemoryOp, PlainOp } from '../wasm/code.ts';
 /** Functions of the generated module that semantics call. */
 export type Helper = 'mulhu' | 'mulh' | 'mulhsu';
 
+export type Bitwise = 'and' | 'or' | 'xor';
+/** As wasm calls those of i32 and i64. */
+export type Comparison = 'eq' | 'ne' | 'lt_s' | 'lt_u' | 'ge_s' | 'ge_u';
+/** The second operand. */
+export type Second = 'rs2' | 'imm';
+
 /** How a CSR instruction combines its source with what is there. */
 export type CsrHow = 'write' | 'set' | 'clear';
 
@@ -28,6 +34,10 @@ export interface Emit {
   /** Writes the destination with what `value` pushes; `value` may read any operand. */
   rd(value: () => void): void;
   helper(name: Helper): void;
+  /** `rd = rs1 op second`, bit by bit. */
+  bitwise(op: Bitwise, second: Second): void;
+  /** `rd = op(rs1, second)`, 0 or 1. */
+  compare(op: Comparison, second: Second): void;
   /** `rd = extend(memory[rs1 + imm])`; `after` turns what `op` pushes into the i64 to write. */
   load(op: MemoryOp, bytes: Bytes, after?: () => void): void;
   /** `memory[rs1 + imm] = rs2`. */
@@ -39,7 +49,7 @@ export interface Emit {
   /** The same for minimum and maximum: keeps the old value where `keep(old, rs2)` is true. */
   amoKeep(keep: PlainOp, bytes: 4 | 8): void;
   /** Goes to pc + imm when `condition(rs1, rs2)`. */
-  branch(condition: PlainOp): void;
+  branch(condition: Comparison): void;
   /** Goes to pc + imm, rd = nextPc. */
   jump(): void;
   /** Goes to (rs1 + imm) & ~1, rd = nextPc. */

@@ -2,7 +2,7 @@ import type { Code, MemoryOp, PlainOp } from '../wasm/code.ts';
 import { I32 } from '../wasm/encoder.ts';
 import { STATUS_WRITABLE } from './csr.ts';
 import { IMM_SCALE, RECORD, RS3_SHIFT } from './decoded.ts';
-import type { Bytes, CsrHow, Emit, Helper } from './emit.ts';
+import type { Bitwise, Bytes, Comparison, CsrHow, Emit, Helper, Second } from './emit.ts';
 import { combine, selectSum, wholeStatus } from './emit-csr.ts';
 import { Access } from './interface.ts';
 import { CPU, type Internals, type Locals, type Places } from './interpreter-locals.ts';
@@ -77,6 +77,22 @@ export class InterpreterEmit implements Emit {
 
   helper(name: Helper): void {
     this.c.call(this.#f[name]);
+  }
+
+  bitwise(op: Bitwise, second: Second): void {
+    this.rd(() => {
+      this.rs1();
+      this[second]();
+      this.c.op(`i64_${op}`);
+    });
+  }
+
+  compare(op: Comparison, second: Second): void {
+    this.rd(() => {
+      this.rs1();
+      this[second]();
+      this.c.op(`i64_${op}`, 'i64_extend_i32_u');
+    });
   }
 
   /** To the next instruction in the page. */
@@ -311,10 +327,10 @@ export class InterpreterEmit implements Emit {
     this.rd(() => void c.get(a));
   }
 
-  branch(condition: PlainOp): void {
+  branch(condition: Comparison): void {
     this.rs1();
     this.rs2();
-    this.c.op(condition).if(() => this.#go());
+    this.c.op(`i64_${condition}`).if(() => this.#go());
   }
 
   /** To pc + imm. */

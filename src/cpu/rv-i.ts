@@ -1,5 +1,5 @@
 import type { MemoryOp, PlainOp } from '../wasm/code.ts';
-import type { Bytes, Semantics } from './emit.ts';
+import type { Bitwise, Bytes, Comparison, Second, Semantics } from './emit.ts';
 import { bits, Extend, FORMAT, type Instruction } from './instruction.ts';
 
 // RV64I: chapters "RV32I" and "RV64I" of the unprivileged manual. Wasm's shifts take their count modulo
@@ -44,14 +44,15 @@ const aluWordImm =
       e.c.op('i32_wrap_i64', op, 'i64_extend_i32_s');
     });
 
-const compare =
-  (op: PlainOp, second: 'rs2' | 'imm'): Semantics =>
+const bitwise =
+  (op: Bitwise, second: Second): Semantics =>
   e =>
-    e.rd(() => {
-      e.rs1();
-      e[second]();
-      e.c.op(op, 'i64_extend_i32_u');
-    });
+    e.bitwise(op, second);
+
+const compare =
+  (op: Comparison, second: Second): Semantics =>
+  e =>
+    e.compare(op, second);
 
 const r = (name: string, opcode: number, funct3: number, funct7: number, emit: Semantics): Instruction => ({
   name,
@@ -98,7 +99,7 @@ const store = (name: string, funct3: number, op: MemoryOp, bytes: Bytes): Instru
   emit: e => e.store(op, bytes),
 });
 
-const branch = (name: string, funct3: number, op: PlainOp): Instruction => ({
+const branch = (name: string, funct3: number, op: Comparison): Instruction => ({
   name,
   ...bits(0x63, funct3),
   format: FORMAT.branch,
@@ -120,12 +121,12 @@ export const RV64I: readonly Instruction[] = [
   },
   { name: 'jal', ...bits(0x6f), format: FORMAT.j, emit: e => e.jump() },
   { name: 'jalr', ...bits(0x67, 0), format: FORMAT.jalr, emit: e => e.jumpRegister() },
-  branch('beq', 0, 'i64_eq'),
-  branch('bne', 1, 'i64_ne'),
-  branch('blt', 4, 'i64_lt_s'),
-  branch('bge', 5, 'i64_ge_s'),
-  branch('bltu', 6, 'i64_lt_u'),
-  branch('bgeu', 7, 'i64_ge_u'),
+  branch('beq', 0, 'eq'),
+  branch('bne', 1, 'ne'),
+  branch('blt', 4, 'lt_s'),
+  branch('bge', 5, 'ge_s'),
+  branch('bltu', 6, 'lt_u'),
+  branch('bgeu', 7, 'ge_u'),
   load('lb', 0, 'i64_load8_s', 1),
   load('lh', 1, 'i64_load16_s', 2),
   load('lw', 2, 'i64_load32_s', 4),
@@ -138,24 +139,24 @@ export const RV64I: readonly Instruction[] = [
   store('sw', 2, 'i64_store32', 4),
   store('sd', 3, 'i64_store', 8),
   i('addi', 0x13, 0, aluImm('i64_add')),
-  i('slti', 0x13, 2, compare('i64_lt_s', 'imm')),
-  i('sltiu', 0x13, 3, compare('i64_lt_u', 'imm')),
-  i('xori', 0x13, 4, aluImm('i64_xor')),
-  i('ori', 0x13, 6, aluImm('i64_or')),
-  i('andi', 0x13, 7, aluImm('i64_and')),
+  i('slti', 0x13, 2, compare('lt_s', 'imm')),
+  i('sltiu', 0x13, 3, compare('lt_u', 'imm')),
+  i('xori', 0x13, 4, bitwise('xor', 'imm')),
+  i('ori', 0x13, 6, bitwise('or', 'imm')),
+  i('andi', 0x13, 7, bitwise('and', 'imm')),
   shift6('slli', 1, 0x00, 'i64_shl'),
   shift6('srli', 5, 0x00, 'i64_shr_u'),
   shift6('srai', 5, 0x10, 'i64_shr_s'),
   r('add', 0x33, 0, 0x00, alu('i64_add')),
   r('sub', 0x33, 0, 0x20, alu('i64_sub')),
   r('sll', 0x33, 1, 0x00, alu('i64_shl')),
-  r('slt', 0x33, 2, 0x00, compare('i64_lt_s', 'rs2')),
-  r('sltu', 0x33, 3, 0x00, compare('i64_lt_u', 'rs2')),
-  r('xor', 0x33, 4, 0x00, alu('i64_xor')),
+  r('slt', 0x33, 2, 0x00, compare('lt_s', 'rs2')),
+  r('sltu', 0x33, 3, 0x00, compare('lt_u', 'rs2')),
+  r('xor', 0x33, 4, 0x00, bitwise('xor', 'rs2')),
   r('srl', 0x33, 5, 0x00, alu('i64_shr_u')),
   r('sra', 0x33, 5, 0x20, alu('i64_shr_s')),
-  r('or', 0x33, 6, 0x00, alu('i64_or')),
-  r('and', 0x33, 7, 0x00, alu('i64_and')),
+  r('or', 0x33, 6, 0x00, bitwise('or', 'rs2')),
+  r('and', 0x33, 7, 0x00, bitwise('and', 'rs2')),
   i('addiw', 0x1b, 0, aluWordImm('i32_add')),
   shift5('slliw', 1, 0x00, 'i32_shl'),
   shift5('srliw', 5, 0x00, 'i32_shr_u'),

@@ -1,9 +1,8 @@
 import type { Code, MemoryOp, PlainOp } from '../../wasm/code.ts';
 import { F64, I32, I64 } from '../../wasm/encoder.ts';
-import { STATUS_WRITABLE, storageImm } from '../csr.ts';
+import { storageImm } from '../csr.ts';
 import { immediateOf, rdOf, rs1Of, rs2Of, rs3Of } from '../decode.ts';
-import type { Bytes, CsrHow, Emit, Helper } from '../emit.ts';
-import { combine, selectSum, wholeStatus } from '../emit-csr.ts';
+import type { Bitwise, Bytes, Comparison, CsrHow, Emit, Helper, Second } from '../emit.ts';
 import { emitInline, isSingle, resultType } from '../float/inline.ts';
 import { boxed } from '../float/inline-site.ts';
 import type { Format } from '../instruction.ts';
@@ -12,7 +11,9 @@ import { pushHigh } from '../multiply-high.ts';
 import { MICRO_READ, MICRO_WRITE } from '../tlb-layout.ts';
 import { AT, Status } from '../vcpu.ts';
 import { Accesses } from './accesses.ts';
+import { CsrEmit } from './csr-emit.ts';
 import type { Step } from './discover.ts';
+import { Narrow } from './narrow.ts';
 import type { Place, RegionParts } from './parts.ts';
 import { Scratch } from './scratch.ts';
 import { Leave, PARAM, type RegionLocals } from './signature.ts';
@@ -41,6 +42,8 @@ export class RegionEmit implements Emit {
   #isNumber = false;
   readonly #scratch: Scratch;
   readonly #accesses: Accesses;
+  readonly #narrow = new Narrow();
+  readonly #csr: CsrEmit;
 
   constructor(parts: RegionParts) {
     this.c = parts.c;
@@ -48,6 +51,7 @@ export class RegionEmit implements Emit {
     this.#parts = parts;
     this.#scratch = new Scratch(parts.c);
     this.#accesses = new Accesses(parts);
+    this.#csr = new CsrEmit(parts);
   }
 
   /** A block begins: what was known of FS need not hold. Its accesses are by `addends` alone, if given. */
@@ -56,6 +60,7 @@ export class RegionEmit implements Emit {
     this.#fs = Fs.Unknown;
     this.#isMode = false;
     this.#boxed = 0;
+    this.#narrow.beginBlock();
   }
 
   emit(step: Step, place: Place): void {
@@ -68,6 +73,7 @@ export class RegionEmit implements Emit {
     const { imm } = row.format;
     this.#imm = imm === 'csr' ? storageImm(step.word >>> 20) : immediateOf(step.word, imm);
     row.emit?.(this);
+    this.#narrow.note(step);
     const bit = row.format.rd === 'f' ? 1 << rdOf(step.word) : 0;
     this.#boxed = isSingle(row.name) ? this.#boxed | bit : this.#boxed & ~bit;
     if (row.format.rd === 'x') this.#accesses.noteWrite(rdOf(step.word), row.format.syntax.includes('mem'));
@@ -132,6 +138,42 @@ export class RegionEmit implements Emit {
     pushHigh(this.c, name, { a, b, middle, other });
   }
 
+  bitwise(op: Bitwise, second: Second): void {
+    this.rd(() => {
+      if (!this.#areNarrow(second)) this.#pair(second, op);
+      else this.#lowPair(second).op(`i32_${op}`, 'i64_extend_i32_s');
+    });
+  }
+
+  compare(op: Comparison, second: Second): void {
+    this.rd(() => void this.#compared(op, second).op('i64_extend_i32_u'));
+  }
+
+  /** Pushes 0 or 1, an i32. */
+  #compared(op: Comparison, second: Second): Code {
+    return this.#areNarrow(second) ? this.#lowPair(second).op(`i32_${op}`) : this.#pair(second, op);
+  }
+
+  #areNarrow(second: Second): boolean {
+    const { word } = this.#step;
+    return this.#narrow.has(rs1Of(word)) && (second === 'imm' || this.#narrow.has(rs2Of(word)));
+  }
+
+  #pair(second: Second, op: Bitwise | Comparison): Code {
+    this.rs1();
+    this[second]();
+    return this.c.op(`i64_${op}`);
+  }
+
+  /** Pushes the low words of rs1 and the second operand. */
+  #lowPair(second: Second): Code {
+    this.rs1();
+    this.c.op('i32_wrap_i64');
+    if (second === 'imm') return this.c.i32(this.#imm);
+    this.rs2();
+    return this.c.op('i32_wrap_i64');
+  }
+
   /** Leaves the region before this instruction, for the interpreter to execute it. */
   interpret(): void {
     const { c } = this;
@@ -142,7 +184,7 @@ export class RegionEmit implements Emit {
   }
 
   /** Does so when the i32 on the stack is not zero. */
-  #interpretIf(): void {
+  interpretIf(): void {
     this.c.if(() => this.interpret(), undefined, { likely: false });
   }
 
@@ -161,7 +203,7 @@ export class RegionEmit implements Emit {
       replacesBase: this.#format.rd === 'x' && rdOf(this.#step.word) === base,
       // What `left` is while the instruction is in progress.
       inProgress: this.#place.undone - 1,
-      interpretIf: () => this.#interpretIf(),
+      interpretIf: () => this.interpretIf(),
     });
     const { willWrite } = this.#parts;
     if (kind === MICRO_WRITE && willWrite !== undefined) {
@@ -296,12 +338,10 @@ export class RegionEmit implements Emit {
     });
   }
 
-  branch(condition: PlainOp): void {
+  branch(condition: Comparison): void {
     // Whole blocks are emitted inside, so this step's place is no longer there afterwards.
     const { jumps } = this.#place;
-    this.rs1();
-    this.rs2();
-    this.c.op(condition).if(
+    this.#compared(condition, 'rs2').if(
       () => jumps.branch(),
       () => jumps.otherwise(),
     );
@@ -330,7 +370,7 @@ export class RegionEmit implements Emit {
       .op('i32_and');
     if (dirties) c.i32(Status.FS).op('i32_ne');
     else c.op('i32_eqz');
-    this.#interpretIf();
+    this.interpretIf();
     this.#fs = dirties ? Fs.Dirty : Fs.On;
   }
 
@@ -352,7 +392,7 @@ export class RegionEmit implements Emit {
       .mem('i32_load', AT.frm * 4)
       .tee(this.#l.k);
     c.i32(4).op('i32_gt_u');
-    this.#interpretIf();
+    this.interpretIf();
     c.get(this.#l.k);
   }
 
@@ -364,7 +404,7 @@ export class RegionEmit implements Emit {
       .mem('i32_load', AT.frm * 4)
       .i32(4)
       .op('i32_gt_u');
-    this.#interpretIf();
+    this.interpretIf();
     this.#isMode = true;
   }
 
@@ -395,74 +435,12 @@ export class RegionEmit implements Emit {
     this.#isNumber = isInline && resultType(name) === F64;
   }
 
-  #requireSupervisor(): void {
-    this.c
-      .get(cpu)
-      .mem('i32_load', AT.privilege * 4)
-      .op('i32_eqz');
-    this.#interpretIf();
-  }
-
-  /** Pushes what a CSR instruction's rs1 field means. */
-  #csrSource(immediate: boolean): void {
-    if (immediate) this.c.i64(rs1Of(this.#step.word));
-    else this.rs1();
-  }
-
   csrStorage(how: CsrHow, immediate: boolean): void {
-    const { c } = this;
-    const { a, b } = this.#l;
-    const at = this.#imm & ~1;
-    this.#requireSupervisor();
-    c.get(cpu).mem('i64_load', at).set(a);
-    this.#csrSource(immediate);
-    c.set(b).get(cpu);
-    combine(c, how, 'i64', a, b);
-    if ((this.#imm & 1) !== 0) c.i64(-2).op('i64_and');
-    c.mem('i64_store', at);
-    this.rd(() => void c.get(a));
+    this.#csr.storage(this, how, this.#imm, immediate ? rs1Of(this.#step.word) : undefined);
   }
 
   csrStatus(how: CsrHow, immediate: boolean): void {
-    const { c } = this;
-    const { a32, b32, k, tlb } = this.#l;
-    this.#requireSupervisor();
-    c.get(cpu)
-      .mem('i32_load', AT.sstatus * 4)
-      .set(a32);
-    this.#csrSource(immediate);
-    c.op('i32_wrap_i64').set(b32);
-    combine(c, how, 'i32', a32, b32);
-    c.i32(STATUS_WRITABLE).op('i32_and').set(b32);
-    c.get(a32).get(b32).op('i32_xor').i32(Status.MXR).op('i32_and');
-    this.#interpretIf();
-    this.#interpretIfInterrupted(b32);
-    c.get(cpu)
-      .get(b32)
-      .mem('i32_store', AT.sstatus * 4);
-    this.rd(() => wholeStatus(c, a32));
-    c.get(a32).get(b32).op('i32_xor').i32(Status.SUM).op('i32_and');
-    c.if(() => {
-      selectSum(c, tlb, b32, k);
-      c.get(cpu)
-        .mem('i32_load', AT.tlbBase * 4)
-        .set(tlb);
-    });
+    this.#csr.status(this, how, immediate ? rs1Of(this.#step.word) : undefined);
     this.#fs = Fs.Unknown;
-  }
-
-  #interpretIfInterrupted(status: number): void {
-    const { c } = this;
-    c.get(status)
-      .i32(Status.SIE)
-      .op('i32_and')
-      .if(() => {
-        c.get(cpu)
-          .mem('i32_atomic_load', AT.pending * 4)
-          .get(cpu)
-          .mem('i32_load', AT.sie * 4);
-        c.op('i32_and');
-        this.#interpretIf();
-      });
   }
 }
