@@ -17,6 +17,7 @@ await build({
     'machine-worker': 'src/sdk/machine-worker.ts',
     'runner-worker': 'src/sdk/runner-worker.ts',
     'housekeeper-worker': 'src/sdk/housekeeper-worker.ts',
+    'translator-worker': 'src/sdk/translator-worker.ts',
   },
   outdir: OUT,
   bundle: true,

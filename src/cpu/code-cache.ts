@@ -2,6 +2,7 @@ import type { Pfn } from '../base/units.ts';
 import type { Arena } from '../sync/arena.ts';
 import { i32, type Struct, struct } from '../sync/struct.ts';
 import { Op, PAGE_RECORDS, RECORD_BYTES, SLOT_BYTES } from './decoded.ts';
+import { JOB_WORDS } from './region/job.ts';
 import { ENTRY_SIZE, MAX_ENTRIES, MAX_REGIONS, REGION_WORDS } from './region/layout.ts';
 import type { Fill } from './tlb.ts';
 import type { CodePtr } from './vcpu.ts';
@@ -35,13 +36,17 @@ const FIELDS = {
   frames: i32,
   /** Word index: for each slot, whether it was looked up since reclaim last passed. */
   referenced: i32,
+  /** Word index: for each slot, how often it was begun: one page's number among those that have been there. */
+  stamps: i32,
   hand: i32,
   /** 1 while a vCPU makes room: one at a time. */
   evicting: i32,
   /** Counts drops; a vCPU whose `codeSeen` differs has Exec entries to drop. */
   generation: i32,
-  /** 1 while a thread makes regions: the words below are its own, and those that they lead to. */
+  /** `Translating` of region/job.ts: whose the words below are, and those that they lead to. */
   translating: i32,
+  /** What the translator's thread is asked. */
+  job: i32,
   /** Word index: region entries by id; regions by number. See region/layout.ts. */
   entries: i32,
   regions: i32,
@@ -93,6 +98,8 @@ export class CodeCache {
     this.#code.mapOrigin.set(code, this.#code.map.get(code) - this.#arena.firstFrame);
     this.#code.frames.set(code, alloc(slots));
     this.#code.referenced.set(code, alloc(slots));
+    this.#code.stamps.set(code, alloc(slots));
+    this.#code.job.set(code, alloc(JOB_WORDS));
     this.#code.entries.set(code, alloc((MAX_ENTRIES * ENTRY_SIZE) / 4));
     this.#code.regions.set(code, alloc(MAX_REGIONS * REGION_WORDS));
     this.#code.nextEntry.set(code, 1);
@@ -101,8 +108,8 @@ export class CodeCache {
 
   /** Gives all of it back. Requires: no vCPU of the VM runs. */
   destroy(code: CodePtr, free: (at: number) => void): void {
-    const { block, map, frames, referenced, entries, regions } = this.#code;
-    for (const part of [block, map, frames, referenced, entries, regions]) free(part.get(code));
+    const { block, map, frames, referenced, stamps, job, entries, regions } = this.#code;
+    for (const part of [block, map, frames, referenced, stamps, job, entries, regions]) free(part.get(code));
     free(code);
   }
 
@@ -139,6 +146,7 @@ export class CodeCache {
     const slot = this.#claim(code, pfn);
     if (slot < 0) return -1;
     const at = this.#slotByte(code, slot);
+    Atomics.add(this.#words, this.#code.stamps.get(code) + slot, 1);
     this.#fill(at, 0, SLOT_BYTES);
     this.#words[(at >>> 2) + (PAGE_RECORDS * RECORD_BYTES) / 4] = Op.PageEnd;
     if (Atomics.compareExchange(this.#words, this.#mapWord(code, pfn), 0, -(slot + 1)) === 0) return slot;
@@ -265,6 +273,16 @@ export class CodeCache {
   /** The number of the decoded record at a byte address of a slot; twice that is its offset in the page. */
   recordOf(code: CodePtr, slot: number, byte: number): number {
     return ((byte - this.#slotByte(code, slot)) >>> 0) / RECORD_BYTES;
+  }
+
+  /** The number of the page that is in a slot, or was last. Above 0 once there was one. */
+  stampOf(code: CodePtr, slot: number): number {
+    return Atomics.load(this.#words, this.#code.stamps.get(code) + slot);
+  }
+
+  /** Whether a slot has the page that it had under a stamp, not dropped in between. */
+  isSame(code: CodePtr, slot: number, stamp: number): boolean {
+    return this.stampOf(code, slot) === stamp && this.#isLive(code, slot);
   }
 
   /** The frame that a slot was decoded from. */

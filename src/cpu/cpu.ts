@@ -10,13 +10,14 @@ import { Decoder } from './decoder.ts';
 import { FlushRequests } from './flush-requests.ts';
 import { HostTlb, hostBytes } from './host-tlb.ts';
 import { Extend } from './instruction.ts';
-import { type CpuPorts, type Exit, Mode, type VcpuPtr } from './interface.ts';
+import { type CpuPorts, Exit, Mode, type VcpuPtr } from './interface.ts';
 import { type Callbacks, compileInterpreter } from './interpreter.ts';
 import type { Fills } from './interpreter-fills.ts';
 import { Mmu } from './mmu.ts';
 import type { RegionLimits } from './region/layout.ts';
 import { Linker } from './region/linker.ts';
 import type { Lockstep } from './region/lockstep.ts';
+import type { Post } from './region/post.ts';
 import { BATCH, Translator } from './region/translator.ts';
 import { SlowInstructions } from './slow.ts';
 import { type Fill, Tlb, type TlbOps } from './tlb.ts';
@@ -41,6 +42,8 @@ export type CpuOptions = {
   breaks?: Partial<CpuBreaks>;
   /** Hot places that are translated at once; 0 keeps all to the interpreter. */
   batch?: number;
+  /** Leads to the thread that translates for this one, if there is one. */
+  post?: Post;
   /** Test: less room for regions than there is. */
   limits?: RegionLimits;
   /** Test: compares each run of a region with the interpreter; `module` was compiled `watched`. */
@@ -142,6 +145,7 @@ export class Cpu {
       alloc: options.alloc,
       free: options.free,
       batch: options.batch ?? BATCH,
+      post: options.post,
       limits: options.limits,
       watched: this.#lockstep !== undefined,
       quiesce: vcpu => {
@@ -258,16 +262,21 @@ export class Cpu {
       this.#traps.interrupt(vcpu);
       w[vcpu + AT.budget] = budget;
       w[vcpu + AT.left] = budget;
+      if (this.#translates) this.translator.collect(vcpu);
       w[vcpu + AT.firstRegion] = this.#linker.firstRegion(w[vcpu + AT.code]! as CodePtr);
       this.#enter(vcpu << 2);
-      if (this.#translates && (++this.#runs & 63) === 0) {
-        this.translator.review(w[vcpu + AT.code]! as CodePtr);
-      }
+      if (this.#translates) this.#lookOver(vcpu);
     }
     Atomics.store(w, vcpu + AT.mode, Mode.Outside);
     this.#retire(vcpu);
     Atomics.store(w, vcpu + AT.running, 0);
     return (w[vcpu + AT.leave]! - 1) as Exit;
+  }
+
+  /** After a slice: what the interpreter was at, and now and then whether regions pay. */
+  #lookOver(vcpu: VcpuPtr): void {
+    if (this.#words[vcpu + AT.leave] === 1 + Exit.Budget) this.translator.sample(vcpu);
+    if ((++this.#runs & 63) === 0) this.translator.review(this.#words[vcpu + AT.code]! as CodePtr);
   }
 
   #allocTlb(vcpu: VcpuPtr): void {

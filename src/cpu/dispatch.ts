@@ -44,6 +44,10 @@ export function defineDispatch(m: ModuleBuilder, imports: Imports, interpret: Fu
         callRegion(c, l, imports, again);
       });
       count(c, CPU, AT.interpreted);
+      c.get(CPU)
+        .get(CPU)
+        .mem('i32_load', AT.left * 4)
+        .mem('i32_store', AT.stint * 4);
       c.get(CPU).call(interpret);
       // Only the interpreter decides to leave; a region that has to asks it to go on.
       c.get(CPU)

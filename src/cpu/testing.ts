@@ -5,6 +5,7 @@ import { type Cpu, type CpuOptions, createCpu } from './cpu.ts';
 import { type CpuPorts, type Exit, Miss, type VcpuPtr } from './interface.ts';
 import type { RegionLimits } from './region/layout.ts';
 import type { Lockstep } from './region/lockstep.ts';
+import type { Post } from './region/post.ts';
 import { ARCH_WORDS, type CodePtr, Privilege, Status } from './vcpu.ts';
 
 /** Where flat memory begins, as RAM does on the board. */
@@ -25,6 +26,8 @@ export type FlatOptions = {
   batch?: number;
   lockstep?: Lockstep;
   limits?: RegionLimits;
+  /** Hot places are left to the translator's thread, which is `secondCpu` when a test says so. */
+  post?: (arena: Arena, alloc: (words: number) => number) => Post;
 };
 
 /** A vCPU over flat memory: what tests and benchmarks run programs on. */
@@ -55,6 +58,8 @@ export class FlatMachine {
     if (options.batch !== undefined) cpuOptions.batch = options.batch;
     if (options.lockstep !== undefined) cpuOptions.lockstep = options.lockstep;
     if (options.limits !== undefined) cpuOptions.limits = options.limits;
+    const post = options.post?.(this.arena, this.#alloc);
+    if (post !== undefined) cpuOptions.post = post;
     if (options.flushOthers !== undefined) cpuOptions.flushOthers = options.flushOthers;
     this.#ports = options.ports?.(inner) ?? inner;
     this.cpu = createCpu(this.arena, this.#ports, cpuOptions);

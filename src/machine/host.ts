@@ -5,6 +5,7 @@ import { Cpu } from '../cpu/cpu.ts';
 import { Access, Miss, type VcpuPtr } from '../cpu/interface.ts';
 import { compileInterpreter } from '../cpu/interpreter.ts';
 import type { Lockstep } from '../cpu/region/lockstep.ts';
+import { POST_WORDS, Post, type PostPtr } from '../cpu/region/post.ts';
 import { AT, type CodePtr } from '../cpu/vcpu.ts';
 import { monotonicMs, sharedClockNs } from '../host/world.ts';
 import type { BlockedSometimes } from '../kvm/guest-memory.ts';
@@ -56,6 +57,8 @@ export type HostShare = {
   breaks: readonly string[];
   interpreter: WebAssembly.Module;
   housekeepWord: number;
+  /** Where work for the translator's thread is left. */
+  post: PostPtr;
 };
 
 /** A guest's pieces in the arena. */
@@ -101,6 +104,7 @@ export class Host {
   readonly cpu: Cpu;
   readonly vms: Vms;
   readonly housekeepWord: number;
+  readonly post: Post;
   /** Of the last page on this thread that could not be had: its guest physical address (U-24). */
   missedGpa = 0;
   missedWrite = false;
@@ -124,6 +128,7 @@ export class Host {
     this.#share = share;
     this.breaks = chosen(share.breaks);
     this.housekeepWord = share.housekeepWord;
+    this.post = new Post(sync.words, sync.waiter, share.post);
     this.cpu = new Cpu(
       sync.arena,
       {
@@ -135,6 +140,7 @@ export class Host {
         free: at => mm.heap.free(at),
         module: share.interpreter,
         breaks: chosen(share.breaks),
+        post: this.post,
         flushOthers: (vcpu, pfn) => {
           const vm = this.words[vcpu + AT.vm] as Ptr<'vm'>;
           if (this.kvm.layout.vm.vcpuCount.load(vm) > 1) this.kvm.requests.tellOfCode(vm, vcpu, pfn);
@@ -166,6 +172,7 @@ export class Host {
       breaks: config.breaks,
       interpreter: ports.lockstep?.compile() ?? compileInterpreter(config.shared),
       housekeepWord: mm.heap.alloc(16),
+      post: mm.heap.alloc(POST_WORDS) as PostPtr,
     };
     return new Host(share, mm, sync, ports.lockstep);
   }
@@ -269,6 +276,21 @@ export class Host {
   /** A place for a byte ring of `bytes`. */
   allocRing(bytes: number): number {
     return this.mm.heap.alloc(ringWords(bytes));
+  }
+
+  /** The translator's thread, until the word at `control` is not zero and somebody rings. */
+  translate(control: number): void {
+    this.post.serve(true);
+    try {
+      for (;;) {
+        const seen = this.post.jobs();
+        if (Atomics.load(this.words, control) !== 0) return;
+        this.post.work(code => this.cpu.translator.serve(code));
+        this.post.sleep(seen);
+      }
+    } finally {
+      this.post.serve(false);
+    }
   }
 
   /** A bounded step of what goes on behind the guests; how many milliseconds may pass until the next. */

@@ -2,9 +2,9 @@ import { FaultlineError } from '../base/error.ts';
 import { formatSize } from '../base/size.ts';
 import { alignDown, MIB, PAGE_SIZE, pagesOf } from '../base/units.ts';
 import { setEngineFlags } from '../host/node/engine-flags.ts';
-import { spawnWorker } from '../host/node/spawn.ts';
 import { overcommit } from '../inspect/mem-stat.ts';
 import { HEAP_BYTES, type HostConfig, type HostPorts, Host as MachineHost } from '../machine/host.ts';
+import { HostWorker } from './host-worker.ts';
 import { nodePorts } from './node-ports.ts';
 import { parseSwap } from './options.ts';
 import { bytes, type Size } from './size.ts';
@@ -48,7 +48,9 @@ const MEMORY_MIN = 64 * MIB;
 export class Host implements AsyncDisposable {
   /** The low level, as this thread sees it. */
   readonly machineHost: MachineHost;
-  readonly #housekeeper: Housekeeper | undefined;
+  /** Reclaim and what else goes on behind the guests. */
+  readonly #housekeeper: HostWorker | undefined;
+  #translator: HostWorker | undefined;
   readonly #closeSwap: () => void;
   readonly #guests = new Set<HostGuest>();
   #closed: Promise<void> | undefined;
@@ -57,7 +59,7 @@ export class Host implements AsyncDisposable {
     setEngineFlags();
     this.machineHost = MachineHost.create(config, ports);
     this.#closeSwap = closeSwap;
-    this.#housekeeper = config.shared ? new Housekeeper(this.machineHost) : undefined;
+    this.#housekeeper = config.shared ? this.#keepHouse() : undefined;
   }
 
   /** Throws E_USAGE and E_SWAP for what can't be. */
@@ -87,6 +89,19 @@ export class Host implements AsyncDisposable {
     return new Host(config, closeSwap, ports);
   }
 
+  #keepHouse(): HostWorker {
+    const { words, housekeepWord } = this.machineHost;
+    const module = new URL('./housekeeper-worker.ts', import.meta.url);
+    return new HostWorker(this.machineHost, module, () => Atomics.notify(words, housekeepWord));
+  }
+
+  /** Its worker comes with the first guest, once that runs: until then it would only be in the way. */
+  #translate(): HostWorker {
+    const module = new URL('./translator-worker.ts', import.meta.url);
+    this.#translator ??= new HostWorker(this.machineHost, module, () => this.machineHost.post.ring());
+    return this.#translator;
+  }
+
   /** True if guests run on this thread, over memory that no other sees. */
   get inline(): boolean {
     return this.#housekeeper === undefined;
@@ -100,7 +115,12 @@ export class Host implements AsyncDisposable {
   enter(guest: HostGuest): void {
     this.#guests.add(guest);
     this.#housekeeper?.failed.then(error => guest.fail(error));
+    if (!this.inline) guest.made.then(() => this.#serveGuest(guest)).catch(() => {});
     guest.ended.catch(() => {}).finally(() => this.#guests.delete(guest));
+  }
+
+  #serveGuest(guest: HostGuest): void {
+    if (this.#closed === undefined) this.#translate().failed.then(error => guest.fail(error));
   }
 
   stat(): HostStat {
@@ -119,7 +139,7 @@ export class Host implements AsyncDisposable {
     return this.machineHost.mm.vmstat.all();
   }
 
-  /** Ends the guests, then the housekeeper, and gives the swap file back. */
+  /** Ends the guests, then what served them, and gives the swap file back. */
   close(): Promise<void> {
     this.#closed ??= this.#close();
     return this.#closed;
@@ -128,7 +148,7 @@ export class Host implements AsyncDisposable {
   async #close(): Promise<void> {
     for (const guest of this.#guests) guest.stop();
     await Promise.all([...this.#guests].map(guest => guest.ended.catch(() => {})));
-    await this.#housekeeper?.stop();
+    await Promise.all([this.#housekeeper?.stop(), this.#translator?.stop()]);
     this.#closeSwap();
   }
 
@@ -138,30 +158,9 @@ export class Host implements AsyncDisposable {
 }
 
 /** What a Host must know of a guest in it. */
-export type HostGuest = { readonly ended: Promise<unknown>; stop(): void; fail(error: Error): void };
-
-/** Reclaim and what else goes on behind the guests, on a worker of its own. */
-class Housekeeper {
-  /** Resolves with why it died, which it does not. */
-  readonly failed: Promise<Error>;
-  readonly #host: MachineHost;
-  readonly #control: number;
-  readonly #exited: Promise<void>;
-
-  constructor(host: MachineHost) {
-    this.#host = host;
-    this.#control = host.mm.heap.alloc(1);
-    const data = { share: host.share(), control: this.#control };
-    const worker = spawnWorker(new URL('./housekeeper-worker.ts', import.meta.url), data);
-    this.failed = new Promise(resolve => worker.on('error', resolve));
-    this.#exited = new Promise(resolve => worker.on('exit', () => resolve()));
-  }
-
-  /** Resolves when the worker has left the memory core. */
-  stop(): Promise<void> {
-    const { words, housekeepWord } = this.#host;
-    Atomics.store(words, this.#control, 1);
-    Atomics.notify(words, housekeepWord);
-    return this.#exited;
-  }
-}
+export type HostGuest = {
+  readonly made: Promise<unknown>;
+  readonly ended: Promise<unknown>;
+  stop(): void;
+  fail(error: Error): void;
+};

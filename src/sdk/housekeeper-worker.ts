@@ -1,10 +1,11 @@
 import { workerData } from 'node:worker_threads';
-import { Host, type HostShare } from '../machine/host.ts';
+import { Host } from '../machine/host.ts';
+import type { HostWorkerData } from './host-worker.ts';
 import { nodePorts } from './node-ports.ts';
 
 // kswapd, ksmd and khugepaged: what Linux does behind the guests, so that they seldom do it for themselves.
 
-const { share, control } = workerData as { share: HostShare; control: number };
+const { share, control } = workerData as HostWorkerData;
 const host = Host.attach(share, nodePorts);
 
 while (Atomics.load(host.words, control) === 0) {

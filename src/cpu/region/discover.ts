@@ -46,6 +46,8 @@ export type Discovery = {
   /** Blocks at which execution may come in: hot addresses, returns, what follows slow instructions. */
   readonly entries: readonly number[];
   readonly instructions: number;
+  /** Where the straight line from a head goes on for which there was no room; -1 if there was. */
+  readonly goesOnAt: number;
 };
 
 /** The halfword at an offset in the page. */
@@ -98,6 +100,7 @@ class Walk {
   readonly #leaders = new Set<number>();
   readonly #entries = new Set<number>();
   readonly #queue: number[] = [];
+  #goesOnAt = -1;
 
   constructor(fetch: Fetch, isElsewhere: IsElsewhere) {
     this.#fetch = fetch;
@@ -106,7 +109,11 @@ class Walk {
 
   run(heads: readonly number[]): Discovery {
     for (const head of heads) this.#enter(head);
-    for (let at = this.#queue.shift(); at !== undefined; at = this.#queue.shift()) this.#follow(at);
+    const isHead = new Set(heads);
+    for (let at = this.#queue.shift(); at !== undefined; at = this.#queue.shift()) {
+      const end = this.#follow(at);
+      if (end >= 0 && isHead.has(at)) this.#goesOnAt = end;
+    }
     return this.#cut();
   }
 
@@ -122,18 +129,21 @@ class Walk {
     this.#lead(offset);
   }
 
-  #follow(from: number): void {
+  /** Returns where the line goes on for want of room, or -1. */
+  #follow(from: number): number {
     let at = from;
     while (at < PAGE && !this.#steps.has(at) && this.#steps.size < MAX_INSTRUCTIONS) {
-      if (at !== from && this.#isElsewhere(at)) return;
+      if (at !== from && this.#isElsewhere(at)) return -1;
       const step = decodeStep(this.#fetch, at);
-      if (step === undefined) return;
+      if (step === undefined) return -1;
       this.#steps.set(at, step);
       at += step.length;
-      if (step.flow !== Flow.Next && !this.#turn(step, at)) return;
+      if (step.flow !== Flow.Next && !this.#turn(step, at)) return -1;
     }
     // Where two lines meet a block begins.
     if (this.#steps.has(at)) this.#leaders.add(at);
+    else if (at < PAGE && at !== from && !this.#isElsewhere(at)) return at;
+    return -1;
   }
 
   /** What comes of a jump; true when the line goes on behind it. */
@@ -161,7 +171,8 @@ class Walk {
     const blockAt = new Map(starts.map((at, i) => [at, i]));
     const blocks = starts.map((start, index) => this.#block(start, index, blockAt));
     const entries = [...this.#entries].filter(at => blockAt.has(at)).map(at => blockAt.get(at)!);
-    return { blocks, blockAt, entries, instructions: blocks.reduce((n, b) => n + b.count, 0) };
+    const instructions = blocks.reduce((n, b) => n + b.count, 0);
+    return { blocks, blockAt, entries, instructions, goesOnAt: this.#goesOnAt };
   }
 
   #block(start: number, index: number, blockAt: ReadonlyMap<number, number>): Block {

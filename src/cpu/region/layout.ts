@@ -20,7 +20,8 @@ const ENTRY_FIELDS = {
   /** How often `run` came in here, one time in 16 counted, and how many instructions then retired: estimates. */
   visits: i32,
   retired: i32,
-  spare: i32,
+  /** Of the page that `place` is in (CodeCache.stampOf). */
+  stamp: i32,
   afterLong: array(4),
 } as const;
 /** Byte offsets, for generated code. */

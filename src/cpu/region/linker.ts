@@ -8,6 +8,9 @@ import type { Lockstep } from './lockstep.ts';
 /** What regions import: the core module's exports. */
 export type RegionEnvironment = WebAssembly.ModuleImports & { unlinked: () => number };
 
+/** Modules that were compiled ahead and are held. */
+const AHEAD = 64;
+
 type Range = { first: number; epoch: number };
 
 /** A thread's instances of regions: the function table that `run` calls by, a range of it for each VM. */
@@ -20,6 +23,7 @@ export class Linker {
   readonly #ranges = new Map<CodePtr, Range>();
   readonly #lockstep: Lockstep | undefined;
   #environment: RegionEnvironment | undefined;
+  readonly #ahead: WebAssembly.Module[] = [];
 
   /** `lockstep`: a test that compares each region with the interpreter. */
   constructor(arena: Arena, cache: CodeCache, lockstep?: Lockstep) {
@@ -78,11 +82,20 @@ export class Linker {
     const at = this.#region.module.get(region) * 4;
     // A copy: an engine won't compile what other threads might change.
     const bytes = this.#bytes.slice(at, at + this.#region.bytes.get(region));
-    this.install(code, this.#region.first.get(region), this.#region.count.get(region), bytes);
+    this.#install(code, this.#region.first.get(region), this.#region.count.get(region), bytes);
+  }
+
+  /**
+   * Compiles a batch that another thread will link: the engine has one copy of the code for a process, found by the
+   * bytes, as long as somebody holds it.
+   */
+  compileAhead(bytes: Uint8Array<ArrayBuffer>): void {
+    this.#ahead.push(new WebAssembly.Module(bytes));
+    if (this.#ahead.length > AHEAD) this.#ahead.shift();
   }
 
   /** Compiles a batch of `count` regions from number `first`. */
-  install(code: CodePtr, first: number, count: number, bytes: Uint8Array<ArrayBuffer>): void {
+  #install(code: CodePtr, first: number, count: number, bytes: Uint8Array<ArrayBuffer>): void {
     const module = new WebAssembly.Module(bytes);
     const env = this.#environment as WebAssembly.ModuleImports;
     const { exports } = new WebAssembly.Instance(module, { env });

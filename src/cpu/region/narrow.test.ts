@@ -18,6 +18,7 @@ const NARROWING = [
   'none',
   'andi',
   'andi-',
+  'addi',
   'srli1',
 ] as const;
 

@@ -78,5 +78,5 @@ function compact(d: Discovery): Discovery {
     [...d.blockAt].map(([offset, b]) => [offset, at(b)] as const).filter(([, b]) => b !== -1),
   );
   const instructions = blocks.reduce((n, b) => n + b.count, 0);
-  return { blocks, blockAt, entries: d.entries.map(at), instructions };
+  return { ...d, blocks, blockAt, entries: d.entries.map(at), instructions };
 }

@@ -21,6 +21,7 @@ const MODULES: readonly (() => Promise<{ cases: readonly AnyCase[] }>)[] = [
   () => import('./mlock.ts'),
   () => import('./stores.ts'),
   () => import('./pausing.ts'),
+  () => import('./translating.ts'),
 ];
 
 export async function allCases(): Promise<AnyCase[]> {

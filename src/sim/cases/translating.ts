@@ -1,0 +1,225 @@
+import { assert } from '../../base/assert.ts';
+import type { Pfn } from '../../base/units.ts';
+import { CodeCache } from '../../cpu/code-cache.ts';
+import { SLOT_BYTES } from '../../cpu/decoded.ts';
+import { JOB_WORDS, Jobs, Translating } from '../../cpu/region/job.ts';
+import { POST_WORDS, Post, type PostPtr } from '../../cpu/region/post.ts';
+import type { CodePtr } from '../../cpu/vcpu.ts';
+import type { Sync } from '../../sync/sync.ts';
+import type { AnyCase, Case } from '../case.ts';
+
+// The translator's thread and a runner: what was made of a page serves that page alone, and who takes a VM away waits for it.
+// One page of code, in the only slot. A translation is the number that is in the page; it is published by being written down.
+
+type Breaks = {
+  /** The runner takes whatever page is decoded in the slot for the one that it had translated. */
+  anyStamp: boolean;
+  /** The runner takes what is not made yet. */
+  tooSoon: boolean;
+  /** Word of the job is left before it is there to be done. */
+  leftFirst: boolean;
+  /** Who takes the VM away takes back its job, but does not wait for one that is being done. */
+  withoutWait: boolean;
+  /** The translator goes to sleep by what was left when it had looked. */
+  seenLate: boolean;
+};
+type Core = { sync: Sync; cache: CodeCache; post: Post; jobs: Jobs; breaks: Partial<Breaks> };
+type Setup = {
+  code: CodePtr;
+  /** What is in the page, what the translator made of it, and what the runner published. */
+  content: number;
+  made: number;
+  published: number;
+  /** 1 when the VM is gone, and when the translator's thread is to leave. */
+  gone: number;
+  stop: number;
+};
+
+const PAGE = 1 as Pfn;
+const [OLD, NEW, NOTHING] = [7, 8, -1];
+
+/** A code record as `CodeCache.create` makes it, without room for regions. */
+function createCode(cache: CodeCache, alloc: (words: number) => number): CodePtr {
+  const fields = cache.code;
+  const code = alloc(fields.words) as CodePtr;
+  fields.slots.set(code, 1);
+  fields.base.set(code, alloc(SLOT_BYTES / 4) * 4);
+  for (const part of ['map', 'frames', 'referenced', 'stamps'] as const) fields[part].set(code, alloc(2));
+  fields.mapOrigin.set(code, fields.map.get(code));
+  fields.job.set(code, alloc(JOB_WORDS));
+  return code;
+}
+
+function decode({ cache }: Core, { code }: Setup): void {
+  cache.publish(code, PAGE, cache.begin(code, PAGE));
+}
+
+function ask({ cache, jobs, post, breaks }: Core, { code }: Setup): void {
+  const { translating } = cache.code;
+  assert(translating.cas(code, Translating.Free, Translating.Held) === Translating.Free, 'nobody else asks');
+  jobs.write(code, [{ slot: 0, pfn: PAGE, offset: 0, stamp: cache.stampOf(code, 0) }]);
+  if (breaks.leftFirst) post.leave(code);
+  translating.store(code, Translating.Asked);
+  if (!breaks.leftFirst) post.leave(code);
+}
+
+/** The guest writes to its page of code and executes it: dropped first, then changed, then decoded in the same slot. */
+function change(core: Core, s: Setup): void {
+  const { cache, sync } = core;
+  cache.drop(s.code, PAGE);
+  Atomics.store(sync.words, s.content, NEW);
+  cache.tryEvict(s.code);
+  cache.reclaim(s.code);
+  decode(core, s);
+}
+
+/** True when there was something to publish, if only for a page that is no more. */
+function collect({ sync, cache, jobs, breaks }: Core, { code, made, published }: Setup): boolean {
+  const { translating } = cache.code;
+  const state = translating.load(code);
+  if (state !== Translating.Made && !(breaks.tooSoon && state === Translating.Asked)) return false;
+  if (translating.cas(code, state, Translating.Held) !== state) return false;
+  const { slot, stamp } = jobs.read(code)[0]!;
+  if (breaks.anyStamp ? cache.holds(code, PAGE) : cache.isSame(code, slot, stamp)) {
+    sync.y('R.publish');
+    const translation = Atomics.load(sync.words, made);
+    assert(translation !== NOTHING, 'what is not made is published');
+    Atomics.store(sync.words, published, translation);
+  }
+  translating.store(code, Translating.Free);
+  return true;
+}
+
+function runner(core: Core, s: Setup): void {
+  ask(core, s);
+  collect(core, s);
+  core.sync.y('R.change');
+  change(core, s);
+  // What was published before went with its page.
+  Atomics.store(core.sync.words, s.published, 0);
+  collect(core, s);
+}
+
+function work({ sync, cache }: Core, { code, content, made, gone }: Setup): void {
+  assert(Atomics.load(sync.words, gone) === 0, 'the translator works for a VM that is gone');
+  if (cache.code.translating.load(code) !== Translating.Asked) return;
+  sync.y('X.read');
+  Atomics.store(sync.words, made, Atomics.load(sync.words, content));
+  assert(Atomics.load(sync.words, gone) === 0, 'a VM goes while its job is being done');
+  cache.code.translating.store(code, Translating.Made);
+  sync.y('X.made');
+}
+
+const base = {
+  profiles: ['modern'],
+  arena: { frames: 1, heapBytes: 65536 * 2 },
+  everyAtomic: true,
+  core(sync: Sync, { breaks }: { breaks: Partial<Breaks> }): Core {
+    const cache = new CodeCache(sync.arena, () => {});
+    const post = new Post(sync.words, sync.waiter, sync.arena.heap as PostPtr);
+    return { sync, cache, post, jobs: new Jobs(sync.words, cache.code), breaks };
+  },
+  reset() {},
+  setup(core: Core): Setup {
+    let next = core.sync.arena.heap + POST_WORDS;
+    const alloc = (words: number): number => {
+      next += words;
+      return next - words;
+    };
+    const code = createCode(core.cache, alloc);
+    const s = {
+      code,
+      content: alloc(1),
+      made: alloc(1),
+      published: alloc(1),
+      gone: alloc(1),
+      stop: alloc(1),
+    };
+    core.sync.words[s.content] = OLD;
+    core.sync.words[s.made] = NOTHING;
+    decode(core, s);
+    return s;
+  },
+} as const;
+
+const publishing: Case<Core, Setup, Breaks> = {
+  ...base,
+  name: 'translating',
+  title: 'the translator makes regions of a page that its guest changes meanwhile (issue 4)',
+  actors: {
+    runner,
+    translator(core, s) {
+      // There is one job, and it comes.
+      for (let done = false; !done; ) {
+        const seen = core.post.jobs();
+        core.post.work(() => {
+          work(core, s);
+          done = true;
+        });
+        if (!done) core.post.sleep(seen);
+      }
+    },
+  },
+  reach: {
+    'made before the change': 'X.made < R.change',
+    'the page is read before the change, and made after': 'X.read < R.change < X.made',
+    'read after the change': 'R.change < X.read',
+    'published at once': 'R.publish < R.change',
+  },
+  oracle(core, s) {
+    collect(core, s);
+    const { words } = core.sync;
+    assert(core.cache.code.translating.load(s.code) === Translating.Free, 'a job was never done');
+    const published = words[s.published]!;
+    assert(
+      published === 0 || published === words[s.content],
+      'a page is executed by a translation of another',
+    );
+  },
+  mutants: [
+    { name: 'another page in the slot is taken for it', breaks: { anyStamp: true } },
+    { name: 'what is not made is published', breaks: { tooSoon: true } },
+    { name: 'word is left before the job is there', breaks: { leftFirst: true } },
+  ],
+};
+
+const ending: Case<Core, Setup, Breaks> = {
+  ...base,
+  name: 'translating-end',
+  title: 'a VM goes while the translator has a job of it (issue 4)',
+  actors: {
+    runner(core, s) {
+      ask(core, s);
+      if (core.breaks.withoutWait) takeBack(core, s.code);
+      else core.post.withdraw(s.code);
+      core.sync.y('R.free');
+      Atomics.store(core.sync.words, s.gone, 1);
+      Atomics.store(core.sync.words, s.stop, 1);
+      core.post.ring();
+    },
+    translator(core, s) {
+      for (;;) {
+        const seen = core.post.jobs();
+        if (Atomics.load(core.sync.words, s.stop) !== 0) return;
+        core.post.work(() => work(core, s));
+        core.post.sleep(core.breaks.seenLate ? core.post.jobs() : seen);
+      }
+    },
+  },
+  reach: { 'the job was done': 'X.made < R.free' },
+  oracle(core) {
+    assert(core.post.leave(1 as CodePtr), 'there is room for other jobs');
+  },
+  mutants: [
+    { name: 'who takes the VM away does not wait', breaks: { withoutWait: true } },
+    { name: 'the translator counts the jobs after it looked for them', breaks: { seenLate: true } },
+  ],
+};
+
+/** `Post.withdraw` without the wait. */
+function takeBack({ sync, post }: Core, code: CodePtr): void {
+  for (let place = post.at; place < post.at + POST_WORDS; place++)
+    Atomics.compareExchange(sync.words, place, code, 0);
+}
+
+export const cases: readonly AnyCase[] = [publishing, ending];
