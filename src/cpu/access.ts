@@ -280,6 +280,7 @@ export class SlowAccess {
     const low = this.#halves[frameByte(first) / 2 + 2047]!;
     const raw = low | (this.#halves[frameByte(second) / 2]! << 16);
     const at = vcpu + AT.cross + ((lo >>> 12) % CROSS_ENTRIES) * CROSS_WORDS;
+    this.#words[vcpu + AT.crossed] = 1;
     this.#parts.decoder.write(at + 4, raw, -1);
     this.#words[at + 12] = Op.PageEnd;
     this.#words[at] = lo | this.#words[vcpu + AT.privilege]!;

@@ -117,6 +117,7 @@ export class Cpu {
         dropMatching: (first, end, mask, sum) => exports.dropMatching(first, end, mask, sum),
         dropFrames: (first, end, filter) => exports.dropFrames(first, end, filter),
         dropRegion: (first, end, lo, hi, shift) => exports.dropRegion(first, end, lo, hi, shift),
+        dropPage: (set, lo, hi) => exports.dropPage(set, lo, hi),
       },
       host,
       this.#frames,

@@ -1,6 +1,6 @@
 import type { Code } from '../wasm/code.ts';
 import { I32, I64, type ModuleBuilder } from '../wasm/encoder.ts';
-import { ENTRY_BYTES, FILTER_BYTES } from './tlb-layout.ts';
+import { ENTRY_BYTES, FILTER_BYTES, INDEX_MASK, KIND_BYTES, MICRO_BYTES, MICRO_READ } from './tlb-layout.ts';
 
 // Exports that tlb.ts drops entries with: each goes over the entries from byte address `first` up to `end`.
 
@@ -8,6 +8,7 @@ export function defineDrops(m: ModuleBuilder): void {
   defineDropMatching(m);
   defineDropFrames(m);
   defineDropRegion(m);
+  defineDropPage(m);
 }
 
 const AT = 0;
@@ -69,5 +70,26 @@ function defineDropRegion(m: ModuleBuilder): void {
       c.get(AT).mem('i64_load').get(by).op('i64_shr_u').get(region).op('i64_eq');
       emptyIf(c);
     });
+  });
+}
+
+/** See DropPage. */
+function defineDropPage(m: ModuleBuilder): void {
+  const [lo, hi] = [1, 2];
+  m.define('dropPage', { params: [I32, I32, I32], results: [] }, c => {
+    const page = c.local(I64);
+    c.get(AT)
+      .i32(MICRO_READ)
+      .op('i32_add')
+      .i32(0xff)
+      .i32(2 * MICRO_BYTES)
+      .memoryFill();
+    c.get(hi).op('i64_extend_i32_u').i64(32).op('i64_shl').get(lo).op('i64_extend_i32_u', 'i64_or').set(page);
+    c.get(AT).get(lo).i32(8).op('i32_shr_u').i32(INDEX_MASK).op('i32_and', 'i32_add').set(AT);
+    for (let kind = 0; kind < 3; kind++) {
+      c.get(AT).mem('i64_load').get(page).op('i64_eq');
+      emptyIf(c);
+      c.get(AT).i32(KIND_BYTES).op('i32_add').set(AT);
+    }
   });
 }

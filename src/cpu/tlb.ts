@@ -41,12 +41,16 @@ export type DropFrames = (first: number, end: number, filter: number) => void;
 /** Empties the entries of which the page's address `>>> shift` is that of `hi:lo`. */
 export type DropRegion = (first: number, end: number, lo: number, hi: number, shift: number) => void;
 
+/** Empties a set's entries for the page at `hi:lo`, and all of its micro entries: to fill one anew is cheaper than to look at each. */
+export type DropPage = (set: number, lo: number, hi: number) => void;
+
 /** From generated code. */
 export type TlbOps = {
   fill: Fill;
   dropMatching: DropMatching;
   dropFrames: DropFrames;
   dropRegion: DropRegion;
+  dropPage: DropPage;
 };
 
 /** Writes and drops the entries of the vCPUs' TLBs; generated code reads them. */
@@ -201,15 +205,12 @@ export class Tlb {
 
   /** `sfence.vma` of one address: the leaf that translates it, a page or the superpage that it may be part of. */
   fencePage(vcpu: VcpuPtr, asid: number, lo: number, hi: number): void {
+    const large = [1, 2].filter(level => this.#hasSuperpage(vcpu, lo, hi, level));
     for (let set = 0; set < TLB_SETS; set++) {
       if (!this.#contexts.isLive(vcpu, set) || !this.#contexts.concerns(vcpu, set, asid)) continue;
       const first = this.#setByte(vcpu, set);
-      for (let kind = 0; kind < 3; kind++) this.#dropPage((first + kind * KIND_BYTES) >>> 2, lo, hi);
-      for (let level = 1; level <= 2; level++) {
-        if (this.#hasSuperpage(vcpu, lo, hi, level)) this.#dropRegion(first, lo, hi, level);
-      }
-      // All of them: to fill one anew is cheaper than to look at each.
-      this.#ops.fill(first + MICRO_READ, 0xff, 2 * MICRO_BYTES);
+      this.#ops.dropPage(first, lo & ~0xfff, hi);
+      for (const level of large) this.#dropRegion(first, lo, hi, level);
     }
     this.dropCrossing(vcpu);
   }
@@ -222,13 +223,6 @@ export class Tlb {
       const first = set + kind * KIND_BYTES + offset;
       this.#ops.dropRegion(first, first + half, lo, hi, SUPERPAGE_HASH[level]!.shift);
     }
-  }
-
-  /** If the entry, of those of one kind from word `first` on, is the page's. */
-  #dropPage(first: number, lo: number, hi: number): void {
-    const w = this.#words;
-    const at = first + (((lo >>> 8) & INDEX_MASK) >>> 2);
-    if (w[at] === (lo & ~0xfff) && w[at + 1] === hi) w.fill(-1, at, at + 2);
   }
 
   /** Remembers that pages of the superpage around an address may be cached. */
@@ -247,6 +241,8 @@ export class Tlb {
   }
 
   dropCrossing(vcpu: VcpuPtr): void {
+    if (this.#words[vcpu + AT.crossed] === 0) return;
+    this.#words[vcpu + AT.crossed] = 0;
     for (let i = 0; i < CROSS_ENTRIES; i++) {
       this.#words[vcpu + AT.cross + i * CROSS_WORDS] = 0;
       this.#words[vcpu + AT.cross + i * CROSS_WORDS + 1] = 0;

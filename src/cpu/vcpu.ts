@@ -102,6 +102,7 @@ const FIELDS = {
   stint: i32, //          what was left of the slice when the interpreter was last called
   step: i32, //           1: the interpreter executes one instruction though a region begins there
   codeAdded: array(2), // frames that became code since requests were last tested
+  crossed: i32, //        1 when any of them is in use
   cross: array(CROSS_ENTRIES * CROSS_WORDS),
   dummy: u64, //          what writes to x0 fall into
   // kvm's and the machine's.
