@@ -19,12 +19,12 @@ export async function run(args: string[]): Promise<boolean | undefined> {
     const [armed, plain] = [await peers.faultline(ARMED, 'armed'), await peers.faultline([], 'plain')];
     try {
       if (armed === undefined || plain === undefined) return undefined;
-      const ratios = await compare(
-        { guest: armed, processes: 1 },
-        { guest: plain, processes: 1 },
-        options,
-        'cpu',
-      );
+      const pair = {
+        what: 'armed to plain',
+        side: { guest: armed, processes: 1 },
+        other: { guest: plain, processes: 1 },
+      };
+      const ratios = await compare(pair, options, 'cpu');
       return bar('rate with notifiers armed', median(ratios), RATE);
     } finally {
       await armed?.stop();

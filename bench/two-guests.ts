@@ -28,30 +28,56 @@ export type Side = { guest: BenchGuest; processes: number };
 /** What a rate is of: a second of the clock, or of processor time of all the guest's threads. */
 type Per = 'wall' | 'cpu';
 
+/** Two sides to compare, by what is said of them. */
+export type Pair = { what: string; side: Side; other: Side };
+
 /**
- * The rate of one side over that of the other, by round: the geometric mean of the tests, each measured on both in
- * turn. What warms up does not count: every test once on each side, and five seconds at least.
+ * For each pair the rate of one side over that of the other, by round: the geometric mean of the tests, each measured on
+ * all sides in turn. What warms up does not count: every test once on each side, and five seconds at least.
  */
-export async function compare(side: Side, other: Side, options: RoundOptions, per: Per): Promise<number[]> {
+export async function comparePairs(
+  pairs: readonly Pair[],
+  options: RoundOptions,
+  per: Per,
+): Promise<number[][]> {
   const { tests, rounds } = options;
-  await warmUp([side, other], options);
-  const means: number[] = [];
-  const byTest = new Map<string, number[]>(tests.map(test => [test, []]));
+  await warmUp(
+    pairs.flatMap(({ side, other }) => [side, other]),
+    options,
+  );
+  const means: number[][] = pairs.map(() => []);
+  const byTest = new Map<string, number[][]>(tests.map(test => [test, pairs.map(() => [])]));
   for (let round = 1; round <= rounds; round++) {
-    const ratios: number[] = [];
     for (const test of tests) {
-      // In turn also as to who is first.
-      const sides = round % 2 === 1 ? [side, other] : [other, side];
-      const rates = [await once(test, sides[0]!, options, per), await once(test, sides[1]!, options, per)];
-      const ratio = round % 2 === 1 ? rates[0]! / rates[1]! : rates[1]! / rates[0]!;
-      ratios.push(ratio);
-      byTest.get(test)!.push(ratio);
+      for (const [i, pair] of pairs.entries())
+        byTest.get(test)![i]!.push(await ratioOf(test, pair, round, options, per));
     }
-    means.push(geometricMean(ratios));
-    console.log(`  round ${round} of ${rounds}: ${means.at(-1)!.toFixed(3)}   load ${load()}`);
+    for (const [i, list] of means.entries())
+      list.push(geometricMean(tests.map(test => byTest.get(test)![i]!.at(-1)!)));
+    const line = pairs.map(({ what }, i) => `${what} ${means[i]!.at(-1)!.toFixed(3)}`).join(', ');
+    console.log(`  round ${round} of ${rounds}: ${line}   load ${load()}`);
   }
-  for (const [test, ratios] of byTest) console.log(`  ${test.padEnd(10)} ${median(ratios).toFixed(3)}`);
+  for (const [test, ratios] of byTest)
+    console.log(`  ${test.padEnd(10)} ${ratios.map(list => median(list).toFixed(3)).join('  ')}`);
   return means;
+}
+
+/** Of one pair. */
+export async function compare(pair: Pair, options: RoundOptions, per: Per): Promise<number[]> {
+  return (await comparePairs([pair], options, per))[0]!;
+}
+
+async function ratioOf(
+  test: string,
+  { side, other }: Pair,
+  round: number,
+  options: RoundOptions,
+  per: Per,
+): Promise<number> {
+  // In turn also as to who is first.
+  const sides = round % 2 === 1 ? [side, other] : [other, side];
+  const rates = [await once(test, sides[0]!, options, per), await once(test, sides[1]!, options, per)];
+  return round % 2 === 1 ? rates[0]! / rates[1]! : rates[1]! / rates[0]!;
 }
 
 async function warmUp(sides: Side[], options: RoundOptions): Promise<void> {
