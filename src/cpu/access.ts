@@ -1,15 +1,14 @@
 import type { Pfn } from '../base/units.ts';
 import { type Arena, frameByte } from '../sync/arena.ts';
 import { BUSY, type CodeCache } from './code-cache.ts';
-import { isLong } from './decode.ts';
-import { Op, RECORD } from './decoded.ts';
-import { type Decoder, extendOf } from './decoder.ts';
+import { Op, RECORD_BYTES } from './decoded.ts';
+import type { Decoder } from './decoder.ts';
 import type { FlushRequests } from './flush-requests.ts';
 import { Access, Exit, Miss, type VcpuPtr } from './interface.ts';
 import type { Mmu } from './mmu.ts';
 import type { Tlb } from './tlb.ts';
 import { ACCESS_FAULT, Cause, type Traps } from './trap.ts';
-import { AT, CROSS_ENTRIES, CROSS_WORDS } from './vcpu.ts';
+import { AT, CROSS_ENTRIES, CROSS_RECORD, CROSS_WORDS } from './vcpu.ts';
 
 /**
  * Returns when no other vCPU of the VM can use a Write entry for the frame, or, for frame 0, an Exec entry for a page
@@ -179,10 +178,7 @@ export class SlowAccess {
   }
 
   #deviceRead(vcpu: VcpuPtr, bytes: number, lo: number, hi: number): number {
-    if (!this.#deviceExit(vcpu, Access.Read, bytes, lo, hi)) return 0;
-    const decoded = this.#words[vcpu + AT.mmioDecoded]! >>> 2;
-    this.#words[vcpu + AT.mmioRd] = this.#words[decoded]! >>> 16;
-    this.#words[vcpu + AT.mmioExtend] = extendOf(this.#words[decoded + RECORD.raw / 4]!);
+    this.#deviceExit(vcpu, Access.Read, bytes, lo, hi);
     return 0;
   }
 
@@ -203,8 +199,6 @@ export class SlowAccess {
     mmu.setExitGpa(vcpu, lo & 0xfff);
     this.#words[vcpu + AT.exitBytes] = bytes;
     this.#words[vcpu + AT.exitIsWrite] = access;
-    const decoded = this.#words[vcpu + AT.mmioDecoded]! >>> 2;
-    this.#words[vcpu + AT.mmioLength] = isLong(this.#words[decoded + RECORD.raw / 4]!) ? 4 : 2;
     traps.retry(vcpu, access);
     traps.leave(vcpu, Exit.Mmio);
     return true;
@@ -281,8 +275,8 @@ export class SlowAccess {
     const raw = low | (this.#halves[frameByte(second) / 2]! << 16);
     const at = vcpu + AT.cross + ((lo >>> 12) % CROSS_ENTRIES) * CROSS_WORDS;
     this.#words[vcpu + AT.crossed] = 1;
-    this.#parts.decoder.write(at + 4, raw, -1);
-    this.#words[at + 12] = Op.PageEnd;
+    this.#parts.decoder.writeAlone(at + CROSS_RECORD, raw);
+    this.#words[at + CROSS_RECORD + (2 * RECORD_BYTES) / 4] = Op.PageEnd;
     this.#words[at] = lo | this.#words[vcpu + AT.privilege]!;
     this.#words[at + 1] = hi;
   }

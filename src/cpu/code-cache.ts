@@ -265,9 +265,10 @@ export class CodeCache {
     return this.#slotByte(code, slot);
   }
 
-  /** The slot in which a byte address lies. */
+  /** The slot in which a byte address lies; -1 if it is in none. */
   slotOf(code: CodePtr, byte: number): number {
-    return Math.floor(((byte - this.#code.base.get(code)) >>> 0) / SLOT_BYTES);
+    const slot = Math.floor(((byte - this.#code.base.get(code)) >>> 0) / SLOT_BYTES);
+    return slot < this.#code.slots.get(code) ? slot : -1;
   }
 
   /** The number of the decoded record at a byte address of a slot; twice that is its offset in the page. */

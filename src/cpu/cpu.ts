@@ -67,7 +67,7 @@ type Exports = TlbOps &
     interpret(cpu: number): void;
   };
 
-/** Decoded pages of 32 KiB each that a VM may have at once. */
+/** Decoded pages of 20 KiB each that a VM may have at once. */
 const CODE_SLOTS = 1024;
 const MAX_BUDGET = 2 ** 30;
 const CACHE_LINE_WORDS = 16;
@@ -136,7 +136,7 @@ export class Cpu {
     const { flushOthers } = options;
     this.#access = new SlowAccess({ ...parts, decoder, flushOthers, copy64, willWrite });
     const csrs = new Csrs(words, ports, this.#tlb);
-    const slow = new SlowInstructions({ ...parts, csrs, access: this.#access });
+    const slow = new SlowInstructions({ ...parts, csrs, decoder, access: this.#access });
     this.#linker = new Linker(arena, this.#cache, this.#lockstep);
     this.translator = new Translator({
       arena,
@@ -195,7 +195,7 @@ export class Cpu {
     };
   }
 
-  /** A code cache; one per VM. `slots` decoded pages of 32 KiB each; they cost memory once used. */
+  /** A code cache; one per VM. `slots` decoded pages of 20 KiB each; they cost memory once used. */
   createCode(slots = CODE_SLOTS): CodePtr {
     return this.#cache.create(this.#alloc, slots);
   }

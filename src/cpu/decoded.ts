@@ -1,3 +1,4 @@
+import type { Immediate } from './instruction.ts';
 import { INSTRUCTIONS } from './instructions.ts';
 
 // What a decoded page consists of: one record for each halfword, then a record that leads to the next page.
@@ -5,22 +6,44 @@ import { INSTRUCTIONS } from './instructions.ts';
 //   byte  0   u16  op      which case of the interpreter; 0: not decoded yet
 //         2   u16  rd      byte offset of the register in the vCPU record; writes to x0 go to `dummy`
 //         4   u16  rs1
-//         6   u16  rs2
-//         8   i32  imm     branches within the page: distance in records' bytes, see IMM_SCALE
-//        12   u32  raw     the halfword or word as it stands in memory
+//         6   u16  rs2     below it the rounding mode, above it the number of rs3: see RS2_MASK
 //
-// `imm` of instructions that round holds the mode, and the byte offset of rs3 above RS3_SHIFT.
+// The immediate is in the place of an operand that there is not: see `immediateAt`. That of a branch within the page is
+// the distance in records' bytes. Op.Slow has the instruction itself, as it stands in memory, in the last four bytes;
+// others have no room for that: see Decoder.rawOf.
 
-export const RECORD_BYTES = 16;
-export const RECORD = { op: 0, rd: 2, rs1: 4, rs2: 6, imm: 8, raw: 12 } as const;
+export const RECORD_BYTES = 8;
+export const RECORD = { op: 0, rd: 2, rs1: 4, rs2: 6, raw: 4 } as const;
+/** Where instructions that round have the offset of rs2, which is a multiple of 8 below 512. */
+export const RS2_MASK = 0x1f8;
+export const RM_MASK = 7;
+export const RS3_SHIFT = 9;
 export const PAGE_RECORDS = 2048;
 /** Where a slot has, for each record, the id of the region entry there, or 0: a u16, see region/layout.ts. */
 export const SLOT_ENTRIES = (PAGE_RECORDS + 1) * RECORD_BYTES;
-/** A slot of the code cache; the odd 64 bytes keep slots from sharing cache sets. */
-export const SLOT_BYTES = SLOT_ENTRIES + PAGE_RECORDS * 2 + 48;
-/** Record bytes for each byte of code: 16 for 2. */
-export const IMM_SCALE = 8;
-export const RS3_SHIFT = 8;
+/** A slot of the code cache: an odd number of 64 bytes, which keeps slots from sharing cache sets. */
+export const SLOT_BYTES = SLOT_ENTRIES + PAGE_RECORDS * 2 + 56;
+/** Record bytes for each byte of code: 8 for 2. */
+export const IMM_SCALE = RECORD_BYTES / 2;
+/** log2 of IMM_SCALE. */
+export const PC_SHIFT = 2;
+
+/** The place of an immediate: RECORD.rs1 for those that have four bytes; 0 if the record has none. */
+export function immediateAt(kind: Immediate | undefined): number {
+  switch (kind) {
+    case undefined:
+    case 'rm':
+      return 0;
+    case 'u':
+    case 'j':
+      return RECORD.rs1;
+    case 's':
+    case 'b':
+      return RECORD.rd;
+    default:
+      return RECORD.rs2;
+  }
+}
 
 export const Op = {
   /** Calls out to the decoder, then again. */

@@ -1,11 +1,23 @@
 import type { Code, MemoryOp, PlainOp } from '../wasm/code.ts';
 import { I32 } from '../wasm/encoder.ts';
 import { STATUS_WRITABLE } from './csr.ts';
-import { IMM_SCALE, RECORD, RS3_SHIFT } from './decoded.ts';
+import {
+  IMM_SCALE,
+  immediateAt,
+  PC_SHIFT,
+  RECORD,
+  RM_MASK,
+  RS2_MASK,
+  RS3_SHIFT,
+  type Variant,
+} from './decoded.ts';
 import type { Bitwise, Bytes, Comparison, CsrHow, Emit, Helper, Second } from './emit.ts';
 import { combine, selectSum, wholeStatus } from './emit-csr.ts';
+import type { Instruction } from './instruction.ts';
+import { INSTRUCTIONS } from './instructions.ts';
 import { Access } from './interface.ts';
 import { CPU, type Internals, type Locals, type Places } from './interpreter-locals.ts';
+import { aboutAccess } from './interpreter-misses.ts';
 import { INDEX_MASK, KIND_BYTES } from './tlb-layout.ts';
 import { AT, Status } from './vcpu.ts';
 
@@ -20,14 +32,16 @@ export class InterpreterEmit implements Emit {
   readonly #l: Locals;
   readonly #at: Places;
   readonly #f: Internals;
+  readonly #instruction: Instruction;
   readonly #length: 2 | 4;
   readonly #far: boolean;
 
-  constructor(c: Code, l: Locals, at: Places, f: Internals, length: 2 | 4, far: boolean) {
+  constructor(c: Code, l: Locals, at: Places, f: Internals, { row, length, far }: Variant) {
     this.c = c;
     this.#l = l;
     this.#at = at;
     this.#f = f;
+    this.#instruction = INSTRUCTIONS[row]!;
     this.#length = length;
     this.#far = far;
   }
@@ -43,25 +57,37 @@ export class InterpreterEmit implements Emit {
   }
 
   rs2(): void {
-    this.#register(RECORD.rs2);
-    this.c.mem('i64_load');
+    this.c.get(this.#l.dp).mem('i32_load16_u', RECORD.rs2);
+    if (this.#instruction.format.imm === 'rm') this.c.i32(RS2_MASK).op('i32_and');
+    this.c.get(CPU).op('i32_add').mem('i64_load');
   }
 
   rs3(): void {
-    this.#imm32();
-    this.c.i32(RS3_SHIFT).op('i32_shr_u').get(CPU).op('i32_add').mem('i64_load');
+    this.c
+      .get(this.#l.dp)
+      .mem('i32_load16_u', RECORD.rs2)
+      .i32(RS3_SHIFT)
+      .op('i32_shr_u')
+      .i32(3)
+      .op('i32_shl');
+    this.c
+      .get(CPU)
+      .op('i32_add')
+      .mem('i64_load', AT.f * 4);
   }
 
   imm(): void {
-    this.c.get(this.#l.dp).mem('i64_load32_s', RECORD.imm);
+    const at = immediateAt(this.#instruction.format.imm);
+    this.c.get(this.#l.dp).mem(at === RECORD.rs1 ? 'i64_load32_s' : 'i64_load16_s', at);
   }
 
   #imm32(): void {
-    this.c.get(this.#l.dp).mem('i32_load', RECORD.imm);
+    const at = immediateAt(this.#instruction.format.imm);
+    this.c.get(this.#l.dp).mem(at === RECORD.rs1 ? 'i32_load' : 'i32_load16_s', at);
   }
 
   pc(): void {
-    this.c.get(this.#l.pcBase).get(this.#l.dp).i32(3).op('i32_shr_u', 'i64_extend_i32_u', 'i64_add');
+    this.c.get(this.#l.pcBase).get(this.#l.dp).i32(PC_SHIFT).op('i32_shr_u', 'i64_extend_i32_u', 'i64_add');
   }
 
   nextPc(): void {
@@ -137,7 +163,12 @@ export class InterpreterEmit implements Emit {
       .op('i32_add');
   }
 
-  /** What the miss functions want after cpu, ea and their own: where the instruction is. */
+  /** Pushes what the miss functions want to know of the access. */
+  #about(bytes: Bytes): void {
+    this.c.i32(aboutAccess(bytes, this.#length, this.#instruction.extend));
+  }
+
+  /** What the miss functions want then: where the instruction is. */
   #position(): void {
     this.c.get(this.#l.dp).get(this.#l.pcBase).get(this.#l.left);
   }
@@ -157,7 +188,8 @@ export class InterpreterEmit implements Emit {
     c.if(
       () => this.#translated(READ),
       () => {
-        c.get(CPU).get(this.#l.ea).i32(bytes);
+        c.get(CPU).get(this.#l.ea);
+        this.#about(bytes);
         this.#position();
         c.call(this.#f.loadMiss)
           .tee(this.#l.host)
@@ -182,7 +214,8 @@ export class InterpreterEmit implements Emit {
         this.advance();
       },
       () => {
-        c.get(CPU).get(this.#l.ea).i32(bytes);
+        c.get(CPU).get(this.#l.ea);
+        this.#about(bytes);
         this.#position();
         this.rs2();
         c.call(this.#f.storeMiss).op('i32_eqz').brIf(this.#at.resync, false);
@@ -204,7 +237,8 @@ export class InterpreterEmit implements Emit {
         c.set(this.#l.host);
       },
       () => {
-        c.get(CPU).get(this.#l.ea).i32(bytes);
+        c.get(CPU).get(this.#l.ea);
+        this.#about(bytes);
         this.#position();
         c.i32(kind === READ ? Access.Read : Access.Write);
         c.call(this.#f.amoMiss).tee(this.#l.host).op('i32_eqz').brIf(this.#at.resync, false);
@@ -382,8 +416,13 @@ export class InterpreterEmit implements Emit {
   /** Pushes the rounding mode; a dynamic one that is reserved leaves. */
   #roundingMode(): void {
     const { c } = this;
-    this.#imm32();
-    c.i32(7).op('i32_and').tee(this.#l.rm).i32(7).op('i32_eq');
+    c.get(this.#l.dp)
+      .mem('i32_load16_u', RECORD.rs2)
+      .i32(RM_MASK)
+      .op('i32_and')
+      .tee(this.#l.rm)
+      .i32(7)
+      .op('i32_eq');
     c.if(
       () =>
         void c

@@ -30,7 +30,7 @@ export type Internals = Readonly<
 
 export const CPU = 0;
 
-/** Locals of `run`. `dp` is the only pc there is between stop-points: pc = pcBase + (dp >>> 3). */
+/** Locals of `run`. `dp` is the only pc there is between stop-points: pc = pcBase + (dp >>> 2). */
 export function declareLocals(c: Code) {
   return {
     dp: c.local(I32),

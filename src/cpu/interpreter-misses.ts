@@ -1,5 +1,8 @@
 import type { Code } from '../wasm/code.ts';
 import { type FunctionIndex, I32, I64, type ModuleBuilder, type ValType } from '../wasm/encoder.ts';
+import { PC_SHIFT, RECORD } from './decoded.ts';
+import type { Bytes } from './emit.ts';
+import { Extend } from './instruction.ts';
 import { Access } from './interface.ts';
 import type { Imports } from './interpreter-locals.ts';
 import { AT } from './vcpu.ts';
@@ -8,7 +11,15 @@ import { AT } from './vcpu.ts';
 // accesses within a page included, and the rest by the callbacks.
 
 // Parameters that all three share.
-const P = { cpu: 0, ea: 1, bytes: 2, dp: 3, pcBase: 4, left: 5, last: 6 } as const;
+const P = { cpu: 0, ea: 1, about: 2, dp: 3, pcBase: 4, left: 5, last: 6 } as const;
+
+/** An access in one number: its bytes, those of its instruction, and how a load fills its register. */
+export const aboutAccess = (bytes: Bytes, length: 2 | 4, extend: Extend = Extend.Sign): number =>
+  bytes | (length << 4) | (extend << 8);
+
+function pushBytes(c: Code): Code {
+  return c.get(P.about).i32(15).op('i32_and');
+}
 
 export function defineMisses(m: ModuleBuilder, imports: Imports, translate: FunctionIndex) {
   const common = [I32, I64, I32, I32, I64, I32] as const;
@@ -21,9 +32,9 @@ export function defineMisses(m: ModuleBuilder, imports: Imports, translate: Func
   };
 }
 
-/** Tells the record which instruction makes which access. */
+/** Tells the record which instruction makes which access, and what to do when a device has made it. */
 function describeAccess(c: Code): void {
-  c.get(P.cpu).get(P.pcBase).get(P.dp).i32(3).op('i32_shr_u', 'i64_extend_i32_u', 'i64_add');
+  c.get(P.cpu).get(P.pcBase).get(P.dp).i32(PC_SHIFT).op('i32_shr_u', 'i64_extend_i32_u', 'i64_add');
   c.mem('i64_store', AT.pc * 4);
   c.get(P.cpu)
     .get(P.left)
@@ -31,15 +42,19 @@ function describeAccess(c: Code): void {
   c.get(P.cpu)
     .get(P.ea)
     .mem('i64_store', AT.ea * 4);
-  c.get(P.cpu)
-    .get(P.dp)
-    .mem('i32_store', AT.mmioDecoded * 4);
+  c.get(P.cpu).get(P.dp).mem('i32_load16_u', RECORD.rd);
+  c.mem('i32_store', AT.mmioRd * 4);
+  c.get(P.cpu).get(P.about).i32(8).op('i32_shr_u');
+  c.mem('i32_store', AT.mmioExtend * 4);
+  c.get(P.cpu).get(P.about).i32(4).op('i32_shr_u').i32(15).op('i32_and');
+  c.mem('i32_store', AT.mmioLength * 4);
 }
 
 /** Runs `hit` when `entry` translates the page and the access does not leave it. */
 function ifTranslated(c: Code, translate: FunctionIndex, access: Access, hit: (entry: number) => void): void {
   const entry = c.local(I32);
-  c.get(P.ea).op('i32_wrap_i64').i32(0xfff).op('i32_and').get(P.bytes).op('i32_add').i32(4096).op('i32_le_u');
+  c.get(P.ea).op('i32_wrap_i64').i32(0xfff).op('i32_and');
+  pushBytes(c).op('i32_add').i32(4096).op('i32_le_u');
   c.if(() => {
     c.get(P.cpu).get(P.ea).i32(access).call(translate).tee(entry);
     c.if(() => hit(entry));
@@ -53,18 +68,22 @@ function hostOf(c: Code, entry: number): Code {
 function writeLoad(c: Code, imports: Imports, translate: FunctionIndex): void {
   ifTranslated(c, translate, Access.Read, entry => hostOf(c, entry).op('return_'));
   describeAccess(c);
-  c.get(P.cpu).get(P.bytes).call(imports.load);
+  c.get(P.cpu);
+  pushBytes(c).call(imports.load);
 }
 
 function writeStore(c: Code, imports: Imports, translate: FunctionIndex): void {
   ifTranslated(c, translate, Access.Write, entry => {
-    if (imports.willWrite !== undefined) hostOf(c, entry).get(P.bytes).call(imports.willWrite);
+    if (imports.willWrite !== undefined) {
+      hostOf(c, entry);
+      pushBytes(c).call(imports.willWrite);
+    }
     for (const [bytes, op] of [
       [8, 'i64_store'],
       [4, 'i64_store32'],
       [2, 'i64_store16'],
     ] as const) {
-      c.get(P.bytes)
+      pushBytes(c)
         .i32(bytes)
         .op('i32_eq')
         .if(() => {
@@ -79,19 +98,22 @@ function writeStore(c: Code, imports: Imports, translate: FunctionIndex): void {
   c.get(P.cpu)
     .get(P.last)
     .mem('i64_store', AT.data * 4);
-  c.get(P.cpu).get(P.bytes).call(imports.store);
+  c.get(P.cpu);
+  pushBytes(c).call(imports.store);
 }
 
 /** A misaligned one traps, whatever the page. */
 function writeAmo(c: Code, imports: Imports, translate: FunctionIndex): void {
   const entry = c.local(I32);
-  c.get(P.ea).op('i32_wrap_i64').get(P.bytes).i32(1).op('i32_sub', 'i32_and', 'i32_eqz');
+  c.get(P.ea).op('i32_wrap_i64');
+  pushBytes(c).i32(1).op('i32_sub', 'i32_and', 'i32_eqz');
   c.if(() => {
     c.get(P.cpu).get(P.ea).get(P.last).call(translate).tee(entry);
     c.if(() => hostOf(c, entry).op('return_'));
   });
   describeAccess(c);
-  c.get(P.cpu).get(P.bytes).get(P.last).call(imports.amo);
+  c.get(P.cpu);
+  pushBytes(c).get(P.last).call(imports.amo);
 }
 
 /** Exports `copy64` of access.ts. */

@@ -1,7 +1,7 @@
 import { assert } from '../base/assert.ts';
 import type { Code, Label } from '../wasm/code.ts';
 import { I32, ModuleBuilder } from '../wasm/encoder.ts';
-import { FIRST_VARIANT, Op, SLOT_ENTRIES, VARIANTS } from './decoded.ts';
+import { FIRST_VARIANT, IMM_SCALE, Op, PC_SHIFT, SLOT_ENTRIES, VARIANTS } from './decoded.ts';
 import { defineDispatch } from './dispatch.ts';
 import { emitFloat } from './float/emit-float.ts';
 import { INSTRUCTIONS } from './instructions.ts';
@@ -25,7 +25,7 @@ import { MAX_INSTRUCTIONS } from './region/discover.ts';
 import { ENTRY, ENTRY_SIZE } from './region/layout.ts';
 import { Leave, REGION_TYPE } from './region/signature.ts';
 import { HEAT_MASK, HOT, INDEX_MASK, KIND_BYTES } from './tlb-layout.ts';
-import { AT, CROSS_ENTRIES, CROSS_WORDS } from './vcpu.ts';
+import { AT, CROSS_ENTRIES, CROSS_RECORD, CROSS_WORDS } from './vcpu.ts';
 
 // The interpreter is one function: `loop` around a `br_table` over the cases of decoded.ts.
 //
@@ -180,7 +180,7 @@ function save(c: Code, l: Locals): void {
 }
 
 function pcOf(c: Code, l: Locals): void {
-  c.get(l.pcBase).get(l.dp).i32(3).op('i32_shr_u', 'i64_extend_i32_u', 'i64_add');
+  c.get(l.pcBase).get(l.dp).i32(PC_SHIFT).op('i32_shr_u', 'i64_extend_i32_u', 'i64_add');
 }
 
 function leaveForBudget(c: Code, l: Locals): void {
@@ -229,8 +229,8 @@ function writeLookup(c: Code, l: Locals, { imports, f, resync, lookup }: Lookup)
   c.get(l.entry)
     .mem('i32_load', EXEC + 8)
     .tee(l.entry);
-  c.get(l.pc).op('i32_wrap_i64').i32(0xffe).op('i32_and').i32(3).op('i32_shl', 'i32_add').set(l.dp);
-  c.get(l.pcBase).get(l.entry).i32(3).op('i32_shr_u', 'i64_extend_i32_u', 'i64_sub').set(l.pcBase);
+  c.get(l.pc).op('i32_wrap_i64').i32(0xffe).op('i32_and').i32(PC_SHIFT).op('i32_shl', 'i32_add').set(l.dp);
+  c.get(l.pcBase).get(l.entry).i32(PC_SHIFT).op('i32_shr_u', 'i64_extend_i32_u', 'i64_sub').set(l.pcBase);
 }
 
 /** Counts that execution came to `dp` by a jump; calls `hot` each time that a place was reached often. */
@@ -239,7 +239,7 @@ function countArrival(c: Code, l: Locals, imports: Imports, resync: Label, hot: 
   c.get(CPU)
     .mem('i32_load', AT.heat * 4)
     .get(l.dp)
-    .i32(2)
+    .i32(1)
     .op('i32_shr_u')
     .i32(HEAT_MASK)
     .op('i32_and', 'i32_add')
@@ -278,7 +278,7 @@ function writeCases(c: Code, l: Locals, imports: Imports, f: Internals, at: Plac
   writeRegionStart(c, l, at);
   for (const variant of VARIANTS) {
     c.close();
-    const e = new InterpreterEmit(c, l, at, f, variant.length, variant.far);
+    const e = new InterpreterEmit(c, l, at, f, variant);
     const semantics = INSTRUCTIONS[variant.row]!.emit;
     assert(semantics !== undefined, 'a variant has semantics');
     semantics(e);
@@ -306,7 +306,7 @@ function writeRegionStart(c: Code, l: Locals, at: Places): void {
           .i32(0)
           .mem('i32_store', AT.step * 4);
         entryRecord(c, l);
-        c.tee(l.dp).i32(3).op('i32_shr_u', 'i64_extend_i32_u').set(l.a);
+        c.tee(l.dp).i32(PC_SHIFT).op('i32_shr_u', 'i64_extend_i32_u').set(l.a);
         c.get(l.pc).get(l.a).op('i64_sub').set(l.pcBase).br(at.next);
       },
       undefined,
@@ -318,8 +318,15 @@ function writeRegionStart(c: Code, l: Locals, at: Places): void {
 
 /** Pushes the address of the decoded record that the region entry at `dp` keeps. */
 function entryRecord(c: Code, l: Locals): void {
-  // 8 bytes of record and one of an id for each byte of code.
-  c.get(l.pc).op('i32_wrap_i64').i32(0xffe).op('i32_and').i32(-7).op('i32_mul').get(l.dp).op('i32_add');
+  // For each byte of code there are IMM_SCALE of records and one of an id.
+  c.get(l.pc)
+    .op('i32_wrap_i64')
+    .i32(0xffe)
+    .op('i32_and')
+    .i32(1 - IMM_SCALE)
+    .op('i32_mul')
+    .get(l.dp)
+    .op('i32_add');
   c.mem('i32_load16_u', SLOT_ENTRIES).i32(ENTRY_SIZE).op('i32_mul');
   c.get(CPU)
     .mem('i32_load', AT.entries * 4)
@@ -373,10 +380,10 @@ function writeCross(c: Code, l: Locals, imports: Imports, at: Places): void {
       { likely: false },
     );
   c.get(l.entry)
-    .i32(AT.cross * 4 + 16)
+    .i32((AT.cross + CROSS_RECORD) * 4)
     .op('i32_add')
     .tee(l.dp)
-    .i32(3)
+    .i32(PC_SHIFT)
     .op('i32_shr_u', 'i64_extend_i32_u')
     .set(l.a);
   c.get(l.pc).get(l.a).op('i64_sub').set(l.pcBase).br(at.next);

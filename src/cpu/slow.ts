@@ -1,15 +1,17 @@
 import { assert } from '../base/assert.ts';
 import type { SlowAccess } from './access.ts';
+import type { CodeCache } from './code-cache.ts';
 import type { Csrs } from './csr.ts';
 import { NO_ROW, rdOf, rowOf, rs1Of, rs2Of, wordOf } from './decode.ts';
 import { Op, RECORD } from './decoded.ts';
+import type { Decoder } from './decoder.ts';
 import type { FlushRequests } from './flush-requests.ts';
 import { INSTRUCTIONS } from './instructions.ts';
 import { Exit, type VcpuPtr } from './interface.ts';
 import type { Mmu } from './mmu.ts';
 import type { Tlb } from './tlb.ts';
 import { Cause, type Traps } from './trap.ts';
-import { AT, Privilege, Status } from './vcpu.ts';
+import { AT, type CodePtr, Privilege, Status } from './vcpu.ts';
 
 export type SlowParts = {
   words: Int32Array;
@@ -18,6 +20,8 @@ export type SlowParts = {
   tlb: Tlb;
   mmu: Mmu;
   access: SlowAccess;
+  cache: CodeCache;
+  decoder: Decoder;
   flushes: FlushRequests;
 };
 type Handler = (vcpu: VcpuPtr, word: number, raw: number) => void;
@@ -55,10 +59,11 @@ export class SlowInstructions {
 
   /** Executes the instruction at pc, whose decoded record is at byte address `dp`. */
   execute(vcpu: VcpuPtr, dp: number): void {
-    const raw = this.#words[(dp + RECORD.raw) >>> 2]!;
-    const word = wordOf(raw);
     const isSlow = (this.#words[dp >>> 2]! & 0xffff) === Op.Slow;
-    const row = isSlow ? this.#words[(dp + RECORD.imm) >>> 2]! : rowOf(word);
+    const raw = isSlow ? this.#words[(dp + RECORD.raw) >>> 2]! : this.#rawOf(vcpu, dp);
+    if (raw === undefined) return;
+    const word = wordOf(raw);
+    const row = rowOf(word);
     if (row === NO_ROW) {
       this.#illegal(vcpu, raw);
       return;
@@ -66,6 +71,20 @@ export class SlowInstructions {
     const handler = this.#handlers[row];
     if (handler !== undefined) handler(vcpu, word, raw);
     else this.#enableFloat(vcpu, word, raw);
+  }
+
+  /**
+   * The instruction that the record at `dp` was made from. Undefined when it may be another by now, and is to be begun
+   * again: a page is dropped before a store to it, so what stood there while none was dropped is what was decoded.
+   */
+  #rawOf(vcpu: VcpuPtr, dp: number): number | undefined {
+    const { cache, decoder, flushes } = this.#parts;
+    const code = this.#words[vcpu + AT.code]! as CodePtr;
+    const raw = decoder.rawOf(code, dp);
+    if (cache.generation(code) === this.#words[vcpu + AT.codeSeen]) return raw;
+    flushes.noticeDrops(vcpu);
+    this.#words[vcpu + AT.left]!++;
+    return undefined;
   }
 
   #illegal(vcpu: VcpuPtr, raw: number): void {

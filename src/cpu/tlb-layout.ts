@@ -56,7 +56,7 @@ export const SUPERPAGE_HASH = [
 ] as const;
 /** At the end of a vCPU's block: counts of arrivals by the interpreter at a place, by hash; u32 each. */
 export const HEAT_BYTES = 32768;
-/** Of a decoded record's byte address, shifted right by 2. */
+/** Of a decoded record's byte address, shifted right by 1. */
 export const HEAT_MASK = HEAT_BYTES - 4;
 /** Arrivals at which a place is hot; a power of two. */
 export const HOT = 1024;

@@ -24,9 +24,13 @@ export const Status = {
   MXR: 1 << 19,
 } as const;
 
-/** Instructions that straddle two pages are decoded into this many private places of 16 words. */
+/**
+ * Instructions that straddle two pages are decoded into this many private places: whose it is, at CROSS_RECORD the
+ * decoded record, and behind that what leads on.
+ */
 export const CROSS_ENTRIES = 16;
-export const CROSS_WORDS = 16;
+export const CROSS_WORDS = 8;
+export const CROSS_RECORD = 3;
 
 /** Words for a context of the TLB. */
 export const CONTEXT_WORDS = 3;
@@ -89,7 +93,6 @@ const FIELDS = {
   tlbLocal: i32, //       1 when the supervisor set has entries of pages that are not global
   code: ptr('code'),
   codeSeen: i32, //       the code cache's generation that the X-TLB agrees with
-  mmioDecoded: i32, //    the interpreter's record of the instruction in progress, byte address
   entries: i32, //        the VM's region entries, byte address
   heat: i32, //           counts of arrivals by place, byte address
   firstRegion: i32, //    where this thread's function table has the VM's regions

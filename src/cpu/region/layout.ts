@@ -13,19 +13,20 @@ const ENTRY_FIELDS = {
   need: i32,
   /** Where it is: the decoded page's slot, and below it 12 bits of offset in the page. */
   place: i32,
-  /** The instruction, decoded as if it stood alone. */
-  record: array(4),
-  /** Leads on behind a short one. What a record leads on by is its first word; the others are for statistics. */
-  afterShort: i32,
   /** How often `run` came in here, one time in 16 counted, and how many instructions then retired: estimates. */
   visits: i32,
   retired: i32,
   /** Of the page that `place` is in (CodeCache.stampOf). */
   stamp: i32,
-  afterLong: array(4),
+  /** The instruction, as it stands in memory and decoded as if it stood alone; then what leads on. */
+  raw: i32,
+  record: array(2),
+  afterShort: array(2),
+  afterLong: array(2),
+  spare: array(2),
 } as const;
 /** Byte offsets, for generated code. */
-export const ENTRY = { fn: 0, base: 4, need: 8, record: 16, visits: 36, retired: 40 } as const;
+export const ENTRY = { fn: 0, base: 4, need: 8, visits: 16, retired: 20, record: 32 } as const;
 export const ENTRY_SIZE = 64;
 /** Ids are u16. */
 export const MAX_ENTRIES = 65536;

@@ -35,7 +35,7 @@ const OURS = [
   'mmioExtend',
   'mmioLength',
 ];
-const KEPT = [...OURS, 'budget', 'left', 'unretired', 'step', 'ea', 'data', 'mmioDecoded'].flatMap(wordsOf);
+const KEPT = [...OURS, 'budget', 'left', 'unretired', 'step', 'ea', 'data'].flatMap(wordsOf);
 const RESERVATION = new Set(['reservation', 'reservedValue', 'reservedBytes'].flatMap(wordsOf));
 const MAX_REPORTED = 20;
 

@@ -1,6 +1,6 @@
 import type { Arena } from '../../sync/arena.ts';
 import type { CodeCache } from '../code-cache.ts';
-import { FIRST_VARIANT, Op, RECORD, RECORD_BYTES, SLOT_ENTRIES, VARIANTS } from '../decoded.ts';
+import { FIRST_VARIANT, Op, RECORD_BYTES, SLOT_ENTRIES, VARIANTS } from '../decoded.ts';
 import type { Decoder } from '../decoder.ts';
 import { INSTRUCTIONS } from '../instructions.ts';
 import { Access, type VcpuPtr } from '../interface.ts';
@@ -77,9 +77,8 @@ export class Publisher {
     const record = (this.#cache.byteOf(code, slot) + (offset / 2) * RECORD_BYTES) >>> 0;
     if ((this.#words[record >>> 2]! & 0xffff) === Op.Undecoded) this.#decoder.decodeAt(code, record);
     const word = this.#words[record >>> 2]!;
-    const copy = row + ENTRY.record / 4;
-    this.#decoder.write(copy, this.#words[(record >>> 2) + RECORD.raw / 4]!, -1);
-    this.#entry.afterShort.set(row as never, Op.PageEnd);
+    this.#decoder.writeAlone(row + ENTRY.record / 4, this.#decoder.rawOf(code, record));
+    this.#words[row + this.#entry.afterShort.at] = Op.PageEnd;
     this.#words[row + this.#entry.afterLong.at] = Op.PageEnd;
     // Atomic, so that other threads find the rows complete.
     Atomics.store(this.#halves, this.#idWord(code, slot, offset), id);

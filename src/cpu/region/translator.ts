@@ -101,7 +101,7 @@ export class Translator {
     const slot = cache.slotOf(code, dp);
     const offset = cache.recordOf(code, slot, dp) * 2;
     // Records that straddle two pages have a place of their own, in no slot.
-    if (!(slot >= 0 && slot < cache.code.slots.get(code)) || offset >= 4096) return undefined;
+    if (slot < 0 || offset >= 4096) return undefined;
     return { slot, pfn: cache.frameOf(code, slot), offset, stamp: cache.stampOf(code, slot) };
   }
 
