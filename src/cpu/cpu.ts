@@ -6,6 +6,7 @@ import type { CpuBreaks } from './breaks.ts';
 import { CodeCache } from './code-cache.ts';
 import { type Events, readEvents, readTranslated, type Translated } from './counters.ts';
 import { Csrs, instret } from './csr.ts';
+import { KNOWN, KNOWN_BYTES } from './decoded.ts';
 import { Decoder } from './decoder.ts';
 import { FlushRequests } from './flush-requests.ts';
 import { HostTlb, hostBytes } from './host-tlb.ts';
@@ -186,7 +187,10 @@ export class Cpu {
         return access.refill(at(cpu), kind as 0 | 1);
       },
       slow: (cpu, dp) => slow.execute(at(cpu), dp),
-      decode: (cpu, dp) => decoder.decodeAt(words[(cpu >>> 2) + AT.code] as CodePtr, dp),
+      decode: (cpu, dp, ahead) => {
+        const known = (words[(cpu >>> 2) + AT.heat]! + HEAT_BYTES) >>> 0;
+        decoder.decodeAt(words[(cpu >>> 2) + AT.code] as CodePtr, dp, ahead, known);
+      },
       cross: cpu => access.cross(at(cpu)),
       hot: (cpu, dp) => {
         if (this.#translates && this.#lockstep?.replays !== true) this.translator.hot(at(cpu), dp);
@@ -282,7 +286,7 @@ export class Cpu {
 
   #allocTlb(vcpu: VcpuPtr): void {
     const heatAt = HOST_AT + hostBytes(this.#frames);
-    const at = this.#allocAligned((heatAt + HEAT_BYTES) / 4);
+    const at = this.#allocAligned((heatAt + HEAT_BYTES + KNOWN * KNOWN_BYTES) / 4);
     this.#words[vcpu + AT.tlb] = at;
     this.#words[vcpu + AT.heat] = (at * 4 + heatAt) | 0;
     const code = this.#words[vcpu + AT.code]! as CodePtr;

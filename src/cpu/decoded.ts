@@ -28,6 +28,17 @@ export const IMM_SCALE = RECORD_BYTES / 2;
 /** log2 of IMM_SCALE. */
 export const PC_SHIFT = 2;
 
+/** How many instructions to decode ahead of the one that is asked for. */
+export const AHEAD = 16;
+/** Instructions of which what is known is kept: see decoder.ts. A power of two. */
+export const KNOWN = 8192;
+export const KNOWN_BYTES = 16;
+/**
+ * What is known beside the record: halfwords of the instruction, 0 when what follows need not be one; whether it goes to
+ * `pc` and a distance, that of a branch or that of a jump; and the case it has when that leads to another page.
+ */
+export const INFO = { halfwords: 3, isRelative: 4, isJump: 8, farShift: 16 } as const;
+
 /** The place of an immediate: RECORD.rs1 for those that have four bytes; 0 if the record has none. */
 export function immediateAt(kind: Immediate | undefined): number {
   switch (kind) {

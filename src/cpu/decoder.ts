@@ -3,11 +3,16 @@ import type { CodeCache } from './code-cache.ts';
 import { Csr, storageImm } from './csr.ts';
 import { immediateOf, isLong, NO_ROW, rdOf, rowOf, rs1Of, rs2Of, rs3Of, wordOf } from './decode.ts';
 import {
+  AHEAD,
   IMM_SCALE,
+  INFO,
   immediateAt,
+  KNOWN,
+  KNOWN_BYTES,
   Op,
   opOf,
   PAGE_RECORDS,
+  PC_SHIFT,
   RECORD,
   RECORD_BYTES,
   RS3_SHIFT,
@@ -16,23 +21,18 @@ import type { Format, Instruction, RegisterFile } from './instruction.ts';
 import { INSTRUCTIONS, numberOf } from './instructions.ts';
 import { AT, type CodePtr } from './vcpu.ts';
 
+// What is known of an instruction, wherever it stands, is four words: its record's two, INFO, and it, as it stands in
+// memory. A kernel has few different ones. This thread knows some by a hash, and so does each vCPU (`Cpu`, behind its counts of heat), by which
+// generated code decodes: interpreter-decode.ts does what `decodeAt` does, and asks for what is not known.
+
 const RECORD_WORDS = RECORD_BYTES / 4;
-/** How many instructions to decode ahead of the one that is asked for. */
-const AHEAD = 16;
-/** Instructions whose records are remembered: a kernel has few different ones. */
-const KNOWN = 8192;
-const KNOWN_WORDS = 4;
+const KNOWN_WORDS = KNOWN_BYTES / 4;
+/** An offset from which nothing is in the same page. */
+const NOWHERE = -(2 ** 30);
 const FENCE = numberOf('fence');
 const FENCE_LIGHT = numberOf('fence.light');
 /** After these the next bytes need not be instructions. */
 const ENDS: ReadonlySet<number> = new Set(['jal', 'jalr', 'ecall', 'ebreak', 'sret'].map(numberOf));
-
-/** Whether the record has a distance that depends on where in its page the instruction stands. */
-function isRelative(raw: number): boolean {
-  const row = rowOf(wordOf(raw));
-  const imm = row === NO_ROW ? undefined : (INSTRUCTIONS[row] as Instruction).format.imm;
-  return imm === 'b' || imm === 'j';
-}
 
 const registerByte = (file: RegisterFile | undefined, n: number): number =>
   ((file === 'f' ? AT.f : AT.x) + 2 * n) * 4;
@@ -42,11 +42,8 @@ export class Decoder {
   readonly #words: Int32Array;
   readonly #halves: Uint16Array;
   readonly #cache: CodeCache;
-  /**
-   * By a hash of the instruction: its record's two words, what `write` returns, and it. Then a place for one that is
-   * not kept. This thread's own: the records in the arena are written by others, too.
-   */
-  readonly #known = new Int32Array((KNOWN + 1) * KNOWN_WORDS);
+  /** Private: the records in the arena are written by others, too. */
+  readonly #known = new Int32Array(KNOWN * KNOWN_WORDS);
   readonly #knownHalves = new Uint16Array(this.#known.buffer);
 
   constructor(arena: Arena, cache: CodeCache) {
@@ -55,14 +52,17 @@ export class Decoder {
     this.#cache = cache;
   }
 
-  /** Fills the record at byte address `at` of a slot, and some that follow it in straight line. */
-  decodeAt(code: CodePtr, at: number): void {
+  /**
+   * Fills the record at byte address `at` of a slot, and those that follow it in straight line, as many as `ahead` together.
+   * What is known of them is put into the table at byte address `known`, unless that is 0.
+   */
+  decodeAt(code: CodePtr, at: number, ahead = AHEAD, known = 0): void {
     const slot = this.#cache.slotOf(code, at);
     let record = this.#cache.recordOf(code, slot, at);
     const half = frameByte(this.#cache.frameOf(code, slot)) / 2;
     let word = at >>> 2;
-    for (let i = 0; i < AHEAD && record < PAGE_RECORDS && (this.#words[word]! & 0xffff) === 0; i++) {
-      const step = this.#decodeOne(half, record, word);
+    for (let i = 0; i < ahead && record < PAGE_RECORDS && (this.#words[word]! & 0xffff) === 0; i++) {
+      const step = this.#decodeOne(half, record, word, known);
       if (step === 0) return;
       record += step;
       word += step * RECORD_WORDS;
@@ -70,32 +70,38 @@ export class Decoder {
   }
 
   /** Returns the instruction's halfwords, or 0 when nothing is known to follow it. */
-  #decodeOne(half: number, record: number, word: number): number {
+  #decodeOne(half: number, record: number, word: number, known: number): number {
     const low = this.#halves[half + record] as number;
-    if (!isLong(low)) return this.write(word, low, record * 2);
-    if (record === PAGE_RECORDS - 1) {
+    if (isLong(low) && record === PAGE_RECORDS - 1) {
       this.#words[word] = Op.Cross;
       return 0;
     }
-    return this.write(word, low | ((this.#halves[half + record + 1] as number) << 16), record * 2);
+    const raw = isLong(low) ? low | ((this.#halves[half + record + 1] as number) << 16) : low;
+    const at = this.#find(raw);
+    if (known !== 0) this.#words.set(this.#known.subarray(at, at + KNOWN_WORDS), (known >>> 2) + at);
+    return this.#write(word, at, record * 2);
   }
 
-  /**
-   * Writes the record at word index `at` for the instruction `raw`, which stands at `offset` in its page,
-   * or at -1 when jumps must not assume to stay in the page. Returns its halfwords, 0 after a jump.
-   */
-  write(at: number, raw: number, offset: number): number {
-    const known = this.#find(raw, offset);
-    this.#words[at + 1] = this.#known[known + 1] as number;
-    // The op last: another vCPU that sees it sees the rest.
-    this.#words[at] = this.#known[known] as number;
-    return this.#known[known + 2] as number;
-  }
-
-  /** The same for a record that is in no slot: `raw` stands before it. */
+  /** The record at word index `at`, which is in no slot, for an instruction, which is put before it. */
   writeAlone(at: number, raw: number): void {
     this.#words[at - 1] = raw;
-    this.write(at, raw, -1);
+    this.#write(at, this.#find(raw), NOWHERE);
+  }
+
+  /** Writes the record of a known instruction that stands at `offset` in its page. Returns its halfwords, 0 after a jump. */
+  #write(at: number, known: number, offset: number): number {
+    const info = this.#known[known + 2] as number;
+    let [first, second] = [this.#known[known] as number, this.#known[known + 1] as number];
+    const distance = (info & INFO.isJump) !== 0 ? second >> PC_SHIFT : first >> (16 + PC_SHIFT);
+    if ((info & INFO.isRelative) !== 0 && (offset + distance) >>> 0 >= 4096) {
+      const op = info >>> INFO.farShift;
+      if ((info & INFO.isJump) !== 0) [first, second] = [(first & ~0xffff) | op, distance];
+      else first = op | (distance << 16);
+    }
+    this.#words[at + 1] = second;
+    // The op last: another vCPU that sees it sees the rest.
+    this.#words[at] = first;
+    return info & INFO.halfwords;
   }
 
   /**
@@ -110,42 +116,36 @@ export class Decoder {
     return isLong(low) ? low | (this.#halves[half + 1]! << 16) : low;
   }
 
-  /** Where in `#known` the instruction is. What is relative to pc depends on where it stands, and is not kept. */
-  #find(raw: number, offset: number): number {
+  /** Where in `#known` the instruction is. */
+  #find(raw: number): number {
     const known = ((raw ^ (raw >>> 13)) & (KNOWN - 1)) * KNOWN_WORDS;
     if (this.#known[known + 3] === raw && raw !== 0) return known;
-    const at = isRelative(raw) ? KNOWN * KNOWN_WORDS : known;
-    this.#decode(at, raw, offset);
-    this.#known[at + 3] = raw;
-    return at;
+    this.#decode(known, raw);
+    this.#known[known + 3] = raw;
+    return known;
   }
 
-  #decode(at: number, raw: number, offset: number): void {
+  #decode(at: number, raw: number): void {
     const row = rowOf(wordOf(raw));
     if (row === NO_ROW) {
       this.#known.set([Op.Slow, raw, 0], at);
       return;
     }
-    this.#writeRow(at, raw, row, offset);
-    this.#known[at + 2] = ENDS.has(row) ? 0 : isLong(raw) ? 2 : 1;
+    this.#known[at + 2] = (ENDS.has(row) ? 0 : isLong(raw) ? 2 : 1) | relation(row, isLong(raw) ? 4 : 2);
+    this.#writeRow(at, raw, row);
   }
 
-  #writeRow(at: number, raw: number, row: number, offset: number): void {
+  #writeRow(at: number, raw: number, row: number): void {
     const word = wordOf(raw);
-    const length = isLong(raw) ? 4 : 2;
     const format: Format = (INSTRUCTIONS[row] as Instruction).format;
     let imm = immediateOf(word, format.imm);
-    let far = false;
-    if (format.imm === 'b' || format.imm === 'j') {
-      far = offset < 0 || offset + imm < 0 || offset + imm >= 4096;
-      if (!far) imm *= IMM_SCALE;
-    } else if (row === FENCE) {
-      row = lightFence(row, word);
-    } else if (format.imm === 'csr' || format.imm === 'csri') {
+    if (format.imm === 'b' || format.imm === 'j') imm *= IMM_SCALE;
+    else if (row === FENCE) row = lightFence(row, word);
+    else if (format.imm === 'csr' || format.imm === 'csri') {
       row = fastCsr(row, imm);
       imm = storageImm(imm);
     }
-    const op = opOf(row, length, far);
+    const op = opOf(row, isLong(raw) ? 4 : 2, false);
     this.#writeOperands(at * 2, word, format);
     this.#knownHalves[at * 2] = op;
     const place = immediateAt(format.imm);
@@ -164,6 +164,14 @@ export class Decoder {
     this.#knownHalves[half + RECORD.rs1 / 2] = rs1;
     this.#knownHalves[half + RECORD.rs2 / 2] = rs2;
   }
+}
+
+/** Of a branch or jump: that it is one, and its case where it leads to another page. */
+function relation(row: number, length: 2 | 4): number {
+  const { imm } = (INSTRUCTIONS[row] as Instruction).format;
+  if (imm !== 'b' && imm !== 'j') return 0;
+  const kind = imm === 'j' ? INFO.isRelative | INFO.isJump : INFO.isRelative;
+  return kind | (opOf(row, length, true) << INFO.farShift);
 }
 
 /** The row that does the same to a frequent CSR without leaving generated code, or the row itself. */

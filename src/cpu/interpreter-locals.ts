@@ -21,7 +21,7 @@ export type ImportName =
 
 /** Functions defined beside `run`. */
 export type Internals = Readonly<
-  Record<Helper | 'loadMiss' | 'storeMiss' | 'amoMiss' | 'translate', FunctionIndex>
+  Record<Helper | 'loadMiss' | 'storeMiss' | 'amoMiss' | 'translate' | 'decode', FunctionIndex>
 > & {
   readonly float: Readonly<Record<string, FunctionIndex>>;
   /** Test: called before each store. */

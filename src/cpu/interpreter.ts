@@ -6,6 +6,7 @@ import { defineDispatch } from './dispatch.ts';
 import { emitFloat } from './float/emit-float.ts';
 import { INSTRUCTIONS } from './instructions.ts';
 import { Access, Exit } from './interface.ts';
+import { defineDecode } from './interpreter-decode.ts';
 import { defineDrops } from './interpreter-drops.ts';
 import { InterpreterEmit } from './interpreter-emit.ts';
 import { defineFills } from './interpreter-fills.ts';
@@ -44,7 +45,7 @@ const IMPORTS: Record<ImportName, { params: readonly 0x7f[]; results: readonly 0
   amo: { params: [I32, I32, I32], results: [I32] },
   refill: { params: [I32, I32], results: [I32] },
   slow: { params: [I32, I32], results: [] },
-  decode: { params: [I32, I32], results: [] },
+  decode: { params: [I32, I32, I32], results: [] },
   cross: { params: [I32], results: [] },
   hot: { params: [I32, I32], results: [] },
   link: { params: [I32, I32], results: [] },
@@ -65,8 +66,8 @@ export type Callbacks = {
   refill(cpu: number, access: number): number;
   /** Executes the instruction whose decoded record is at `dp`. */
   slow(cpu: number, dp: number): void;
-  /** Fills the decoded record at `dp`. */
-  decode(cpu: number, dp: number): void;
+  /** Fills the decoded record at `dp`, and in straight line as many as `ahead` says, itself included. */
+  decode(cpu: number, dp: number, ahead: number): void;
   /** Decodes the instruction at pc, which straddles two pages, into its private place; or traps. */
   cross(cpu: number): void;
   /** Execution comes often to the record at `dp`: may put a region there. All is looked up again after. */
@@ -79,7 +80,7 @@ export type Callbacks = {
 
 /**
  * The generated module. Depends on nothing but `shared`, so one serves every thread. `walks`: false, for tests, has
- * the callbacks make every entry. A place is `hot` after so many arrivals, a power of two above 1. `watched`: for
+ * the callbacks make every entry and decode. A place is `hot` after so many arrivals, a power of two above 1. `watched`: for
  * Lockstep, calls `willWrite` and exports the interpreter alone.
  */
 export function compileInterpreter(
@@ -99,6 +100,7 @@ export function compileInterpreter(
     ...defineMultiplyHigh(m),
     ...defineMisses(m, imports, translate),
     translate,
+    decode: defineDecode(m, imports, !walks),
     float: emitFloat(m, { fflags: AT.fflags * 4 }),
     willWrite: imports.willWrite,
   };
@@ -267,7 +269,7 @@ function writeCases(c: Code, l: Locals, imports: Imports, f: Internals, at: Plac
     .mem('i32_load16_u')
     .brTable(labels, labels[Op.Slow] as Label);
   c.close();
-  writeUndecoded(c, l, imports, at);
+  writeUndecoded(c, l, f, at);
   c.close();
   writePageEnd(c, l, at);
   c.close();
@@ -340,9 +342,9 @@ function uncount(c: Code, l: Locals): void {
   c.get(l.left).i32(1).op('i32_add').set(l.left);
 }
 
-function writeUndecoded(c: Code, l: Locals, imports: Imports, at: Places): void {
+function writeUndecoded(c: Code, l: Locals, f: Internals, at: Places): void {
   uncount(c, l);
-  c.get(CPU).get(l.dp).call(imports.decode).br(at.next);
+  c.get(CPU).get(l.dp).call(f.decode).br(at.next);
 }
 
 function writePageEnd(c: Code, l: Locals, at: Places): void {
