@@ -114,9 +114,14 @@ export function load(memory: LoadMemory, gpa: number, bytes: Uint8Array): void {
 }
 
 function isZero(bytes: Uint8Array): boolean {
-  for (let i = 0; i < bytes.length; i++) if (bytes[i] !== 0) return false;
+  if (bytes[0] !== 0) return false;
+  const all = (bytes.byteOffset | bytes.length) % 4 === 0 ? wordsOf(bytes) : bytes;
+  for (let i = 0; i < all.length; i++) if (all[i] !== 0) return false;
   return true;
 }
+
+const wordsOf = (bytes: Uint8Array): Int32Array =>
+  new Int32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
 
 function loadPiece(memory: LoadMemory, gpa: number, piece: Uint8Array): void {
   for (let tries = 0; tries < 1000; tries++) {
