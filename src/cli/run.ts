@@ -1,5 +1,6 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { FaultlineError } from '../base/error.ts';
+import { keepCompiled } from '../host/node/keep-compiled.ts';
 import { publishStats } from '../host/node/stats-socket.ts';
 import type { AgentProcess } from '../sdk/agent-client.ts';
 import { runBare } from '../sdk/bare.ts';
@@ -38,6 +39,8 @@ export type RunFlags = {
 
 const TIMED_OUT = 124;
 const INTERRUPTED = 130;
+/** When all is compiled that a start needs. */
+const KEEP_MS = 500;
 /** 24 days; a longer one would ring at once. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
@@ -47,6 +50,8 @@ export async function run(image: string | undefined, command: string[], flags: R
   const argv = command[0] === '--' ? command.slice(1) : command;
   const progress = new Progress(flags.quiet ?? false);
   const vm = await Sandbox.launch(options(image, argv.length === 0, flags, progress));
+  // This thread has nothing to do while the guest boots.
+  setTimeout(keepCompiled, KEEP_MS).unref();
   const interrupt = new Interrupt();
   const unpublish = publishStats(() => ({ ...vm.memory.stat(), cpu: vm.cpuStat() }));
   try {

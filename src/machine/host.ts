@@ -278,14 +278,15 @@ export class Host {
     return this.mm.heap.alloc(ringWords(bytes));
   }
 
-  /** The translator's thread, until the word at `control` is not zero and somebody rings. */
-  translate(control: number): void {
+  /** The translator's thread, until the word at `control` is not zero and somebody rings. `atRest`: before it sleeps. */
+  translate(control: number, atRest?: () => void): void {
     this.post.serve(true);
     try {
       for (;;) {
         const seen = this.post.jobs();
         if (Atomics.load(this.words, control) !== 0) return;
         this.post.work(code => this.cpu.translator.serve(code));
+        atRest?.();
         this.post.sleep(seen);
       }
     } finally {

@@ -7,7 +7,10 @@ import type { MachineEnd } from '../machine/run-loop.ts';
 /** All that a machine is started from; sent to the worker as it is. */
 export type Launch = {
   machine: MachineConfig;
-  /** A kernel and its initrd, one ELF to run bare, or where to begin in RAM that somebody else supplies. */
+  /**
+   * A kernel and its initrd, the driver's from now on; one ELF to run bare; or where to begin in RAM that somebody else
+   * supplies.
+   */
   files: BootFiles | { elf: Uint8Array } | { entry: { pc: number; a1: number } };
   /** Begins only at `Driver.go`. */
   waits?: boolean;

@@ -1,4 +1,5 @@
 import { workerData } from 'node:worker_threads';
+import { keepCompiled } from '../host/node/keep-compiled.ts';
 import { Host } from '../machine/host.ts';
 import type { HostWorkerData } from './host-worker.ts';
 import { nodePorts } from './node-ports.ts';
@@ -10,6 +11,7 @@ const host = Host.attach(share, nodePorts);
 
 while (Atomics.load(host.words, control) === 0) {
   const pause = host.housekeep();
+  keepCompiled();
   // A word of its own, which nobody notifies but to end it: input for a machine is no reason to reclaim.
   Atomics.wait(host.words, host.housekeepWord, 0, pause);
 }

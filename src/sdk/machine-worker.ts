@@ -1,6 +1,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { FaultlineError } from '../base/error.ts';
 import { PAGE_SIZE } from '../base/units.ts';
+import { keepCompiled } from '../host/node/keep-compiled.ts';
 import { openDisk } from '../image/open-disk.ts';
 import type { Channel } from '../machine/board.ts';
 import { type Guest, Host } from '../machine/host.ts';
@@ -23,15 +24,14 @@ import {
 } from './worker-driver.ts';
 
 const port = parentPort!;
-/** At once, or when it is known (standby.ts). */
-const { share, launch, control, rings }: MachineWorkerData =
-  workerData ?? (await new Promise(resolve => port.once('message', resolve)));
 /** A guest that waits for a page looks this often whether it is to stop. The page itself wakes it. */
 const ANSWER_MS = 5;
+/** An idle guest that nothing wakes for so long has come to its prompt. */
+const LEISURE_MS = 10;
 const post = (message: MachineMessage): void => port.postMessage(message);
 
 /** The rings that the other thread fills. */
-function inletOf(host: Host): Inlet {
+function inletOf(host: Host, rings: readonly number[]): Inlet {
   const byChannel = new Map(CHANNELS.map((c, i) => [c, new Ring(host.sync, rings[i]!, INPUT_RING_BYTES)]));
   return {
     peek: channel => byChannel.get(channel)!.peek(4096),
@@ -39,7 +39,7 @@ function inletOf(host: Host): Inlet {
   };
 }
 
-function run(): void {
+function run({ share, launch, control, rings }: MachineWorkerData): void {
   const host = Host.attach(share, nodePorts);
   const output = (channel: Channel) => (bytes: Uint8Array) => post({ kind: 'output', channel, bytes });
   const balloon = (bytes: number) =>
@@ -48,11 +48,11 @@ function run(): void {
   const ports = { wake: (runner: number) => wakeWord(control, runner), pause: pauseAt(control) };
   const machine = startMachine(host, launch, events, openDisk, ports);
   const { words } = host;
-  tell(words, machine.guest);
+  tell(words, control, machine.guest);
   post({ kind: 'made', share: machine.runnerShare });
   if (launch.waits) Atomics.wait(words, control + CONTROL.go, 0);
-  const end = runToEnd(host, machine);
-  endRunners(host, machine);
+  const end = runToEnd(host, machine, control, inletOf(host, rings));
+  endRunners(host, machine, control);
   if (!launch.keepMemory) {
     Atomics.store(words, control + CONTROL.mm, 0);
     new Pauses(host.kvm).awaitTold(pauseAt(control));
@@ -60,10 +60,11 @@ function run(): void {
   }
   host.mm.close();
   post({ kind: 'end', end });
+  keepCompiled();
 }
 
 /** Returns when the machine's other runners have left its memory, or will never come to it. */
-function endRunners(host: Host, machine: Machine): void {
+function endRunners(host: Host, machine: Machine, control: number): void {
   const { words } = host;
   const { runners } = machine.runnerShare;
   const at = control + CONTROL.runners;
@@ -79,15 +80,15 @@ function endRunners(host: Host, machine: Machine): void {
 }
 
 /** Who watches reads the mm first: all else is there when that is. */
-function tell(words: Int32Array, guest: Guest): void {
+function tell(words: Int32Array, control: number, guest: Guest): void {
   Atomics.store(words, control + CONTROL.vm, guest.vm);
   Atomics.store(words, control + CONTROL.vpn, guest.hva / PAGE_SIZE);
   Atomics.store(words, control + CONTROL.pages, guest.bytes / PAGE_SIZE);
   Atomics.store(words, control + CONTROL.mm, guest.mm);
 }
 
-function runToEnd(host: Host, machine: Machine): MachineEnd {
-  const loop = new RunLoop({ machine, inlet: inletOf(host), channels: CHANNELS });
+function runToEnd(host: Host, machine: Machine, control: number, inlet: Inlet): MachineEnd {
+  const loop = new RunLoop({ machine, inlet, channels: CHANNELS });
   const { words } = host;
   const poll = new HaltPoll(words, host.sync.waiter);
   const gate = new PauseGate(new Pauses(host.kvm), pauseAt(control));
@@ -101,8 +102,10 @@ function runToEnd(host: Host, machine: Machine): MachineEnd {
   const sleep = (why: Exclude<Round, { kind: 'on' | 'end' }>, seen: number): void => {
     const wake = control + CONTROL.wake;
     if (why.kind === 'paused') Atomics.wait(words, wake, seen);
-    else if (why.kind === 'sleep' && why.ms > 0) poll.wait(wake, seen, why.ms);
-    else if (why.kind === 'blocked' && !machine.waitForPage(ANSWER_MS)) {
+    else if (why.kind === 'sleep' && why.ms > 0) {
+      if (why.ms > LEISURE_MS) keepCompiled();
+      poll.wait(wake, seen, why.ms);
+    } else if (why.kind === 'blocked' && !machine.waitForPage(ANSWER_MS)) {
       Atomics.wait(words, wake, seen, BLOCKED_MS);
     }
   };
@@ -116,17 +119,21 @@ function runToEnd(host: Host, machine: Machine): MachineEnd {
   }
 }
 
-try {
-  run();
-} catch (error) {
+function main(data: MachineWorkerData): void {
+  try {
+    run(data);
+  } catch (error) {
+    post(failure(error));
+  }
+}
+
+function failure(error: unknown): MachineMessage {
   const e = error instanceof Error ? error : new Error(String(error));
   const hint = e instanceof FaultlineError ? e.hint : undefined;
-  post({
-    kind: 'failed',
-    name: e.name,
-    code: (e as { code?: string }).code,
-    message: e.message,
-    stack: e.stack,
-    hint,
-  });
+  const { name, message, stack } = e;
+  return { kind: 'failed', name, code: (e as { code?: string }).code, message, stack, hint };
 }
+
+// At once, or when it is known (standby.ts).
+if (workerData) main(workerData as MachineWorkerData);
+else port.once('message', main);

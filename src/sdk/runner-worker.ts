@@ -1,4 +1,5 @@
 import { workerData } from 'node:worker_threads';
+import { keepCompiled } from '../host/node/keep-compiled.ts';
 import { monotonicMs } from '../host/world.ts';
 import { HartRunner } from '../machine/hart-runner.ts';
 import { Host } from '../machine/host.ts';
@@ -21,3 +22,4 @@ try {
   Atomics.sub(host.words, left, 1);
   Atomics.notify(host.words, left);
 }
+keepCompiled();

@@ -3,16 +3,29 @@ import { setEngineFlags } from '../host/node/engine-flags.ts';
 import { spawnWorker } from '../host/node/spawn.ts';
 import type { MachineWorkerData } from './worker-driver.ts';
 
-// A machine's worker takes a tenth of a second to load its modules. So it is started while this thread still reads
-// the image, and told what to run when that is known.
+// A machine's worker takes a tenth of a second to load its modules. So it is started while this thread still loads its
+// own, or reads the image, and told what to run when that is known.
 
 const waiting: Worker[] = [];
+/** Those of them that no launch counts on yet. */
+let spare = 0;
 
 const spawn = (data: MachineWorkerData | undefined): Worker =>
   spawnWorker(new URL('./machine-worker.ts', import.meta.url), data);
 
-/** Starts a worker for a machine that is about to be. It keeps no process alive. */
+/** Starts a worker for the machine that the next launch will be, if there is one. */
+export function standByEarly(): void {
+  start();
+  spare++;
+}
+
+/** Sees to a worker for a machine that is about to be. It keeps no process alive. */
 export function standBy(): void {
+  if (spare > 0) spare--;
+  else start();
+}
+
+function start(): void {
   setEngineFlags();
   const worker = spawn(undefined);
   worker.unref();
@@ -20,6 +33,7 @@ export function standBy(): void {
   const forget = () => {
     const at = waiting.indexOf(worker);
     if (at !== -1) waiting.splice(at, 1);
+    spare = Math.min(spare, waiting.length);
   };
   // The machine then gets a new one, which fails in its sight if it must.
   worker.on('error', forget).on('exit', forget);
@@ -28,11 +42,20 @@ export function standBy(): void {
 /** The machine will not be. */
 export const standDown = (): unknown => waiting.pop()?.terminate();
 
+/** What goes to the worker without a copy: a kernel has 30 MB. */
+function handedOver({ launch: { files } }: MachineWorkerData): ArrayBuffer[] {
+  const buffers = 'kernel' in files ? [files.kernel, files.initrd] : [];
+  return buffers.flatMap(bytes => (isWhole(bytes) ? [bytes.buffer] : []));
+}
+
+const isWhole = (bytes: Uint8Array | undefined): bytes is Uint8Array<ArrayBuffer> =>
+  bytes?.buffer instanceof ArrayBuffer && bytes.byteLength === bytes.buffer.byteLength;
+
 /** A worker that runs this machine: one that stands by, or a new one. */
 export function machineWorker(data: MachineWorkerData): Worker {
   const worker = waiting.pop();
   if (worker === undefined) return spawn(data);
   worker.ref();
-  worker.postMessage(data);
+  worker.postMessage(data, handedOver(data));
   return worker;
 }

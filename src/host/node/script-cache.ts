@@ -1,0 +1,70 @@
+import { closeSync, fstatSync, openSync, readFileSync, readSync, statSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { basename, join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { Script } from 'node:vm';
+import { crc32 } from 'node:zlib';
+import { cacheDirectory } from './cache-dir.ts';
+
+// A thread's code is one script of a megabyte. To compile it, and then each function when it is first called, takes
+// some 0.1 s of a start. So what V8 has compiled is kept, and V8 takes it back in a few milliseconds.
+//
+// A cache holds code that we will run: only a file of this user's is read, to which nobody else may write.
+
+/** What V8 compiled of a script, and where that belongs; undefined when it is there already, or was given before. */
+export type TakeCompiled = () => { path: string; bytes: Buffer } | undefined;
+
+/** What a script of the bundle is given beside CommonJS's `require`. */
+type Main = (require: NodeJS.Require, moduleUrl: string, takeCompiled: TakeCompiled) => void;
+const PARAMETERS = 'require, moduleUrl, takeCompiled';
+const CRC_BYTES = 4;
+const WRITABLE_BY_OTHERS = 0o022;
+
+/** Runs a script of the bundle, a file of ASCII. Without a cache that fits, as if there were none. */
+export function runScript(path: string): void {
+  const kept = compiledPath(path);
+  const cachedData = readCompiled(kept);
+  const source = `(function (${PARAMETERS}) {${readFileSync(path, 'latin1')}\n})`;
+  const script = new Script(source, { filename: path, ...(cachedData && { cachedData }) });
+  const fits = cachedData !== undefined && script.cachedDataRejected !== true;
+  let taken = fits;
+  const take: TakeCompiled = () => {
+    if (taken) return undefined;
+    taken = true;
+    return { path: kept, bytes: withCrc(script.createCachedData()) };
+  };
+  (script.runInThisContext() as Main)(createRequire(path), pathToFileURL(path).href, take);
+}
+
+/** Named by what it is of and for; V8 itself refuses another version's, or other flags'. */
+export function compiledPath(path: string): string {
+  const { size, mtimeMs, ino } = statSync(path);
+  const of = [size, Math.floor(mtimeMs), ino].map(n => n.toString(36)).join('-');
+  return join(cacheDirectory(), 'code', `${basename(path)}-${process.version}-${process.arch}-${of}`);
+}
+
+/** Undefined for what is not there, is not whole, or may be another's. */
+export function readCompiled(path: string): Buffer | undefined {
+  try {
+    const fd = openSync(path, 'r');
+    try {
+      const { size, uid, mode } = fstatSync(fd);
+      const isOurs = uid === process.getuid?.() && (mode & WRITABLE_BY_OTHERS) === 0;
+      if (!isOurs || size <= CRC_BYTES) return undefined;
+      const bytes = Buffer.allocUnsafeSlow(size);
+      if (readSync(fd, bytes) !== size) return undefined;
+      const data = bytes.subarray(CRC_BYTES);
+      return crc32(data) === bytes.readUInt32LE(0) ? data : undefined;
+    } finally {
+      closeSync(fd);
+    }
+  } catch {
+    return undefined;
+  }
+}
+
+export function withCrc(data: Buffer): Buffer {
+  const crc = Buffer.alloc(CRC_BYTES);
+  crc.writeUInt32LE(crc32(data));
+  return Buffer.concat([crc, data]);
+}
