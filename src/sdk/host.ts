@@ -49,8 +49,10 @@ export class Host implements AsyncDisposable {
   /** The low level, as this thread sees it. */
   readonly machineHost: MachineHost;
   /** Reclaim and what else goes on behind the guests. */
-  readonly #housekeeper: HostWorker | undefined;
+  #housekeeper: HostWorker | undefined;
   #translator: HostWorker | undefined;
+  /** True if guests run on this thread, over memory that no other sees. */
+  readonly inline: boolean;
   readonly #closeSwap: () => void;
   readonly #guests = new Set<HostGuest>();
   #closed: Promise<void> | undefined;
@@ -59,7 +61,7 @@ export class Host implements AsyncDisposable {
     setEngineFlags();
     this.machineHost = MachineHost.create(config, ports);
     this.#closeSwap = closeSwap;
-    this.#housekeeper = config.shared ? this.#keepHouse() : undefined;
+    this.inline = !config.shared;
   }
 
   /** Throws E_USAGE and E_SWAP for what can't be. */
@@ -92,7 +94,10 @@ export class Host implements AsyncDisposable {
   #keepHouse(): HostWorker {
     const { words, housekeepWord } = this.machineHost;
     const module = new URL('./housekeeper-worker.ts', import.meta.url);
-    return new HostWorker(this.machineHost, module, () => Atomics.notify(words, housekeepWord));
+    this.#housekeeper ??= new HostWorker(this.machineHost, module, () =>
+      Atomics.notify(words, housekeepWord),
+    );
+    return this.#housekeeper;
   }
 
   /** Its worker comes with the first guest, once that runs: until then it would only be in the way. */
@@ -102,11 +107,6 @@ export class Host implements AsyncDisposable {
     return this.#translator;
   }
 
-  /** True if guests run on this thread, over memory that no other sees. */
-  get inline(): boolean {
-    return this.#housekeeper === undefined;
-  }
-
   assertOpen(): void {
     if (this.#closed !== undefined) throw new FaultlineError('E_USAGE', 'the Host is closed');
   }
@@ -114,13 +114,15 @@ export class Host implements AsyncDisposable {
   /** By Sandbox: a guest that `close` ends. */
   enter(guest: HostGuest): void {
     this.#guests.add(guest);
-    this.#housekeeper?.failed.then(error => guest.fail(error));
     if (!this.inline) guest.made.then(() => this.#serveGuest(guest)).catch(() => {});
     guest.ended.catch(() => {}).finally(() => this.#guests.delete(guest));
   }
 
+  /** Before a guest is made there is nothing to serve, and its own threads want the cores to start on. */
   #serveGuest(guest: HostGuest): void {
-    if (this.#closed === undefined) this.#translate().failed.then(error => guest.fail(error));
+    if (this.#closed !== undefined) return;
+    for (const worker of [this.#translate(), this.#keepHouse()])
+      worker.failed.then(error => guest.fail(error));
   }
 
   stat(): HostStat {
