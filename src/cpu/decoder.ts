@@ -19,6 +19,7 @@ import {
 } from './decoded.ts';
 import type { Format, Instruction, RegisterFile } from './instruction.ts';
 import { INSTRUCTIONS, numberOf } from './instructions.ts';
+import { pairOf } from './pairs.ts';
 import { AT, type CodePtr } from './vcpu.ts';
 
 // What is known of an instruction, wherever it stands, is four words: its record's two, INFO, and it, as it stands in
@@ -54,19 +55,30 @@ export class Decoder {
 
   /**
    * Fills the record at byte address `at` of a slot, and those that follow it in straight line, as many as `ahead` together.
-   * What is known of them is put into the table at byte address `known`, unless that is 0.
+   * What is known of them is put into the table at byte address `known`, unless that is 0. The record at word index
+   * `before` is that of the instruction before it.
    */
-  decodeAt(code: CodePtr, at: number, ahead = AHEAD, known = 0): void {
+  decodeAt(code: CodePtr, at: number, ahead = AHEAD, known = 0, before = 0): void {
     const slot = this.#cache.slotOf(code, at);
     let record = this.#cache.recordOf(code, slot, at);
     const half = frameByte(this.#cache.frameOf(code, slot)) / 2;
     let word = at >>> 2;
+    let last = before;
     for (let i = 0; i < ahead && record < PAGE_RECORDS && (this.#words[word]! & 0xffff) === 0; i++) {
       const step = this.#decodeOne(half, record, word, known);
+      if (last !== 0) this.#join(last, word);
       if (step === 0) return;
+      last = word;
       record += step;
       word += step * RECORD_WORDS;
     }
+  }
+
+  /** Has the first of two instructions lead on to the second, if there is such a case and nobody changed it meanwhile. */
+  #join(first: number, second: number): void {
+    const word = this.#words[first]!;
+    const pair = pairOf(word & 0xffff, this.#words[second]! & 0xffff);
+    if (pair !== 0) Atomics.compareExchange(this.#words, first, word, (word & ~0xffff) | pair);
   }
 
   /** Returns the instruction's halfwords, or 0 when nothing is known to follow it. */

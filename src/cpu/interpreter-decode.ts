@@ -3,6 +3,7 @@ import { type FunctionIndex, I32, type ModuleBuilder } from '../wasm/encoder.ts'
 import { CODE_AT } from './code-cache.ts';
 import { AHEAD, INFO, KNOWN, KNOWN_BYTES, Op, PC_SHIFT, RECORD_BYTES, SLOT_BYTES } from './decoded.ts';
 import type { Imports } from './interpreter-locals.ts';
+import { FIRST_PAIR, PAIRS } from './pairs.ts';
 import { HEAT_BYTES } from './tlb-layout.ts';
 import { AT } from './vcpu.ts';
 
@@ -11,7 +12,19 @@ import { AT } from './vcpu.ts';
 
 const P = { cpu: 0, dp: 1 } as const;
 
-const LOCALS = ['offset', 'frame', 'left', 'raw', 'at', 'info', 'distance', 'first', 'second'] as const;
+const LOCALS = [
+  'offset',
+  'frame',
+  'left',
+  'raw',
+  'at',
+  'info',
+  'distance',
+  'first',
+  'second',
+  'before',
+  'word',
+] as const;
 type Locals = Record<(typeof LOCALS)[number], number>;
 
 /**
@@ -19,8 +32,9 @@ type Locals = Record<(typeof LOCALS)[number], number>;
  * callback alone.
  */
 export function defineDecode(m: ModuleBuilder, imports: Imports, asks: boolean): FunctionIndex {
+  const pairOf = definePairOf(m);
   return m.define(undefined, { params: [I32, I32], results: [] }, c => {
-    if (asks) return void c.get(P.cpu).get(P.dp).i32(AHEAD).call(imports.decode);
+    if (asks) return void c.get(P.cpu).get(P.dp).i32(AHEAD).i32(0).call(imports.decode);
     const l = Object.fromEntries(LOCALS.map(name => [name, c.local(I32)])) as Locals;
     findFrame(c, l);
     c.i32(AHEAD).set(l.left);
@@ -31,6 +45,7 @@ export function defineDecode(m: ModuleBuilder, imports: Imports, asks: boolean):
         readInstruction(c, l, done);
         find(c, l, done, imports);
         writeRecord(c, l);
+        join(c, l, pairOf);
         moveOn(c, l, again);
       });
     });
@@ -84,7 +99,9 @@ function find(c: Code, l: Locals, done: Label, imports: Imports): void {
     .mem('i32_load', AT.heat * 4);
   c.op('i32_add').i32(HEAT_BYTES).op('i32_add').tee(l.at);
   c.mem('i32_load', 12).get(l.raw).op('i32_ne').get(l.raw).op('i32_eqz', 'i32_or');
-  c.if(() => c.get(P.cpu).get(P.dp).get(l.left).call(imports.decode).br(done), undefined, { likely: false });
+  c.if(() => c.get(P.cpu).get(P.dp).get(l.left).get(l.before).call(imports.decode).br(done), undefined, {
+    likely: false,
+  });
 }
 
 /** Decoder's `#write`. */
@@ -132,6 +149,44 @@ function leadFar(c: Code, { first, second, info, distance }: Locals): void {
         .op('i32_shr_u', 'i32_or')
         .set(first),
   );
+}
+
+/** Decoder's `#join`. */
+function join(c: Code, l: Locals, pairOf: FunctionIndex): void {
+  const [word, pair] = [l.word, l.distance];
+  c.get(l.before);
+  c.if(() => {
+    c.get(l.before).mem('i32_load').tee(word).get(l.first).call(pairOf).tee(pair);
+    c.if(() => {
+      c.get(l.before).get(word).get(word).i32(-65536).op('i32_and').get(pair).op('i32_or');
+      c.mem('i32_atomic_rmw_cmpxchg').op('drop');
+    });
+  });
+  c.get(P.dp).set(l.before);
+}
+
+/** `pairOf` of pairs.ts, of the ops in two records' first words. */
+function definePairOf(m: ModuleBuilder): FunctionIndex {
+  return m.define(undefined, { params: [I32, I32], results: [I32] }, c => {
+    const [first, second] = [0, 1];
+    c.get(second).i32(0xffff).op('i32_and').set(second);
+    const none = c.open();
+    const labels: Label[] = new Array(FIRST_PAIR).fill(none);
+    const firsts = [...new Set(PAIRS.map(([op]) => op))];
+    for (const op of firsts) labels[op] = c.open();
+    c.get(first).i32(0xffff).op('i32_and').brTable(labels, none);
+    for (const op of firsts.reverse()) {
+      c.close();
+      PAIRS.forEach(([a, b], i) => {
+        if (a !== op) return;
+        c.get(second).i32(b).op('i32_eq');
+        c.if(() => void c.i32(FIRST_PAIR + i).op('return_'));
+      });
+      c.br(none);
+    }
+    c.close();
+    c.i32(0);
+  });
 }
 
 /** To the next instruction, if this one is followed by one and there is no end of it. */

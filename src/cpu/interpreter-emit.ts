@@ -35,8 +35,10 @@ export class InterpreterEmit implements Emit {
   readonly #instruction: Instruction;
   readonly #length: 2 | 4;
   readonly #far: boolean;
+  /** What comes behind `advance`. */
+  readonly #then: () => void;
 
-  constructor(c: Code, l: Locals, at: Places, f: Internals, { row, length, far }: Variant) {
+  constructor(c: Code, l: Locals, at: Places, f: Internals, { row, length, far }: Variant, then: () => void) {
     this.c = c;
     this.#l = l;
     this.#at = at;
@@ -44,6 +46,7 @@ export class InterpreterEmit implements Emit {
     this.#instruction = INSTRUCTIONS[row]!;
     this.#length = length;
     this.#far = far;
+    this.#then = then;
   }
 
   /** Pushes the address of the register that a field of the record names. */
@@ -56,34 +59,37 @@ export class InterpreterEmit implements Emit {
     this.c.mem('i64_load');
   }
 
+  /** Pushes the record's last operand, of which instructions that round have parts. */
+  #last(): Code {
+    return this.c.get(this.#l.dp).mem('i32_load16_u', RECORD.rs2);
+  }
+
   rs2(): void {
-    this.c.get(this.#l.dp).mem('i32_load16_u', RECORD.rs2);
+    this.#last();
     if (this.#instruction.format.imm === 'rm') this.c.i32(RS2_MASK).op('i32_and');
     this.c.get(CPU).op('i32_add').mem('i64_load');
   }
 
   rs3(): void {
-    this.c
-      .get(this.#l.dp)
-      .mem('i32_load16_u', RECORD.rs2)
+    const f = AT.f * 4;
+    this.#last()
       .i32(RS3_SHIFT)
       .op('i32_shr_u')
       .i32(3)
-      .op('i32_shl');
-    this.c
+      .op('i32_shl')
       .get(CPU)
       .op('i32_add')
-      .mem('i64_load', AT.f * 4);
+      .mem('i64_load', f);
   }
 
   imm(): void {
-    const at = immediateAt(this.#instruction.format.imm);
-    this.c.get(this.#l.dp).mem(at === RECORD.rs1 ? 'i64_load32_s' : 'i64_load16_s', at);
+    this.#immediate('i64');
   }
 
-  #imm32(): void {
+  #immediate(type: 'i32' | 'i64'): void {
     const at = immediateAt(this.#instruction.format.imm);
-    this.c.get(this.#l.dp).mem(at === RECORD.rs1 ? 'i32_load' : 'i32_load16_s', at);
+    const wide = type === 'i32' ? 'i32_load' : 'i64_load32_s';
+    this.c.get(this.#l.dp).mem(at === RECORD.rs1 ? wide : `${type}_load16_s`, at);
   }
 
   pc(): void {
@@ -127,8 +133,8 @@ export class InterpreterEmit implements Emit {
     c.get(this.#l.dp)
       .i32(this.#length * IMM_SCALE)
       .op('i32_add')
-      .set(this.#l.dp)
-      .br(this.#at.next);
+      .set(this.#l.dp);
+    this.#then();
   }
 
   /** To the next instruction by a lookup, as what is decoded may have changed. */
@@ -163,14 +169,11 @@ export class InterpreterEmit implements Emit {
       .op('i32_add');
   }
 
-  /** Pushes what the miss functions want to know of the access. */
-  #about(bytes: Bytes): void {
-    this.c.i32(aboutAccess(bytes, this.#length, this.#instruction.extend));
-  }
-
-  /** What the miss functions want then: where the instruction is. */
-  #position(): void {
-    this.c.get(this.#l.dp).get(this.#l.pcBase).get(this.#l.left);
+  /** Pushes what the miss functions want to know of an access at `ea`, and where the instruction is. */
+  #access(bytes: Bytes): void {
+    const { ea, dp, pcBase, left } = this.#l;
+    const about = aboutAccess(bytes, this.#length, this.#instruction.extend);
+    this.c.get(CPU).get(ea).i32(about).get(dp).get(pcBase).get(left);
   }
 
   load(op: MemoryOp, bytes: Bytes, after?: () => void): void {
@@ -188,9 +191,7 @@ export class InterpreterEmit implements Emit {
     c.if(
       () => this.#translated(READ),
       () => {
-        c.get(CPU).get(this.#l.ea);
-        this.#about(bytes);
-        this.#position();
+        this.#access(bytes);
         c.call(this.#f.loadMiss)
           .tee(this.#l.host)
           .op('i32_eqz')
@@ -211,12 +212,9 @@ export class InterpreterEmit implements Emit {
         this.#watch(bytes);
         this.rs2();
         c.mem(op);
-        this.advance();
       },
       () => {
-        c.get(CPU).get(this.#l.ea);
-        this.#about(bytes);
-        this.#position();
+        this.#access(bytes);
         this.rs2();
         c.call(this.#f.storeMiss).op('i32_eqz').brIf(this.#at.resync, false);
         this.#advanceByLookup();
@@ -237,9 +235,7 @@ export class InterpreterEmit implements Emit {
         c.set(this.#l.host);
       },
       () => {
-        c.get(CPU).get(this.#l.ea);
-        this.#about(bytes);
-        this.#position();
+        this.#access(bytes);
         c.i32(kind === READ ? Access.Read : Access.Write);
         c.call(this.#f.amoMiss).tee(this.#l.host).op('i32_eqz').brIf(this.#at.resync, false);
       },
@@ -376,7 +372,7 @@ export class InterpreterEmit implements Emit {
       c.op('i64_add').set(this.#l.pc).br(this.#at.lookup);
     } else {
       c.get(this.#l.dp);
-      this.#imm32();
+      this.#immediate('i32');
       c.tee(this.#l.a32).op('i32_add').set(this.#l.dp);
       c.get(this.#l.a32).i32(0).op('i32_lt_s').brIf(this.#at.back);
       c.br(this.#at.next);
@@ -416,13 +412,7 @@ export class InterpreterEmit implements Emit {
   /** Pushes the rounding mode; a dynamic one that is reserved leaves. */
   #roundingMode(): void {
     const { c } = this;
-    c.get(this.#l.dp)
-      .mem('i32_load16_u', RECORD.rs2)
-      .i32(RM_MASK)
-      .op('i32_and')
-      .tee(this.#l.rm)
-      .i32(7)
-      .op('i32_eq');
+    this.#last().i32(RM_MASK).op('i32_and').tee(this.#l.rm).i32(7).op('i32_eq');
     c.if(
       () =>
         void c
@@ -454,7 +444,7 @@ export class InterpreterEmit implements Emit {
     const { c } = this;
     const { host, a, b } = this.#l;
     this.#requireSupervisor();
-    this.#imm32();
+    this.#immediate('i32');
     c.i32(-2).op('i32_and').get(CPU).op('i32_add').tee(host).mem('i64_load').set(a);
     this.#csrSource(immediate);
     c.set(b).get(host);

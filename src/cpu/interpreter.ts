@@ -22,6 +22,7 @@ import {
 import { defineCopy64, defineMisses } from './interpreter-misses.ts';
 import { defineTranslate } from './interpreter-translate.ts';
 import { defineMultiplyHigh } from './multiply-high.ts';
+import { FIRST_PAIR, PAIRS } from './pairs.ts';
 import { MAX_INSTRUCTIONS } from './region/discover.ts';
 import { ENTRY, ENTRY_SIZE } from './region/layout.ts';
 import { Leave, REGION_TYPE } from './region/signature.ts';
@@ -45,7 +46,7 @@ const IMPORTS: Record<ImportName, { params: readonly 0x7f[]; results: readonly 0
   amo: { params: [I32, I32, I32], results: [I32] },
   refill: { params: [I32, I32], results: [I32] },
   slow: { params: [I32, I32], results: [] },
-  decode: { params: [I32, I32, I32], results: [] },
+  decode: { params: [I32, I32, I32, I32], results: [] },
   cross: { params: [I32], results: [] },
   hot: { params: [I32, I32], results: [] },
   link: { params: [I32, I32], results: [] },
@@ -66,8 +67,11 @@ export type Callbacks = {
   refill(cpu: number, access: number): number;
   /** Executes the instruction whose decoded record is at `dp`. */
   slow(cpu: number, dp: number): void;
-  /** Fills the decoded record at `dp`, and in straight line as many as `ahead` says, itself included. */
-  decode(cpu: number, dp: number, ahead: number): void;
+  /**
+   * Fills the decoded record at `dp`, and in straight line as many as `ahead` says, itself included. `before`: the record
+   * of the instruction before it, or 0.
+   */
+  decode(cpu: number, dp: number, ahead: number, before: number): void;
   /** Decodes the instruction at pc, which straddles two pages, into its private place; or traps. */
   cross(cpu: number): void;
   /** Execution comes often to the record at `dp`: may put a region there. All is looked up again after. */
@@ -263,8 +267,8 @@ function countArrival(c: Code, l: Locals, imports: Imports, resync: Label, hot: 
 }
 
 function writeCases(c: Code, l: Locals, imports: Imports, f: Internals, at: Places, done: Label): void {
-  c.get(l.left).i32(1).op('i32_sub').tee(l.left).i32(0).op('i32_lt_s').brIf(done, false);
-  const labels = openCases(c, FIRST_VARIANT + VARIANTS.length);
+  countOne(c, l, done);
+  const labels = openCases(c, FIRST_PAIR + PAIRS.length);
   c.get(l.dp)
     .mem('i32_load16_u')
     .brTable(labels, labels[Op.Slow] as Label);
@@ -278,14 +282,31 @@ function writeCases(c: Code, l: Locals, imports: Imports, f: Internals, at: Plac
   c.br(at.slow);
   c.close();
   writeRegionStart(c, l, at);
-  for (const variant of VARIANTS) {
-    c.close();
-    const e = new InterpreterEmit(c, l, at, f, variant);
+  const write = (op: number, then: () => void) => {
+    const variant = VARIANTS[op - FIRST_VARIANT]!;
+    const e = new InterpreterEmit(c, l, at, f, variant, then);
     const semantics = INSTRUCTIONS[variant.row]!.emit;
     assert(semantics !== undefined, 'a variant has semantics');
     semantics(e);
     e.advance();
+  };
+  const next = () => void c.br(at.next);
+  for (const i of VARIANTS.keys()) {
+    c.close();
+    write(FIRST_VARIANT + i, next);
   }
+  for (const [first, second] of PAIRS) {
+    c.close();
+    write(first, () => {
+      countOne(c, l, done);
+      write(second, next);
+    });
+  }
+}
+
+/** Begins one instruction, or goes to `done`. */
+function countOne(c: Code, l: Locals, done: Label): void {
+  c.get(l.left).i32(1).op('i32_sub').tee(l.left).i32(0).op('i32_lt_s').brIf(done, false);
 }
 
 /** Opens one block per case, so that `close` ends them in the order of their numbers. */

@@ -4,6 +4,7 @@ import { FIRST_VARIANT, Op, RECORD_BYTES, SLOT_ENTRIES, VARIANTS } from '../deco
 import type { Decoder } from '../decoder.ts';
 import { INSTRUCTIONS } from '../instructions.ts';
 import { Access, type VcpuPtr } from '../interface.ts';
+import { PAIRS } from '../pairs.ts';
 import { INDEX_MASK, KIND_BYTES } from '../tlb-layout.ts';
 import { AT, type CodePtr } from '../vcpu.ts';
 import type { Head } from './job.ts';
@@ -15,8 +16,11 @@ const REVIEWED = 512;
 /** Visits, of those that are counted, after which an entry is judged. */
 const VISITS = 64;
 
-/** By case of the interpreter: the length of an instruction that is always or often followed by the next, else 0. */
-const FOLLOWED: readonly number[] = VARIANTS.map(({ row, length }) => {
+/** By case of the interpreter, from FIRST_VARIANT on: the length of an instruction that is always or often followed by the next, else 0. */
+const FOLLOWED: readonly number[] = [
+  ...VARIANTS,
+  ...PAIRS.map(([first]) => VARIANTS[first - FIRST_VARIANT]!),
+].map(({ row, length }) => {
   const { name } = INSTRUCTIONS[row]!;
   return name === 'jal' || name === 'jalr' ? 0 : length;
 });
