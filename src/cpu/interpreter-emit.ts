@@ -1,23 +1,15 @@
 import type { Code, MemoryOp, PlainOp } from '../wasm/code.ts';
 import { I32 } from '../wasm/encoder.ts';
 import { STATUS_WRITABLE } from './csr.ts';
-import {
-  IMM_SCALE,
-  immediateAt,
-  PC_SHIFT,
-  RECORD,
-  RM_MASK,
-  RS2_MASK,
-  RS3_SHIFT,
-  type Variant,
-} from './decoded.ts';
+import { IMM_SCALE, PC_SHIFT, type Variant } from './decoded.ts';
 import type { Bitwise, Bytes, Comparison, CsrHow, Emit, Helper, Second } from './emit.ts';
 import { combine, selectSum, wholeStatus } from './emit-csr.ts';
-import type { Instruction } from './instruction.ts';
+import type { Extend } from './instruction.ts';
 import { INSTRUCTIONS } from './instructions.ts';
 import { Access } from './interface.ts';
 import { CPU, type Internals, type Locals, type Places } from './interpreter-locals.ts';
 import { aboutAccess } from './interpreter-misses.ts';
+import { Operands } from './interpreter-operands.ts';
 import { INDEX_MASK, KIND_BYTES } from './tlb-layout.ts';
 import { AT, Status } from './vcpu.ts';
 
@@ -32,7 +24,8 @@ export class InterpreterEmit implements Emit {
   readonly #l: Locals;
   readonly #at: Places;
   readonly #f: Internals;
-  readonly #instruction: Instruction;
+  readonly #operands: Operands;
+  readonly #extend: Extend | undefined;
   readonly #length: 2 | 4;
   readonly #far: boolean;
   /** What comes behind `advance`. */
@@ -43,53 +36,28 @@ export class InterpreterEmit implements Emit {
     this.#l = l;
     this.#at = at;
     this.#f = f;
-    this.#instruction = INSTRUCTIONS[row]!;
+    const { format, extend } = INSTRUCTIONS[row]!;
+    this.#operands = new Operands(c, l.dp, format);
+    this.#extend = extend;
     this.#length = length;
     this.#far = far;
     this.#then = then;
   }
 
-  /** Pushes the address of the register that a field of the record names. */
-  #register(field: number): void {
-    this.c.get(this.#l.dp).mem('i32_load16_u', field).get(CPU).op('i32_add');
-  }
-
   rs1(): void {
-    this.#register(RECORD.rs1);
-    this.c.mem('i64_load');
-  }
-
-  /** Pushes the record's last operand, of which instructions that round have parts. */
-  #last(): Code {
-    return this.c.get(this.#l.dp).mem('i32_load16_u', RECORD.rs2);
+    this.#operands.rs1();
   }
 
   rs2(): void {
-    this.#last();
-    if (this.#instruction.format.imm === 'rm') this.c.i32(RS2_MASK).op('i32_and');
-    this.c.get(CPU).op('i32_add').mem('i64_load');
+    this.#operands.rs2();
   }
 
   rs3(): void {
-    const f = AT.f * 4;
-    this.#last()
-      .i32(RS3_SHIFT)
-      .op('i32_shr_u')
-      .i32(3)
-      .op('i32_shl')
-      .get(CPU)
-      .op('i32_add')
-      .mem('i64_load', f);
+    this.#operands.rs3();
   }
 
   imm(): void {
-    this.#immediate('i64');
-  }
-
-  #immediate(type: 'i32' | 'i64'): void {
-    const at = immediateAt(this.#instruction.format.imm);
-    const wide = type === 'i32' ? 'i32_load' : 'i64_load32_s';
-    this.c.get(this.#l.dp).mem(at === RECORD.rs1 ? wide : `${type}_load16_s`, at);
+    this.#operands.imm('i64');
   }
 
   pc(): void {
@@ -102,7 +70,7 @@ export class InterpreterEmit implements Emit {
   }
 
   rd(value: () => void): void {
-    this.#register(RECORD.rd);
+    this.#operands.rd();
     value();
     this.c.mem('i64_store');
   }
@@ -172,7 +140,7 @@ export class InterpreterEmit implements Emit {
   /** Pushes what the miss functions want to know of an access at `ea`, and where the instruction is. */
   #access(bytes: Bytes): void {
     const { ea, dp, pcBase, left } = this.#l;
-    const about = aboutAccess(bytes, this.#length, this.#instruction.extend);
+    const about = aboutAccess(bytes, this.#length, this.#extend);
     this.c.get(CPU).get(ea).i32(about).get(dp).get(pcBase).get(left);
   }
 
@@ -372,7 +340,7 @@ export class InterpreterEmit implements Emit {
       c.op('i64_add').set(this.#l.pc).br(this.#at.lookup);
     } else {
       c.get(this.#l.dp);
-      this.#immediate('i32');
+      this.#operands.imm('i32');
       c.tee(this.#l.a32).op('i32_add').set(this.#l.dp);
       c.get(this.#l.a32).i32(0).op('i32_lt_s').brIf(this.#at.back);
       c.br(this.#at.next);
@@ -412,7 +380,8 @@ export class InterpreterEmit implements Emit {
   /** Pushes the rounding mode; a dynamic one that is reserved leaves. */
   #roundingMode(): void {
     const { c } = this;
-    this.#last().i32(RM_MASK).op('i32_and').tee(this.#l.rm).i32(7).op('i32_eq');
+    this.#operands.rm();
+    c.tee(this.#l.rm).i32(7).op('i32_eq');
     c.if(
       () =>
         void c
@@ -428,7 +397,7 @@ export class InterpreterEmit implements Emit {
 
   /** Pushes what a CSR instruction's rs1 field means. */
   #csrSource(immediate: boolean): void {
-    if (immediate) this.c.get(this.#l.dp).mem('i64_load16_u', RECORD.rs1);
+    if (immediate) this.#operands.number();
     else this.rs1();
   }
 
@@ -444,7 +413,7 @@ export class InterpreterEmit implements Emit {
     const { c } = this;
     const { host, a, b } = this.#l;
     this.#requireSupervisor();
-    this.#immediate('i32');
+    this.#operands.imm('i32');
     c.i32(-2).op('i32_and').get(CPU).op('i32_add').tee(host).mem('i64_load').set(a);
     this.#csrSource(immediate);
     c.set(b).get(host);
