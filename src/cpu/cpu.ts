@@ -69,7 +69,7 @@ type Exports = TlbOps &
   };
 
 /** Decoded pages of 20 KiB each that a VM may have at once. */
-const CODE_SLOTS = 1024;
+const CODE_SLOTS = 1792;
 const MAX_BUDGET = 2 ** 30;
 const CACHE_LINE_WORDS = 16;
 
