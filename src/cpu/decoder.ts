@@ -19,7 +19,7 @@ import {
 } from './decoded.ts';
 import type { Format, Instruction, RegisterFile } from './instruction.ts';
 import { INSTRUCTIONS, numberOf } from './instructions.ts';
-import { pairOf } from './pairs.ts';
+import { firstOf, pairOf } from './pairs.ts';
 import { AT, type CodePtr } from './vcpu.ts';
 
 // What is known of an instruction, wherever it stands, is four words: its record's two, INFO, and it, as it stands in
@@ -79,6 +79,19 @@ export class Decoder {
     const word = this.#words[first]!;
     const pair = pairOf(word & 0xffff, this.#words[second]! & 0xffff);
     if (pair !== 0) Atomics.compareExchange(this.#words, first, word, (word & ~0xffff) | pair);
+  }
+
+  /**
+   * Takes apart the pairs whose second is the record at word index `second`, which is that of `offset` in its page: who
+   * comes there from the first is to find its op.
+   */
+  part(second: number, offset: number): void {
+    for (let length = 2; length <= Math.min(offset, 4); length += 2) {
+      const first = second - (length / 2) * RECORD_WORDS;
+      const word = this.#words[first]!;
+      const op = firstOf(word & 0xffff, length);
+      if (op !== 0) Atomics.compareExchange(this.#words, first, word, (word & ~0xffff) | op);
+    }
   }
 
   /** Returns the instruction's halfwords, or 0 when nothing is known to follow it. */

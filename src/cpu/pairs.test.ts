@@ -3,7 +3,7 @@ import { Random } from '../base/random.ts';
 import { CODE_AT } from './code-cache.ts';
 import { immediateOf, isLong, NO_ROW, rowOf, wordOf } from './decode.ts';
 import { FIRST_VARIANT, opOf, VARIANTS } from './decoded.ts';
-import { INSTRUCTIONS } from './instructions.ts';
+import { INSTRUCTIONS, numberOf } from './instructions.ts';
 import { compileInterpreter } from './interpreter.ts';
 import { FIRST_PAIR, PAIRS } from './pairs.ts';
 import { FlatMachine, RAM_BASE } from './testing.ts';
@@ -76,4 +76,15 @@ test('a pair whose slice ends between the two stops there', () => {
   m.cpu.run(m.vcpu, 1);
   expect(firstOp(m)).toBeGreaterThanOrEqual(FIRST_PAIR);
   expect([m.x(10), m.field(AT.pc), m.field(AT.instret)]).toEqual([1n, BigInt(RAM_BASE + 4), 1n]);
+});
+
+test('no pair leads past the beginning of a region', () => {
+  // Only the second `addi` is come to often.
+  const source = 'addi a0, zero, 100\nloop: addi a1, a1, 1\naddi a0, a0, -1\nbnez a0, loop\nend: j end';
+  const m = new FlatMachine({ module: compileInterpreter(false, true, 2), batch: 1 }).program(source);
+  m.cpu.run(m.vcpu, 1);
+  expect(firstOp(m)).toBeGreaterThanOrEqual(FIRST_PAIR);
+  m.cpu.run(m.vcpu, 200);
+  expect(m.cpu.translated(m.code).regions).toBeGreaterThan(0);
+  expect(firstOp(m)).toBe(opOf(numberOf('addi'), 4, false));
 });

@@ -5,7 +5,7 @@ import { numberOf } from './instructions.ts';
 // to case, which the host seldom foresees; within a pair there is none.
 //
 // The record of the first has the pair's op. That of the second is as ever, for who jumps there; the pair uses its
-// operands, whatever its op is.
+// operands, whatever its op is. Where a region begins at the second, the pair is taken apart: Decoder.part.
 
 /**
  * Instructions, by name and length, and those that often come next: more than half of all that follows each other while
@@ -58,3 +58,9 @@ const PAIR_INDEX = indexPairs();
 /** The case that does what `first` and then `second` do, or 0. */
 export const pairOf = (first: number, second: number): number =>
   first < FIRST_PAIR && second < FIRST_PAIR ? (PAIR_INDEX[first * FIRST_PAIR + second] as number) : 0;
+
+/** The case that a pair does first, if that is an instruction of `length` bytes; or 0. */
+export function firstOf(op: number, length: number): number {
+  const first = PAIRS[op - FIRST_PAIR]?.[0] ?? 0;
+  return VARIANTS[first - FIRST_VARIANT]?.length === length ? first : 0;
+}

@@ -87,6 +87,7 @@ export class Publisher {
     // Atomic, so that other threads find the rows complete.
     Atomics.store(this.#halves, this.#idWord(code, slot, offset), id);
     Atomics.store(this.#words, record >>> 2, (word & ~0xffff) | Op.Region);
+    this.#decoder.part(record >>> 2, offset);
   }
 
   /**
