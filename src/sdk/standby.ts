@@ -6,29 +6,35 @@ import type { MachineWorkerData } from './worker-driver.ts';
 // A machine's worker takes a tenth of a second to load its modules. So it is started while this thread still loads its
 // own, or reads the image, and told what to run when that is known.
 
+/** There where this module is part of a script that `runScript` runs: the worker that was started before (cli/main.ts). */
+declare const handed: Worker | undefined;
+
 const waiting: Worker[] = [];
 /** Those of them that no launch counts on yet. */
 let spare = 0;
+if (typeof handed !== 'undefined' && handed !== undefined) {
+  watch(handed);
+  spare = 1;
+}
 
 const spawn = (data: MachineWorkerData | undefined): Worker =>
   spawnWorker(new URL('./machine-worker.ts', import.meta.url), data);
 
-/** Starts a worker for the machine that the next launch will be, if there is one. */
-export function standByEarly(): void {
-  start();
-  spare++;
-}
-
-/** Sees to a worker for a machine that is about to be. It keeps no process alive. */
-export function standBy(): void {
-  if (spare > 0) spare--;
-  else start();
-}
-
-function start(): void {
+/** A worker for the machine that the next launch will be. It keeps no process alive. */
+export function startWorker(): Worker {
   setEngineFlags();
   const worker = spawn(undefined);
   worker.unref();
+  return worker;
+}
+
+/** Sees to a worker for a machine that is about to be. */
+export function standBy(): void {
+  if (spare > 0) spare--;
+  else watch(startWorker());
+}
+
+function watch(worker: Worker): void {
   waiting.push(worker);
   const forget = () => {
     const at = waiting.indexOf(worker);

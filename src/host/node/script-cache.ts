@@ -15,13 +15,13 @@ import { cacheDirectory } from './cache-dir.ts';
 export type TakeCompiled = () => { path: string; bytes: Buffer } | undefined;
 
 /** What a script of the bundle is given beside CommonJS's `require`. */
-type Main = (require: NodeJS.Require, moduleUrl: string, takeCompiled: TakeCompiled) => void;
-const PARAMETERS = 'require, moduleUrl, takeCompiled';
+type Main = (require: NodeJS.Require, moduleUrl: string, takeCompiled: TakeCompiled, handed: unknown) => void;
+const PARAMETERS = 'require, moduleUrl, takeCompiled, handed';
 const CRC_BYTES = 4;
 const WRITABLE_BY_OTHERS = 0o022;
 
-/** Runs a script of the bundle, a file of ASCII. Without a cache that fits, as if there were none. */
-export function runScript(path: string): void {
+/** Runs a script of the bundle, a file of ASCII, and hands it something. Without a cache that fits, as if there were none. */
+export function runScript(path: string, handed?: unknown): void {
   const kept = compiledPath(path);
   const cachedData = readCompiled(kept);
   const source = `(function (${PARAMETERS}) {${readFileSync(path, 'latin1')}\n})`;
@@ -33,7 +33,7 @@ export function runScript(path: string): void {
     taken = true;
     return { path: kept, bytes: withCrc(script.createCachedData()) };
   };
-  (script.runInThisContext() as Main)(createRequire(path), pathToFileURL(path).href, take);
+  (script.runInThisContext() as Main)(createRequire(path), pathToFileURL(path).href, take, handed);
 }
 
 /** Named by what it is of and for; V8 itself refuses another version's, or other flags'. */
