@@ -146,8 +146,9 @@ export class CodeCache {
     const slot = this.#claim(code, pfn);
     if (slot < 0) return -1;
     const at = this.#slotByte(code, slot);
-    Atomics.add(this.#words, this.#code.stamps.get(code) + slot, 1);
-    this.#fill(at, 0, SLOT_BYTES);
+    const pages = Atomics.add(this.#words, this.#code.stamps.get(code) + slot, 1);
+    // Its words are zero as they were allocated. What is never decoded of a page is then never touched.
+    if (pages !== 0) this.#fill(at, 0, SLOT_BYTES);
     this.#words[(at >>> 2) + (PAGE_RECORDS * RECORD_BYTES) / 4] = Op.PageEnd;
     if (Atomics.compareExchange(this.#words, this.#mapWord(code, pfn), 0, -(slot + 1)) === 0) return slot;
     this.#unclaim(code, slot);

@@ -101,16 +101,22 @@ export function bootPage(plan: BootPlan, gpa: number): Uint8Array {
 /** Memory that can be waited for. */
 type LoadMemory = GuestMemory & { waitBlocked?(): void };
 
-/** Copies bytes into guest RAM, a page at a time, so that it works under any memory limit. */
+/** Bytes that are pinned at once: few enough for any memory limit. */
+const PIECE_MAX = 16 * PAGE_SIZE;
+
+/** Copies bytes into guest RAM, some pages at a time. A page of zeros is what untouched memory reads as already. */
 export function load(memory: LoadMemory, gpa: number, bytes: Uint8Array): void {
-  const step = 4096;
+  let from = 0;
   for (let at = 0; at < bytes.length; ) {
-    const length = Math.min(step - ((gpa + at) % step), bytes.length - at);
-    const piece = bytes.subarray(at, at + length);
-    // A page of zeros is what untouched memory reads as already.
-    if (!isZero(piece)) loadPiece(memory, gpa + at, piece);
-    at += length;
+    const end = Math.min(alignDown(gpa + at, PAGE_SIZE) + PAGE_SIZE - gpa, bytes.length);
+    const isGap = isZero(bytes.subarray(at, end));
+    if (isGap || end - from > PIECE_MAX) {
+      if (at > from) loadPiece(memory, gpa + from, bytes.subarray(from, at));
+      from = isGap ? end : at;
+    }
+    at = end;
   }
+  if (from < bytes.length) loadPiece(memory, gpa + from, bytes.subarray(from));
 }
 
 function isZero(bytes: Uint8Array): boolean {
@@ -131,7 +137,11 @@ function loadPiece(memory: LoadMemory, gpa: number, piece: Uint8Array): void {
       continue;
     }
     if (pin === 'fault') break;
-    pin.pieces[0]!.set(piece);
+    let at = 0;
+    for (const part of pin.pieces) {
+      part.set(piece.subarray(at, at + part.length));
+      at += part.length;
+    }
     memory.unpin(pin);
     return;
   }
