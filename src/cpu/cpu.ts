@@ -187,10 +187,8 @@ export class Cpu {
         return access.refill(at(cpu), kind as 0 | 1);
       },
       slow: (cpu, dp) => slow.execute(at(cpu), dp),
-      decode: (cpu, dp, ahead, before) => {
-        const known = (words[(cpu >>> 2) + AT.heat]! + HEAT_BYTES) >>> 0;
-        decoder.decodeAt(words[(cpu >>> 2) + AT.code] as CodePtr, dp, ahead, known, before >>> 2);
-      },
+      decode: (cpu, dp) => decoder.decodeAt(words[(cpu >>> 2) + AT.code] as CodePtr, dp),
+      know: (cpu, raw) => decoder.tell((words[(cpu >>> 2) + AT.heat]! + HEAT_BYTES) >>> 0, raw),
       cross: cpu => access.cross(at(cpu)),
       hot: (cpu, dp) => {
         if (this.#translates && this.#lockstep?.replays !== true) this.translator.hot(at(cpu), dp);

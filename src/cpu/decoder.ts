@@ -53,22 +53,18 @@ export class Decoder {
     this.#cache = cache;
   }
 
-  /**
-   * Fills the record at byte address `at` of a slot, and those that follow it in straight line, as many as `ahead` together.
-   * What is known of them is put into the table at byte address `known`, unless that is 0. The record at word index
-   * `before` is that of the instruction before it.
-   */
-  decodeAt(code: CodePtr, at: number, ahead = AHEAD, known = 0, before = 0): void {
+  /** Fills the record at byte address `at` of a slot, and some that follow it in straight line. */
+  decodeAt(code: CodePtr, at: number): void {
     const slot = this.#cache.slotOf(code, at);
     let record = this.#cache.recordOf(code, slot, at);
     const half = frameByte(this.#cache.frameOf(code, slot)) / 2;
     let word = at >>> 2;
-    let last = before;
-    for (let i = 0; i < ahead && record < PAGE_RECORDS && (this.#words[word]! & 0xffff) === 0; i++) {
-      const step = this.#decodeOne(half, record, word, known);
-      if (last !== 0) this.#join(last, word);
+    let before = 0;
+    for (let i = 0; i < AHEAD && record < PAGE_RECORDS && (this.#words[word]! & 0xffff) === 0; i++) {
+      const step = this.#decodeOne(half, record, word);
+      if (before !== 0) this.#join(before, word);
       if (step === 0) return;
-      last = word;
+      before = word;
       record += step;
       word += step * RECORD_WORDS;
     }
@@ -95,16 +91,21 @@ export class Decoder {
   }
 
   /** Returns the instruction's halfwords, or 0 when nothing is known to follow it. */
-  #decodeOne(half: number, record: number, word: number, known: number): number {
+  #decodeOne(half: number, record: number, word: number): number {
     const low = this.#halves[half + record] as number;
     if (isLong(low) && record === PAGE_RECORDS - 1) {
       this.#words[word] = Op.Cross;
       return 0;
     }
     const raw = isLong(low) ? low | ((this.#halves[half + record + 1] as number) << 16) : low;
+    return this.#write(word, this.#find(raw), record * 2);
+  }
+
+  /** Puts what is known of an instruction into the table at byte address `known`. */
+  tell(known: number, raw: number): void {
     const at = this.#find(raw);
-    if (known !== 0) this.#words.set(this.#known.subarray(at, at + KNOWN_WORDS), (known >>> 2) + at);
-    return this.#write(word, at, record * 2);
+    // A loop, as a view would have to be made for each.
+    for (let i = 0; i < KNOWN_WORDS; i++) this.#words[(known >>> 2) + at + i] = this.#known[at + i] as number;
   }
 
   /** The record at word index `at`, which is in no slot, for an instruction, which is put before it. */

@@ -7,8 +7,8 @@ import { FIRST_PAIR, PAIRS } from './pairs.ts';
 import { HEAT_BYTES } from './tlb-layout.ts';
 import { AT } from './vcpu.ts';
 
-// `Decoder.decodeAt` for instructions that the vCPU has met before, wherever they stood: a few nanoseconds each. What it has
-// not met the callback decodes, and what follows that.
+// `Decoder.decodeAt`, by what the vCPU knows of instructions that it has met before, wherever they stood: a few nanoseconds
+// each.
 
 const P = { cpu: 0, dp: 1 } as const;
 
@@ -34,7 +34,7 @@ type Locals = Record<(typeof LOCALS)[number], number>;
 export function defineDecode(m: ModuleBuilder, imports: Imports, asks: boolean): FunctionIndex {
   const pairOf = definePairOf(m);
   return m.define(undefined, { params: [I32, I32], results: [] }, c => {
-    if (asks) return void c.get(P.cpu).get(P.dp).i32(AHEAD).i32(0).call(imports.decode);
+    if (asks) return void c.get(P.cpu).get(P.dp).call(imports.decode);
     const l = Object.fromEntries(LOCALS.map(name => [name, c.local(I32)])) as Locals;
     findFrame(c, l);
     c.i32(AHEAD).set(l.left);
@@ -43,7 +43,7 @@ export function defineDecode(m: ModuleBuilder, imports: Imports, asks: boolean):
         c.get(l.offset).i32(4096).op('i32_ge_u').brIf(done, false);
         c.get(P.dp).mem('i32_load16_u').brIf(done);
         readInstruction(c, l, done);
-        find(c, l, done, imports);
+        find(c, l, imports);
         writeRecord(c, l);
         join(c, l, pairOf);
         moveOn(c, l, again);
@@ -85,23 +85,23 @@ function readInstruction(c: Code, l: Locals, done: Label): void {
   });
 }
 
-/** Sets `at` to what is known of `raw`; where that is nothing, the callback goes on from here. */
-function find(c: Code, l: Locals, done: Label, imports: Imports): void {
+/** Sets `at` to what is known of `raw`, which the callback says where it is not. */
+function find(c: Code, l: Locals, imports: Imports): void {
   c.get(l.raw)
     .get(l.raw)
     .i32(13)
     .op('i32_shr_u', 'i32_xor')
     .i32(KNOWN - 1)
     .op('i32_and');
-  c.i32(KNOWN_BYTES)
-    .op('i32_mul')
-    .get(P.cpu)
-    .mem('i32_load', AT.heat * 4);
-  c.op('i32_add').i32(HEAT_BYTES).op('i32_add').tee(l.at);
+  c.i32(KNOWN_BYTES).op('i32_mul').get(P.cpu);
+  c.mem('i32_load', AT.heat * 4)
+    .op('i32_add')
+    .i32(HEAT_BYTES)
+    .op('i32_add')
+    .tee(l.at);
+  // A place where nothing is known yet looks as if it were about 0.
   c.mem('i32_load', 12).get(l.raw).op('i32_ne').get(l.raw).op('i32_eqz', 'i32_or');
-  c.if(() => c.get(P.cpu).get(P.dp).get(l.left).get(l.before).call(imports.decode).br(done), undefined, {
-    likely: false,
-  });
+  c.if(() => void c.get(P.cpu).get(l.raw).call(imports.know), undefined, { likely: false });
 }
 
 /** Decoder's `#write`. */

@@ -13,6 +13,7 @@ export type ImportName =
   | 'amo'
   | 'slow'
   | 'decode'
+  | 'know'
   | 'cross'
   | 'hot'
   | 'refill'

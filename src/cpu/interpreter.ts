@@ -46,7 +46,8 @@ const IMPORTS: Record<ImportName, { params: readonly 0x7f[]; results: readonly 0
   amo: { params: [I32, I32, I32], results: [I32] },
   refill: { params: [I32, I32], results: [I32] },
   slow: { params: [I32, I32], results: [] },
-  decode: { params: [I32, I32, I32, I32], results: [] },
+  decode: { params: [I32, I32], results: [] },
+  know: { params: [I32, I32], results: [] },
   cross: { params: [I32], results: [] },
   hot: { params: [I32, I32], results: [] },
   link: { params: [I32, I32], results: [] },
@@ -67,11 +68,10 @@ export type Callbacks = {
   refill(cpu: number, access: number): number;
   /** Executes the instruction whose decoded record is at `dp`. */
   slow(cpu: number, dp: number): void;
-  /**
-   * Fills the decoded record at `dp`, and in straight line as many as `ahead` says, itself included. `before`: the record
-   * of the instruction before it, or 0.
-   */
-  decode(cpu: number, dp: number, ahead: number, before: number): void;
+  /** Test: fills the decoded record at `dp`, and some that follow it. */
+  decode(cpu: number, dp: number): void;
+  /** Puts what is known of an instruction into the vCPU's table. */
+  know(cpu: number, raw: number): void;
   /** Decodes the instruction at pc, which straddles two pages, into its private place; or traps. */
   cross(cpu: number): void;
   /** Execution comes often to the record at `dp`: may put a region there. All is looked up again after. */
