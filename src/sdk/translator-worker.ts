@@ -1,6 +1,5 @@
 import { workerData } from 'node:worker_threads';
 import { keepCompiled } from '../host/node/keep-compiled.ts';
-import { threadYields } from '../host/node/priority.ts';
 import { monotonicMs } from '../host/world.ts';
 import { Host } from '../machine/host.ts';
 import type { HostWorkerData } from './host-worker.ts';
@@ -8,7 +7,6 @@ import { nodePorts } from './node-ports.ts';
 
 // Makes regions of what is hot, so that those who run into it need not.
 
-threadYields();
 const { share, control } = workerData as HostWorkerData;
 const host = Host.attach(share, nodePorts);
 
