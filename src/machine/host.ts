@@ -140,7 +140,8 @@ export class Host {
         free: at => mm.heap.free(at),
         module: share.interpreter,
         breaks: chosen(share.breaks),
-        post: this.post,
+        // One thread alone translates for itself.
+        ...(sync.arena.shared && { post: this.post }),
         flushOthers: (vcpu, pfn) => {
           const vm = this.words[vcpu + AT.vm] as Ptr<'vm'>;
           if (this.kvm.layout.vm.vcpuCount.load(vm) > 1) this.kvm.requests.tellOfCode(vm, vcpu, pfn);

@@ -30,6 +30,11 @@ export class HotPlaces {
     return place?.heat ?? by;
   }
 
+  /** Whether a place of a slot is counted. */
+  has(code: CodePtr, slot: number, offset: number): boolean {
+    return this.#byCode.get(code)?.has(slot * 4096 + offset) === true;
+  }
+
   #placesOf(code: CodePtr): Map<number, Place> {
     const places = this.#byCode.get(code) ?? new Map<number, Place>();
     if (places.size === 0) this.#byCode.set(code, places);

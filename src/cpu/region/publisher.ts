@@ -91,19 +91,20 @@ export class Publisher {
   }
 
   /**
-   * Byte address of the decoded record with which the straight line begins that pc is in, as far as it lies in this page; 0 where
-   * a region begins in it, or nothing is known.
+   * Byte address of the decoded record with which the straight line begins that pc is in, as far as it lies in this page, or from
+   * the last place in it that `isHead`; 0 where a region begins in it, or nothing is known.
    */
-  lineOf(vcpu: VcpuPtr): number {
+  lineOf(vcpu: VcpuPtr, isHead: (slot: number, offset: number) => boolean): number {
     const w = this.#words;
     const pc = w[vcpu + AT.pc]!;
     const entry = (w[vcpu + AT.tlbBase]! + EXEC + ((pc >>> 8) & INDEX_MASK)) >>> 2;
     if (w[entry] !== (pc & -4096) || w[entry + 1] !== w[vcpu + AT.pc + 1]) return 0;
     const slotByte = w[entry + 2]!;
+    const slot = this.#cache.slotOf(w[vcpu + AT.code]! as CodePtr, slotByte);
     let offset = pc & 0xffe;
     for (let length = -1; length !== 0; offset -= length) {
       if (this.#opAt(slotByte, offset) === Op.Region) return 0;
-      length = this.#lengthBefore(slotByte, offset);
+      length = isHead(slot, offset) ? 0 : this.#lengthBefore(slotByte, offset);
     }
     return slotByte + (offset / 2) * RECORD_BYTES;
   }

@@ -127,14 +127,18 @@ describe("a thread that translates for a VM's runners", () => {
     expect(regions()).toBeGreaterThanOrEqual(4);
   });
 
-  test('is not waited for when it does not serve: the runner translates itself', () => {
-    post.serve(false);
-    start();
+  test('is waited for where it does not serve yet, and then asked for what was hot before', () => {
     post.serve(false);
     m.program(HOT_LOOP.replace('60000', '900000'));
-    toEnd(m, 200_000);
-    expect(m.x(10)).toBe(900_000n);
+    for (let i = 0; i < 5; i++) m.run(100_000);
+    serve();
+    expect(regions()).toBe(0);
+    post.serve(true);
+    m.run(10_000);
+    serve();
     expect(regions()).toBe(1);
+    toEnd(m);
+    expect(m.x(10)).toBe(900_000n);
   });
 
   test('forgets the job of a VM that goes', () => {

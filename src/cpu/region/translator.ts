@@ -82,7 +82,9 @@ export class Translator {
    */
   sample(vcpu: VcpuPtr): void {
     const heat = Math.floor(this.#words[vcpu + AT.stint]! / (HOT * USUAL_LINE));
-    const dp = heat === 0 ? 0 : this.#publisher.lineOf(vcpu);
+    if (heat === 0) return;
+    const code = this.#words[vcpu + AT.code]! as CodePtr;
+    const dp = this.#publisher.lineOf(vcpu, (slot, offset) => this.#places.has(code, slot, offset));
     if (dp !== 0) this.#heat(vcpu, dp, heat);
   }
 
@@ -90,10 +92,15 @@ export class Translator {
     const code = this.#words[vcpu + AT.code]! as CodePtr;
     const head = this.#headAt(code, dp);
     const heat = head === undefined ? 0 : this.#places.heat(code, head, by);
-    if (this.#parts.post?.isServed) {
-      this.collect(vcpu);
-      if (heat >= HEAT_ASKED) this.#ask(code, this.#parts.post);
-    } else if (heat >= (this.#isEager ? 1 : HEAT) && this.#mayWork()) this.#translate(vcpu, code);
+    const { post } = this.#parts;
+    if (post === undefined) {
+      if (heat >= (this.#isEager ? 1 : HEAT) && this.#mayWork()) this.#translate(vcpu, code);
+      return;
+    }
+    // Until the thread serves, what is hot stays so: to begin here, with a cold translator, would hold the guest up longer.
+    if (!post.isServed) return;
+    this.collect(vcpu);
+    if (heat >= HEAT_ASKED) this.#ask(code, post);
   }
 
   #headAt(code: CodePtr, dp: number): Head | undefined {
