@@ -282,9 +282,14 @@ export class CodeCache {
     return Atomics.load(this.#words, this.#code.stamps.get(code) + slot);
   }
 
-  /** Whether a slot has the page that it had under a stamp, not dropped in between. */
+  /**
+   * Whether a slot has the page that it had under a stamp, not dropped in between. The page first: a slot that is claimed is
+   * no page yet, and has its stamp only afterwards. Requires, for the answer to last: this vCPU is inside.
+   */
   isSame(code: CodePtr, slot: number, stamp: number): boolean {
-    return this.stampOf(code, slot) === stamp && this.#isLive(code, slot);
+    const pfn = Atomics.load(this.#words, this.#code.frames.get(code) + slot);
+    if (pfn <= 0 || Atomics.load(this.#words, this.#mapWord(code, pfn)) !== slot + 1) return false;
+    return this.stampOf(code, slot) === stamp;
   }
 
   /** The frame that a slot was decoded from. */

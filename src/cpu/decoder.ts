@@ -23,8 +23,9 @@ import { firstOf, pairOf } from './pairs.ts';
 import { AT, type CodePtr } from './vcpu.ts';
 
 // What is known of an instruction, wherever it stands, is four words: its record's two, INFO, and it, as it stands in
-// memory. A kernel has few different ones. This thread knows some by a hash, and so does each vCPU (`Cpu`, behind its counts of heat), by which
-// generated code decodes: interpreter-decode.ts does what `decodeAt` does, and asks for what is not known.
+// memory. A kernel has few different ones. This thread knows some by a hash, and so does each vCPU (`Cpu`, behind its
+// counts of heat), by which generated code decodes: interpreter-decode.ts does what `decodeAt` does, and asks for what is
+// not known.
 
 const RECORD_WORDS = RECORD_BYTES / 4;
 const KNOWN_WORDS = KNOWN_BYTES / 4;

@@ -41,7 +41,10 @@ export type DropFrames = (first: number, end: number, filter: number) => void;
 /** Empties the entries of which the page's address `>>> shift` is that of `hi:lo`. */
 export type DropRegion = (first: number, end: number, lo: number, hi: number, shift: number) => void;
 
-/** Empties a set's entries for the page at `hi:lo`, and all of its micro entries: to fill one anew is cheaper than to look at each. */
+/**
+ * Empties a set's entries for the page at `hi:lo`, and all of its micro entries: to fill one anew is cheaper than to look at
+ * each.
+ */
 export type DropPage = (set: number, lo: number, hi: number) => void;
 
 /** From generated code. */

@@ -103,7 +103,10 @@ export class Host implements AsyncDisposable {
   /** Its worker comes with the first guest, once that runs: until then it would only be in the way. */
   #translate(): HostWorker {
     const module = new URL('./translator-worker.ts', import.meta.url);
-    this.#translator ??= new HostWorker(this.machineHost, module, () => this.machineHost.post.ring());
+    const { post } = this.machineHost;
+    if (this.#translator !== undefined) return this.#translator;
+    this.#translator = new HostWorker(this.machineHost, module, () => post.ring());
+    this.#translator.failed.then(() => post.abandon());
     return this.#translator;
   }
 
@@ -114,15 +117,24 @@ export class Host implements AsyncDisposable {
   /** By Sandbox: a guest that `close` ends. */
   enter(guest: HostGuest): void {
     this.#guests.add(guest);
-    if (!this.inline) guest.made.then(() => this.#serveGuest(guest)).catch(() => {});
+    // A guest that is not made says so itself.
+    if (!this.inline)
+      guest.made.then(
+        () => this.#serveGuest(guest),
+        () => {},
+      );
     guest.ended.catch(() => {}).finally(() => this.#guests.delete(guest));
   }
 
   /** Before a guest is made there is nothing to serve, and its own threads want the cores to start on. */
   #serveGuest(guest: HostGuest): void {
     if (this.#closed !== undefined) return;
-    for (const worker of [this.#translate(), this.#keepHouse()])
-      worker.failed.then(error => guest.fail(error));
+    try {
+      for (const worker of [this.#keepHouse(), this.#translate()])
+        worker.failed.then(error => guest.fail(error));
+    } catch (error) {
+      guest.fail(error as Error);
+    }
   }
 
   stat(): HostStat {

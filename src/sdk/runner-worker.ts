@@ -16,10 +16,10 @@ try {
   const over = control + CONTROL.over;
   const pause = pauseAt(control);
   new HartRunner({ host, share: machine, runner, monotonicMs, wake, over, pause }).run();
+  keepCompiled();
 } finally {
   host.mm.close();
   // The last word: who waits for it gives back the memory that it is in.
   Atomics.sub(host.words, left, 1);
   Atomics.notify(host.words, left);
 }
-keepCompiled();

@@ -60,6 +60,7 @@ const isWhole = (bytes: Uint8Array | undefined): bytes is Uint8Array<ArrayBuffer
 /** A worker that runs this machine: one that stands by, or a new one. */
 export function machineWorker(data: MachineWorkerData): Worker {
   const worker = waiting.pop();
+  spare = Math.min(spare, waiting.length);
   if (worker === undefined) return spawn(data);
   worker.ref();
   worker.postMessage(data, handedOver(data));

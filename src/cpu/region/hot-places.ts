@@ -25,9 +25,12 @@ export class HotPlaces {
     const key = keyOf(head);
     if (this.#refused.get(code)?.get(key) === head.stamp) return 0;
     const place = this.#placesOf(code).get(key);
-    if (place?.stamp === head.stamp) place.heat += by;
-    else this.#begin(code, key, { ...head, heat: by });
-    return place?.heat ?? by;
+    if (place?.stamp === head.stamp) {
+      place.heat += by;
+      return place.heat;
+    }
+    this.#begin(code, key, { ...head, heat: by });
+    return by;
   }
 
   /** Whether a place of a slot is counted. */

@@ -68,6 +68,17 @@ export class Post {
     this.#post.served.store(this.at, served ? 1 : 0);
   }
 
+  /** The translator's thread is gone, and with it what it was at: nobody is to wait for that. */
+  abandon(): void {
+    this.serve(false);
+    for (let i = 0; i < PLACES; i++) {
+      const place = this.#place(i);
+      const code = this.#atomics.load(place);
+      if (code < 0) this.#atomics.cas(place, code, 0);
+      this.#waiter.notify(place, 1);
+    }
+  }
+
   /** Wakes the translator's thread, so that it looks whether it is to end. */
   ring(): void {
     this.#post.bell.add(this.at, 1);

@@ -16,7 +16,10 @@ const REVIEWED = 512;
 /** Visits, of those that are counted, after which an entry is judged. */
 const VISITS = 64;
 
-/** By case of the interpreter, from FIRST_VARIANT on: the length of an instruction that is always or often followed by the next, else 0. */
+/**
+ * By case of the interpreter, from FIRST_VARIANT on: the length of an instruction that is always or often followed by the
+ * next, else 0.
+ */
 const FOLLOWED: readonly number[] = [
   ...VARIANTS,
   ...PAIRS.map(([first]) => VARIANTS[first - FIRST_VARIANT]!),
@@ -137,6 +140,7 @@ export class Publisher {
     const place = this.#entry.place.get(row as never);
     const [slot, offset] = [place >>> 12, place & 0xfff];
     if (this.#idAt(code, slot, offset) !== id) return;
+    if (!this.#cache.isSame(code, slot, this.#entry.stamp.get(row as never))) return;
     const pfn = this.#cache.frameOf(code, slot);
     refuse({ slot, pfn, offset, stamp: this.#cache.stampOf(code, slot) });
     this.#halves[this.#idWord(code, slot, offset)] = 0;

@@ -144,9 +144,17 @@ export class Translator {
     const { translating, nextEntry } = this.#cache.code;
     if (translating.load(code) !== Translating.Asked) return;
     this.#jobs.setFirstEntry(code, nextEntry.get(code));
-    const bytes = this.#timed(code, () => this.#maker.make(code, this.#jobs.read(code)));
-    if (bytes !== undefined && bytes !== 'full') this.#parts.linker.compileAhead(bytes);
-    translating.store(code, bytes === 'full' ? Translating.Full : Translating.Made);
+    let state: number = Translating.Made;
+    try {
+      const bytes = this.#timed(code, () => this.#maker.make(code, this.#jobs.read(code)));
+      if (bytes === 'full') state = Translating.Full;
+      else if (bytes !== undefined) this.#parts.linker.compileAhead(bytes);
+    } catch (error) {
+      // The engine has no room for code: then there is none. All else is our own failure.
+      if (!(error instanceof RangeError)) throw error;
+      this.#jobs.setFirstEntry(code, nextEntry.get(code));
+    }
+    translating.store(code, state);
   }
 
   /** Publishes what the translator's thread has made for the vCPU's VM. From inside. */

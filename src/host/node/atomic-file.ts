@@ -11,8 +11,11 @@ import {
 } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 
-/** Writes a file so that a reader sees all of it or what was there before. */
-export function writeFileAtomic(path: string, bytes: Uint8Array | string): void {
+/**
+ * Writes a file so that a reader sees all of it or what was there before; unless it need not be durable, after a crash of
+ * the machine, too.
+ */
+export function writeFileAtomic(path: string, bytes: Uint8Array | string, { isDurable = true } = {}): void {
   const data = typeof bytes === 'string' ? Buffer.from(bytes) : bytes;
   // Any name that is free: node:crypto takes a thread 4 ms to load.
   const temporary = join(
@@ -22,7 +25,7 @@ export function writeFileAtomic(path: string, bytes: Uint8Array | string): void 
   const fd = openSync(temporary, 'wx', 0o644);
   try {
     for (let at = 0; at < data.length; ) at += writeSync(fd, data, at, data.length - at);
-    fsyncSync(fd);
+    if (isDurable) fsyncSync(fd);
     closeSync(fd);
     renameSync(temporary, path);
   } catch (error) {

@@ -17,21 +17,24 @@ const KEPT = 4;
 export function keepCompiled(
   take: TakeCompiled | undefined = typeof takeCompiled === 'undefined' ? undefined : takeCompiled,
 ): void {
-  const compiled = take?.();
+  // Where files have no owner, none would ever be read.
+  const compiled = process.getuid === undefined ? undefined : take?.();
   if (compiled === undefined) return;
   try {
     const directory = dirname(compiled.path);
     mkdirSync(directory, { recursive: true, mode: 0o700 });
-    writeFileAtomic(compiled.path, compiled.bytes);
+    // Its bytes are summed up, so that it need not be safe on disk before the name leads there.
+    writeFileAtomic(compiled.path, compiled.bytes, { isDurable: false });
     removeOldest(directory, basename(compiled.path).split('-v')[0]!);
   } catch {
     // A read-only or full disk, or another process that cleans up too.
   }
 }
 
+/** Those that a process left behind when it was ended at its work as well. */
 function removeOldest(directory: string, script: string): void {
   const paths = readdirSync(directory)
-    .filter(name => name.startsWith(`${script}-v`))
+    .filter(name => name.replace(/^\./, '').startsWith(`${script}-v`))
     .map(name => join(directory, name));
   const ages = new Map(paths.map(path => [path, statSync(path).mtimeMs]));
   paths.sort((a, b) => ages.get(b)! - ages.get(a)!);

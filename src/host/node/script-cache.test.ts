@@ -4,14 +4,27 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { cacheDirectory } from './cache-dir.ts';
 import { keepCompiled } from './keep-compiled.ts';
-import { compiledPath, readCompiled, runScript, type TakeCompiled, withCrc } from './script-cache.ts';
+import {
+  compiledPath,
+  readCompiled,
+  runScript,
+  sourceOf,
+  type TakeCompiled,
+  withCrc,
+} from './script-cache.ts';
+
+vi.mock('./cache-dir.ts', async original => ({
+  cacheDirectory: vi.fn((await original<typeof import('./cache-dir.ts')>()).cacheDirectory),
+}));
 
 const SCRIPT = `
   const { sep } = require('node:path');
@@ -74,6 +87,39 @@ test('what was kept of another text of the script is not asked for', () => {
   expect(compiled).not.toBe(undefined);
 });
 
+test('of two texts of the same length and age each has its own', () => {
+  runAndKeep();
+  const { atime, mtime } = statSync(script);
+  writeFileSync(script, SCRIPT.replace('2 * n', '3 * n'));
+  utimesSync(script, atime, mtime);
+  const seen: Seen[] = [];
+  vi.stubGlobal('seen', seen);
+  runScript(script);
+  vi.unstubAllGlobals();
+  expect(seen[0]!.answer).toBe(63);
+});
+
+test('what a process left behind that was ended at its work goes with the oldest', () => {
+  runAndKeep();
+  const name = readdirSync(code)[0]!;
+  for (let i = 0; i < 6; i++) {
+    writeFileSync(join(code, `.${name}.123-${i}`), '');
+    utimesSync(join(code, `.${name}.123-${i}`), i, i);
+  }
+  writeFileSync(script, `${SCRIPT}\n`);
+  runAndKeep();
+  expect(readdirSync(code)).toHaveLength(4);
+});
+
+test('a user without a home runs it all the same', () => {
+  vi.mocked(cacheDirectory).mockImplementationOnce(() => {
+    throw new Error('no such user');
+  });
+  const { compiled, ...effect } = run();
+  expect(effect).toMatchObject(EFFECT);
+  expect(compiled).toBe(undefined);
+});
+
 test('a kept file that is cut short, changed, or no such thing counts for nothing, and is replaced', () => {
   runAndKeep();
   const [path] = readdirSync(code).map(name => join(code, name)) as [string];
@@ -89,7 +135,7 @@ test('a kept file that is cut short, changed, or no such thing counts for nothin
 });
 
 test('bytes that V8 itself refuses are replaced', () => {
-  const path = compiledPath(script);
+  const path = compiledPath(script, sourceOf(script))!;
   keepCompiled(() => ({ path, bytes: withCrc(Buffer.from('not from V8')) }));
   expect(readCompiled(path)?.toString()).toBe('not from V8');
   runAndKeep();
@@ -98,7 +144,7 @@ test('bytes that V8 itself refuses are replaced', () => {
 
 test('a kept file that others may write to is no code of ours', () => {
   runAndKeep();
-  const path = compiledPath(script);
+  const path = compiledPath(script, sourceOf(script))!;
   for (const mode of [0o664, 0o646]) {
     chmodSync(path, mode);
     expect(readCompiled(path)).toBe(undefined);
@@ -112,7 +158,7 @@ test('of a script that was built again and again the last few are kept', () => {
   for (let build = 0; build < 7; build++) {
     writeFileSync(script, `${SCRIPT}${'\n'.repeat(build)}`);
     runAndKeep();
-    const path = compiledPath(script);
+    const path = compiledPath(script, sourceOf(script))!;
     utimesSync(path, build, build);
     paths.push(path);
   }

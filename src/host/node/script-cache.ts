@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, openSync, readFileSync, readSync, statSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readFileSync, readSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { basename, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -22,25 +22,34 @@ const WRITABLE_BY_OTHERS = 0o022;
 
 /** Runs a script of the bundle, a file of ASCII, and hands it something. Without a cache that fits, as if there were none. */
 export function runScript(path: string, handed?: unknown): void {
-  const kept = compiledPath(path);
-  const cachedData = readCompiled(kept);
-  const source = `(function (${PARAMETERS}) {${readFileSync(path, 'latin1')}\n})`;
+  const source = sourceOf(path);
+  const kept = compiledPath(path, source);
+  const cachedData = kept && readCompiled(kept);
   const script = new Script(source, { filename: path, ...(cachedData && { cachedData }) });
-  const fits = cachedData !== undefined && script.cachedDataRejected !== true;
-  let taken = fits;
+  let taken = kept === undefined || (cachedData !== undefined && script.cachedDataRejected !== true);
   const take: TakeCompiled = () => {
     if (taken) return undefined;
     taken = true;
-    return { path: kept, bytes: withCrc(script.createCachedData()) };
+    return { path: kept!, bytes: withCrc(script.createCachedData()) };
   };
   (script.runInThisContext() as Main)(createRequire(path), pathToFileURL(path).href, take, handed);
 }
 
-/** Named by what it is of and for; V8 itself refuses another version's, or other flags'. */
-export function compiledPath(path: string): string {
-  const { size, mtimeMs, ino } = statSync(path);
-  const of = [size, Math.floor(mtimeMs), ino].map(n => n.toString(36)).join('-');
-  return join(cacheDirectory(), 'code', `${basename(path)}-${process.version}-${process.arch}-${of}`);
+/** A script as V8 is given it. */
+export const sourceOf = (path: string): string =>
+  `(function (${PARAMETERS}) {${readFileSync(path, 'latin1')}\n})`;
+
+/**
+ * Named by what it is of and for, as V8 looks at no more of the source than its length. V8 itself refuses another version's, or
+ * other flags'. Undefined for a user who has no home.
+ */
+export function compiledPath(path: string, source: string): string | undefined {
+  const of = `${source.length.toString(36)}-${crc32(source).toString(36)}`;
+  try {
+    return join(cacheDirectory(), 'code', `${basename(path)}-${process.version}-${process.arch}-${of}`);
+  } catch {
+    return undefined;
+  }
 }
 
 /** Undefined for what is not there, is not whole, or may be another's. */

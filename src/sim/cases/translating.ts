@@ -2,18 +2,23 @@ import { assert } from '../../base/assert.ts';
 import type { Pfn } from '../../base/units.ts';
 import { CodeCache } from '../../cpu/code-cache.ts';
 import { SLOT_BYTES } from '../../cpu/decoded.ts';
-import { JOB_WORDS, Jobs, Translating } from '../../cpu/region/job.ts';
+import { type Head, JOB_WORDS, Jobs, Translating } from '../../cpu/region/job.ts';
 import { POST_WORDS, Post, type PostPtr } from '../../cpu/region/post.ts';
 import type { CodePtr } from '../../cpu/vcpu.ts';
 import type { Sync } from '../../sync/sync.ts';
 import type { AnyCase, Case } from '../case.ts';
 
-// The translator's thread and a runner: what was made of a page serves that page alone, and who takes a VM away waits for it.
-// One page of code, in the only slot. A translation is the number that is in the page; it is published by being written down.
+// The translator's thread, a runner and another hart: what was made of a page serves that page alone, and who takes a VM away
+// waits for it. One page of code, in the only slot. A translation is the number that is in the page; it is published by
+// being written down, and gone when the slot is filled anew.
 
 type Breaks = {
   /** The runner takes whatever page is decoded in the slot for the one that it had translated. */
   anyStamp: boolean;
+  /** The runner takes a slot that another hart has claimed for the page that was there. */
+  claimedCounts: boolean;
+  /** The other hart does not wait until the runner is outside before it uses the slot again. */
+  reuseAtOnce: boolean;
   /** The runner takes what is not made yet. */
   tooSoon: boolean;
   /** Word of the job is left before it is there to be done. */
@@ -30,6 +35,8 @@ type Setup = {
   content: number;
   made: number;
   published: number;
+  /** 1 while the runner is in its vCPU. */
+  inside: number;
   /** 1 when the VM is gone, and when the translator's thread is to leave. */
   gone: number;
   stop: number;
@@ -63,41 +70,55 @@ function ask({ cache, jobs, post, breaks }: Core, { code }: Setup): void {
   if (!breaks.leftFirst) post.leave(code);
 }
 
-/** The guest writes to its page of code and executes it: dropped first, then changed, then decoded in the same slot. */
+/** Another hart writes to the page of code and executes it: dropped first, then changed, then decoded in the same slot. */
 function change(core: Core, s: Setup): void {
-  const { cache, sync } = core;
+  const { cache, sync, breaks } = core;
   cache.drop(s.code, PAGE);
+  sync.y('H.change');
   Atomics.store(sync.words, s.content, NEW);
   cache.tryEvict(s.code);
+  while (!breaks.reuseAtOnce && Atomics.load(sync.words, s.inside) === 1) sync.waiter.wait(s.inside, 1);
   cache.reclaim(s.code);
   decode(core, s);
 }
 
-/** True when there was something to publish, if only for a page that is no more. */
-function collect({ sync, cache, jobs, breaks }: Core, { code, made, published }: Setup): boolean {
+/** One entry of the runner into its vCPU. */
+function enter(core: Core, s: Setup): void {
+  const { sync } = core;
+  Atomics.store(sync.words, s.inside, 1);
+  collect(core, s);
+  Atomics.store(sync.words, s.inside, 0);
+  sync.waiter.notify(s.inside, 1);
+}
+
+/** Publishes what there is to publish, where its page is still what it was. */
+function collect(core: Core, { code, made, published }: Setup): void {
+  const { sync, cache, jobs, breaks } = core;
   const { translating } = cache.code;
   const state = translating.load(code);
-  if (state !== Translating.Made && !(breaks.tooSoon && state === Translating.Asked)) return false;
-  if (translating.cas(code, state, Translating.Held) !== state) return false;
-  const { slot, stamp } = jobs.read(code)[0]!;
-  if (breaks.anyStamp ? cache.holds(code, PAGE) : cache.isSame(code, slot, stamp)) {
+  if (state !== Translating.Made && !(breaks.tooSoon && state === Translating.Asked)) return;
+  if (translating.cas(code, state, Translating.Held) !== state) return;
+  if (isSame(core, code, jobs.read(code)[0]!)) {
     sync.y('R.publish');
     const translation = Atomics.load(sync.words, made);
     assert(translation !== NOTHING, 'what is not made is published');
     Atomics.store(sync.words, published, translation);
   }
   translating.store(code, Translating.Free);
-  return true;
+}
+
+function isSame({ cache, sync, breaks }: Core, code: CodePtr, { slot, stamp }: Head): boolean {
+  if (breaks.anyStamp) return cache.holds(code, PAGE);
+  const isClaimed = () => Atomics.load(sync.words, cache.code.frames.get(code) + slot) < 0;
+  if (breaks.claimedCounts && cache.stampOf(code, slot) === stamp && isClaimed()) return true;
+  return cache.isSame(code, slot, stamp);
 }
 
 function runner(core: Core, s: Setup): void {
   ask(core, s);
-  collect(core, s);
-  core.sync.y('R.change');
+  enter(core, s);
   change(core, s);
-  // What was published before went with its page.
-  Atomics.store(core.sync.words, s.published, 0);
-  collect(core, s);
+  enter(core, s);
 }
 
 function work({ sync, cache }: Core, { code, content, made, gone }: Setup): void {
@@ -115,8 +136,9 @@ const base = {
   arena: { frames: 1, heapBytes: 65536 * 2 },
   everyAtomic: true,
   core(sync: Sync, { breaks }: { breaks: Partial<Breaks> }): Core {
-    const cache = new CodeCache(sync.arena, () => {});
     const post = new Post(sync.words, sync.waiter, sync.arena.heap as PostPtr);
+    const published = sync.arena.heap + POST_WORDS;
+    const cache = new CodeCache(sync.arena, () => void Atomics.store(sync.words, published, 0));
     return { sync, cache, post, jobs: new Jobs(sync.words, cache.code), breaks };
   },
   reset() {},
@@ -126,14 +148,11 @@ const base = {
       next += words;
       return next - words;
     };
+    const published = alloc(1);
     const code = createCode(core.cache, alloc);
     const s = {
-      code,
-      content: alloc(1),
-      made: alloc(1),
-      published: alloc(1),
-      gone: alloc(1),
-      stop: alloc(1),
+      ...{ code, published, content: alloc(1), made: alloc(1) },
+      ...{ inside: alloc(1), gone: alloc(1), stop: alloc(1) },
     };
     core.sync.words[s.content] = OLD;
     core.sync.words[s.made] = NOTHING;
@@ -161,10 +180,10 @@ const publishing: Case<Core, Setup, Breaks> = {
     },
   },
   reach: {
-    'made before the change': 'X.made < R.change',
-    'the page is read before the change, and made after': 'X.read < R.change < X.made',
-    'read after the change': 'R.change < X.read',
-    'published at once': 'R.publish < R.change',
+    'made before the change': 'X.made < H.change',
+    'the page is read before the change, and made after': 'X.read < H.change < X.made',
+    'read after the change': 'H.change < X.read',
+    'published before the change': 'R.publish < H.change',
   },
   oracle(core, s) {
     collect(core, s);
@@ -180,6 +199,36 @@ const publishing: Case<Core, Setup, Breaks> = {
     { name: 'another page in the slot is taken for it', breaks: { anyStamp: true } },
     { name: 'what is not made is published', breaks: { tooSoon: true } },
     { name: 'word is left before the job is there', breaks: { leftFirst: true } },
+  ],
+};
+
+const slot: Case<Core, Setup, Breaks> = {
+  ...base,
+  name: 'translating-slot',
+  title: 'a runner publishes a region while another hart changes its page, and uses the slot again (issue 4)',
+  setup(core) {
+    const s = base.setup(core);
+    ask(core, s);
+    core.sync.words[s.made] = OLD;
+    core.cache.code.translating.store(s.code, Translating.Made);
+    return s;
+  },
+  actors: { runner: enter, hart: change },
+  reach: {
+    'published before the change': 'R.publish < H.change',
+    'published while the page goes': 'H.change < R.publish',
+  },
+  oracle({ sync: { words } }, s) {
+    const published = words[s.published]!;
+    assert(
+      published === 0 || published === words[s.content],
+      'a page is executed by a translation of another',
+    );
+  },
+  mutants: [
+    { name: 'another page in the slot is taken for it', breaks: { anyStamp: true } },
+    { name: 'a slot that is claimed is taken for it', breaks: { claimedCounts: true } },
+    { name: 'the slot is used again while the runner is inside', breaks: { reuseAtOnce: true } },
   ],
 };
 
@@ -222,4 +271,4 @@ function takeBack({ sync, post }: Core, code: CodePtr): void {
     Atomics.compareExchange(sync.words, place, code, 0);
 }
 
-export const cases: readonly AnyCase[] = [publishing, ending];
+export const cases: readonly AnyCase[] = [publishing, slot, ending];
