@@ -7,9 +7,9 @@ import { Worker } from 'node:worker_threads';
 const fromSource = import.meta.url.endsWith('.ts');
 
 /**
- * Starts a worker from a module of ours, named by its source: `new URL('./x-worker.ts', import.meta.url)`.
- * Built, the same module is a script beside this one, which `thread-main.ts` runs. A worker thread does not inherit a TypeScript loader on
- * Node 20, so from source it registers tsx first.
+ * Starts a worker from a module of ours, named by its source: `new URL('./x-worker.ts', import.meta.url)`. Built, the same
+ * module is a script beside this one, which `thread-main.ts` runs. A worker thread does not inherit a TypeScript loader
+ * on Node 20, so from source it registers tsx first.
  */
 export function spawnWorker(module: URL, workerData: unknown): Worker {
   if (!fromSource) {
