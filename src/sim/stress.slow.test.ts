@@ -12,13 +12,33 @@ const everything = (
 const run = (seconds: number, protocol: 'modern' | 'seqlock', breaks: StressBreaks, untilLost: boolean) =>
   runStress({ seconds, protocol, breaks, untilLost, seed: 11, vcpus: 2 });
 
-for (const protocol of ['modern', 'seqlock'] as const) {
-  test(`threads that count in memory that comes and goes lose no write (${protocol})`, async () => {
-    const result = await run(6, protocol, breaksOf(undefined) as StressBreaks, false);
+type Result = Awaited<ReturnType<typeof runStress>>;
+
+/** Nothing is lost, and each thing happens: whatever else the machine does, in the second run or the third. */
+async function losesNothing(
+  once: (seconds: number) => Promise<Result>,
+  happens: (result: Result) => Record<string, number>,
+): Promise<void> {
+  let missing: string[] = [];
+  for (const seconds of [6, 12, 24]) {
+    const result = await once(seconds);
     const { lost, stale, failed, problems } = result;
     expect({ lost, stale, failed, problems }).toEqual({ lost: 0, stale: 0, failed: 0, problems: [] });
-    expect(Math.min(result.checked, result.swapOuts, result.ageingClears, result.unmaps)).toBeGreaterThan(0);
-    expect(Math.min(result.cowBreaks, result.scratchChecked, result.vmmChecked)).toBeGreaterThan(0);
+    const counts = Object.entries(happens(result));
+    missing = counts.filter(([, count]) => count === 0).map(([name]) => name);
+    if (missing.length === 0) return;
+  }
+  expect(missing).toEqual([]);
+}
+
+for (const protocol of ['modern', 'seqlock'] as const) {
+  test(`threads that count in memory that comes and goes lose no write (${protocol})`, async () => {
+    await losesNothing(
+      seconds => run(seconds, protocol, breaksOf(undefined) as StressBreaks, false),
+      ({ checked, swapOuts, ageingClears, unmaps, cowBreaks, scratchChecked, vmmChecked }) => ({
+        ...{ checked, swapOuts, ageingClears, unmaps, cowBreaks, scratchChecked, vmmChecked },
+      }),
+    );
   });
 }
 
@@ -31,15 +51,15 @@ for (const name of ['flush-without-ack', 'accessed-bit-or', 'swapin-pte-same', '
 
 for (const protocol of ['modern', 'seqlock'] as const) {
   test(`nor with user faults, moves, huge pages, merging, fork, a device and swap at once (${protocol})`, async () => {
-    const result = await everything(6, protocol, breaksOf(undefined) as StressBreaks, false);
-    const { lost, stale, failed, problems } = result;
-    expect({ lost, stale, failed, problems }).toEqual({ lost: 0, stale: 0, failed: 0, problems: [] });
-    const { checked, swapOuts, forks, cowBreaks, userFaults, wpFaults, sigbusFilled, moves } = result;
-    expect(Math.min(checked, swapOuts, forks, cowBreaks)).toBeGreaterThan(0);
-    expect(Math.min(userFaults, wpFaults, sigbusFilled, moves)).toBeGreaterThan(0);
-    expect(Math.min(result.splits, result.mergesBroken)).toBeGreaterThan(0);
-    // A leaf of seed08 holds a reference, and what somebody holds is not collapsed (H-22).
-    if (protocol === 'modern') expect(result.collapses).toBeGreaterThan(0);
+    await losesNothing(
+      seconds => everything(seconds, protocol, breaksOf(undefined) as StressBreaks, false),
+      ({ checked, swapOuts, forks, cowBreaks, userFaults, wpFaults, sigbusFilled, moves, ...more }) => ({
+        ...{ checked, swapOuts, forks, cowBreaks, userFaults, wpFaults, sigbusFilled, moves },
+        ...{ splits: more.splits, mergesBroken: more.mergesBroken },
+        // A leaf of seed08 holds a reference, and what somebody holds is not collapsed (H-22).
+        ...(protocol === 'modern' && { collapses: more.collapses }),
+      }),
+    );
   });
 }
 
