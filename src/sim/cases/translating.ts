@@ -187,13 +187,8 @@ const publishing: Case<Core, Setup, Breaks> = {
   },
   oracle(core, s) {
     collect(core, s);
-    const { words } = core.sync;
     assert(core.cache.code.translating.load(s.code) === Translating.Free, 'a job was never done');
-    const published = words[s.published]!;
-    assert(
-      published === 0 || published === words[s.content],
-      'a page is executed by a translation of another',
-    );
+    assertOwn(core, s);
   },
   mutants: [
     { name: 'another page in the slot is taken for it', breaks: { anyStamp: true } },
@@ -201,6 +196,12 @@ const publishing: Case<Core, Setup, Breaks> = {
     { name: 'word is left before the job is there', breaks: { leftFirst: true } },
   ],
 };
+
+/** What is published, if anything, is of what the page holds now. */
+function assertOwn({ sync: { words } }: Core, { published, content }: Setup): void {
+  const isOwn = words[published] === 0 || words[published] === words[content];
+  assert(isOwn, 'a page is executed by a translation of another');
+}
 
 const slot: Case<Core, Setup, Breaks> = {
   ...base,
@@ -218,13 +219,7 @@ const slot: Case<Core, Setup, Breaks> = {
     'published before the change': 'R.publish < H.change',
     'published while the page goes': 'H.change < R.publish',
   },
-  oracle({ sync: { words } }, s) {
-    const published = words[s.published]!;
-    assert(
-      published === 0 || published === words[s.content],
-      'a page is executed by a translation of another',
-    );
-  },
+  oracle: assertOwn,
   mutants: [
     { name: 'another page in the slot is taken for it', breaks: { anyStamp: true } },
     { name: 'a slot that is claimed is taken for it', breaks: { claimedCounts: true } },
