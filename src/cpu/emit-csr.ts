@@ -30,6 +30,17 @@ export function wholeStatus(c: Code, low: number): void {
   c.get(low).i32(Status.FS).op('i32_and').i32(Status.FS).op('i32_eq', 'select', 'i64_or');
 }
 
+/** Does `then` with an i32 on the stack: not zero when sstatus, as it is to be, lets an interrupt in that is pending. */
+export function ifLetsIn(c: Code, status: number, then: () => void): void {
+  c.get(status).i32(Status.SIE).op('i32_and');
+  c.if(() => {
+    c.get(CPU).mem('i32_atomic_load', AT.pending * 4);
+    c.get(CPU).mem('i32_load', AT.sie * 4);
+    c.op('i32_and');
+    then();
+  });
+}
+
 /** Does what Tlb.select does for a supervisor whose SUM changed to that of `status`; `scratch` is an i32. */
 export function selectSum(c: Code, tlb: number, status: number, scratch: number): void {
   c.get(CPU)

@@ -3,7 +3,7 @@ import { I32 } from '../wasm/encoder.ts';
 import { STATUS_WRITABLE } from './csr.ts';
 import { IMM_SCALE, PC_SHIFT, type Variant } from './decoded.ts';
 import type { Bitwise, Bytes, Comparison, CsrHow, Emit, Helper, Second } from './emit.ts';
-import { combine, selectSum, wholeStatus } from './emit-csr.ts';
+import { combine, ifLetsIn, selectSum, wholeStatus } from './emit-csr.ts';
 import type { Extend } from './instruction.ts';
 import { INSTRUCTIONS } from './instructions.ts';
 import { Access } from './interface.ts';
@@ -435,27 +435,13 @@ export class InterpreterEmit implements Emit {
     combine(c, how, 'i32', a32, b32);
     c.i32(STATUS_WRITABLE).op('i32_and').set(b32);
     c.get(a32).get(b32).op('i32_xor').i32(Status.MXR).op('i32_and').brIf(this.#at.slow, false);
-    this.#slowIfInterrupted(b32);
+    ifLetsIn(c, b32, () => void c.brIf(this.#at.slow, false));
     c.get(CPU)
       .get(b32)
       .mem('i32_store', AT.sstatus * 4);
     this.rd(() => wholeStatus(c, a32));
     c.get(a32).get(b32).op('i32_xor').i32(Status.SUM).op('i32_and');
     c.if(() => this.#selectSum(b32));
-  }
-
-  #slowIfInterrupted(status: number): void {
-    const { c } = this;
-    c.get(status)
-      .i32(Status.SIE)
-      .op('i32_and')
-      .if(() => {
-        c.get(CPU)
-          .mem('i32_atomic_load', AT.pending * 4)
-          .get(CPU)
-          .mem('i32_load', AT.sie * 4);
-        c.op('i32_and').brIf(this.#at.slow, false);
-      });
   }
 
   /**

@@ -1,7 +1,7 @@
 import type { Code } from '../../wasm/code.ts';
 import { STATUS_WRITABLE } from '../csr.ts';
 import type { CsrHow } from '../emit.ts';
-import { combine, selectSum, wholeStatus } from '../emit-csr.ts';
+import { combine, ifLetsIn, selectSum, wholeStatus } from '../emit-csr.ts';
 import { AT, Status } from '../vcpu.ts';
 import type { RegionParts } from './parts.ts';
 import { PARAM, type RegionLocals } from './signature.ts';
@@ -54,7 +54,7 @@ export class CsrEmit {
     c.i32(STATUS_WRITABLE).op('i32_and').set(b32);
     c.get(a32).get(b32).op('i32_xor').i32(Status.MXR).op('i32_and');
     site.interpretIf();
-    this.#interpretIfInterrupted(site, b32);
+    ifLetsIn(c, b32, () => site.interpretIf());
     c.get(cpu)
       .get(b32)
       .mem('i32_store', AT.sstatus * 4);
@@ -73,21 +73,6 @@ export class CsrEmit {
   #source(site: CsrSite, constant: number | undefined): void {
     if (constant !== undefined) this.#c.i64(constant);
     else site.rs1();
-  }
-
-  #interpretIfInterrupted(site: CsrSite, status: number): void {
-    const c = this.#c;
-    c.get(status)
-      .i32(Status.SIE)
-      .op('i32_and')
-      .if(() => {
-        c.get(cpu)
-          .mem('i32_atomic_load', AT.pending * 4)
-          .get(cpu)
-          .mem('i32_load', AT.sie * 4);
-        c.op('i32_and');
-        site.interpretIf();
-      });
   }
 
   /** The set of translations is another where SUM has changed. */
