@@ -52,7 +52,8 @@ export class BenchGuest {
   ): Promise<{ unit: string; work: number; factor: number; wall: number; cpu: number }> {
     await this.#session.next(new RegExp(`MARK S ${test} `), LIMIT_SECONDS);
     const start = this.#now();
-    await this.#session.next(new RegExp(`MARK E ${test} `), LIMIT_SECONDS);
+    const [mark] = await this.#session.next(new RegExp(`MARK E ${test} |bench: .*`), LIMIT_SECONDS);
+    if (mark.startsWith('bench:')) throw new Error(`${this.name}: ${mark}`);
     const end = this.#now();
     const line = new RegExp(`BENCH ${test} +\\S+ (\\S+) n=(\\d+) seconds=(\\S+) cpu=(\\S+) unit=(\\S+)\\s`);
     const [, unit, n, seconds, cpu, factor] = await this.#session.next(line, LIMIT_SECONDS);

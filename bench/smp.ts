@@ -45,7 +45,7 @@ const pairOf = (what: string, guest: BenchGuest): Pair => ({
   other: { guest, processes: 1 },
 });
 
-const twoHarts = (peers: Peers) => peers.faultline(['--cpus', '2'], 'two harts', 'own');
+const twoHarts = (peers: Peers) => peers.faultline(['--cpus', '2', '--memory', '512M'], 'two harts', 'own');
 
 function notRun(why: string): undefined {
   console.log(`not run: ${why}`);

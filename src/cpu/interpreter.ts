@@ -328,6 +328,9 @@ function writeRegionStart(c: Code, l: Locals, at: Places): void {
         c.get(CPU)
           .i32(0)
           .mem('i32_store', AT.step * 4);
+        entryId(c, l);
+        c.tee(l.a32).op('i32_eqz');
+        c.if(() => takeMark(c, l, at), undefined, { likely: false });
         entryRecord(c, l);
         c.tee(l.dp).i32(PC_SHIFT).op('i32_shr_u', 'i64_extend_i32_u').set(l.a);
         c.get(l.pc).get(l.a).op('i64_sub').set(l.pcBase).br(at.next);
@@ -339,8 +342,13 @@ function writeRegionStart(c: Code, l: Locals, at: Places): void {
   c.op('return_');
 }
 
-/** Pushes the address of the decoded record that the region entry at `dp` keeps. */
-function entryRecord(c: Code, l: Locals): void {
+/** Another vCPU takes the region away, and has come as far as its id: the instruction is decoded anew. */
+function takeMark(c: Code, l: Locals, at: Places): void {
+  c.get(l.dp).i32(Op.Undecoded).mem('i32_store16').br(at.next);
+}
+
+/** Pushes the id of the region entry at `dp`; 0 while it is taken away. */
+function entryId(c: Code, l: Locals): void {
   // For each byte of code there are IMM_SCALE of records and one of an id.
   c.get(l.pc)
     .op('i32_wrap_i64')
@@ -350,7 +358,12 @@ function entryRecord(c: Code, l: Locals): void {
     .op('i32_mul')
     .get(l.dp)
     .op('i32_add');
-  c.mem('i32_load16_u', SLOT_ENTRIES).i32(ENTRY_SIZE).op('i32_mul');
+  c.mem('i32_load16_u', SLOT_ENTRIES);
+}
+
+/** Pushes the address of the decoded record that the region entry with id `a32` keeps. */
+function entryRecord(c: Code, l: Locals): void {
+  c.get(l.a32).i32(ENTRY_SIZE).op('i32_mul');
   c.get(CPU)
     .mem('i32_load', AT.entries * 4)
     .op('i32_add')

@@ -143,8 +143,9 @@ export class Publisher {
     if (!this.#cache.isSame(code, slot, this.#entry.stamp.get(row as never))) return;
     const pfn = this.#cache.frameOf(code, slot);
     refuse({ slot, pfn, offset, stamp: this.#cache.stampOf(code, slot) });
-    this.#halves[this.#idWord(code, slot, offset)] = 0;
     const record = (this.#cache.byteOf(code, slot) + (offset / 2) * RECORD_BYTES) >>> 2;
-    this.#words[record] = (this.#words[record]! & ~0xffff) | Op.Undecoded;
+    // In this order, so that who finds no id finds no mark of a region either. Who saw the mark before may find no id.
+    Atomics.store(this.#words, record, (this.#words[record]! & ~0xffff) | Op.Undecoded);
+    Atomics.store(this.#halves, this.#idWord(code, slot, offset), 0);
   }
 }

@@ -1,10 +1,13 @@
 import { beforeEach, describe, expect, test } from 'vitest';
 import { productionWaiter } from '../../sync/waiter.ts';
 import { assemble } from '../assemble.ts';
+import { CODE_AT } from '../code-cache.ts';
 import type { Cpu } from '../cpu.ts';
+import { Op, RECORD_BYTES, SLOT_ENTRIES } from '../decoded.ts';
 import { Exit } from '../interface.ts';
 import { compileInterpreter } from '../interpreter.ts';
 import { FlatMachine, type FlatOptions, RAM_BASE } from '../testing.ts';
+import { AT } from '../vcpu.ts';
 import { LIMITS } from './layout.ts';
 import { POST_WORDS, Post, type PostPtr } from './post.ts';
 
@@ -22,6 +25,24 @@ test('what is hot becomes a region, though places that are lukewarm take all the
   toEnd(m);
   expect(m.x(10)).toBe(40_000n);
   expect(m.cpu.translated(m.code).regions).toBe(1);
+});
+
+test('a hart that saw the mark of a region, but comes too late for its id, executes the instruction all the same', () => {
+  // What another hart has done half of in Publisher.review.
+  const m = new FlatMachine({ module, batch: 1 });
+  m.program('li s0, 60000\nagain: addi a0, a0, 1\naddi s0, s0, -1\nbnez s0, again\necall');
+  m.run(10_001);
+  expect(m.cpu.translated(m.code).regions).toBe(1);
+  const again = 8;
+  const slot = m.arena.words[m.code + CODE_AT.base]!;
+  const halves = new Uint16Array(m.arena.memory.buffer);
+  const [op, id] = [(slot + (again / 2) * RECORD_BYTES) / 2, (slot + SLOT_ENTRIES + again) / 2];
+  expect([halves[op], halves[id]! > 0]).toEqual([Op.Region, true]);
+  halves[id] = 0;
+  m.arena.words[m.vcpu + AT.step] = 1;
+  m.cpu.setPc(m.vcpu, RAM_BASE + again);
+  toEnd(m);
+  expect(m.x(10)).toBe(60_000n);
 });
 
 const LONG = 700;
