@@ -6,6 +6,7 @@ const CPU = {
   instret: 5_000_000,
   regions: 230,
   region_instructions: 20_041,
+  regions_recalled: 0,
   region_batches: 30,
   region_wasm_bytes: 964 * 1024,
   region_microseconds: 913_000,

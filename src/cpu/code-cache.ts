@@ -25,6 +25,8 @@ export const BUSY = -2;
 
 const FIELDS = {
   slots: i32,
+  /** Tells it from another that has had its place: any number. */
+  life: i32,
   /** What was allocated for the slots, and the byte address of slot 0 in it. */
   block: i32,
   base: i32,
@@ -36,6 +38,8 @@ const FIELDS = {
   frames: i32,
   /** Word index: for each slot, whether it was looked up since reclaim last passed. */
   referenced: i32,
+  /** Word index: for each slot, the stamp of the page that was last looked up among known translations. */
+  recalls: i32,
   /** Word index: for each slot, how often it was begun: one page's number among those that have been there. */
   stamps: i32,
   hand: i32,
@@ -43,6 +47,9 @@ const FIELDS = {
   evicting: i32,
   /** Counts drops; a vCPU whose `codeSeen` differs has Exec entries to drop. */
   generation: i32,
+  /** Counts pages, and how many of them there were when the translator's thread was last asked. */
+  pages: i32,
+  pagesAsked: i32,
   /** `Translating` of region/job.ts: whose the words below are, and those that they lead to. */
   translating: i32,
   /** What the translator's thread is asked. */
@@ -60,6 +67,8 @@ const FIELDS = {
   translatedInstructions: i32,
   translatedBytes: i32,
   batches: i32,
+  /** Regions that a page has from another with its content. */
+  recalled: i32,
   translateMicroseconds: i32,
   entriesRefused: i32,
   /** How many vCPUs execute it. */
@@ -91,6 +100,7 @@ export class CodeCache {
   create(alloc: (words: number) => number, slots: number): CodePtr {
     const code = alloc(this.#code.words) as CodePtr;
     this.#code.slots.set(code, slots);
+    this.#code.life.set(code, (Math.random() * 2 ** 32) | 0);
     const block = alloc((slots * SLOT_BYTES) / 4 + 16);
     this.#code.block.set(code, block);
     this.#code.base.set(code, alignToLine(block) * 4);
@@ -99,6 +109,7 @@ export class CodeCache {
     this.#code.frames.set(code, alloc(slots));
     this.#code.referenced.set(code, alloc(slots));
     this.#code.stamps.set(code, alloc(slots));
+    this.#code.recalls.set(code, alloc(slots));
     this.#code.job.set(code, alloc(JOB_WORDS));
     this.#code.entries.set(code, alloc((MAX_ENTRIES * ENTRY_SIZE) / 4));
     this.#code.regions.set(code, alloc(MAX_REGIONS * REGION_WORDS));
@@ -108,8 +119,9 @@ export class CodeCache {
 
   /** Gives all of it back. Requires: no vCPU of the VM runs. */
   destroy(code: CodePtr, free: (at: number) => void): void {
-    const { block, map, frames, referenced, stamps, job, entries, regions } = this.#code;
-    for (const part of [block, map, frames, referenced, stamps, job, entries, regions]) free(part.get(code));
+    const { block, map, frames, referenced, recalls, stamps, job, entries, regions } = this.#code;
+    const parts = [block, map, frames, referenced, recalls, stamps, job, entries, regions];
+    for (const part of parts) free(part.get(code));
     free(code);
   }
 
@@ -164,6 +176,7 @@ export class CodeCache {
     }
     // Claimed until here: a slot that is not, and whose map word says otherwise, is an orphan.
     Atomics.store(this.#words, this.#code.frames.get(code) + slot, pfn);
+    this.#code.pages.add(code, 1);
     return this.#slotByte(code, slot);
   }
 
@@ -290,6 +303,19 @@ export class CodeCache {
     const pfn = Atomics.load(this.#words, this.#code.frames.get(code) + slot);
     if (pfn <= 0 || Atomics.load(this.#words, this.#mapWord(code, pfn)) !== slot + 1) return false;
     return this.stampOf(code, slot) === stamp;
+  }
+
+  slotsOf(code: CodePtr): number {
+    return this.#code.slots.get(code);
+  }
+
+  /** Requires, as `setRecalled` does: `translating` is held. */
+  wasRecalled(code: CodePtr, slot: number, stamp: number): boolean {
+    return this.#words[this.#code.recalls.get(code) + slot] === stamp;
+  }
+
+  setRecalled(code: CodePtr, slot: number, stamp: number): void {
+    this.#words[this.#code.recalls.get(code) + slot] = stamp;
   }
 
   /** The frame that a slot was decoded from. */

@@ -50,6 +50,8 @@ function readCount(words: Int32Array, at: number): number {
 export type Translated = {
   regions: number;
   region_instructions: number;
+  /** Regions that pages have from others with the same content. */
+  regions_recalled: number;
   /** Modules of several regions. */
   region_batches: number;
   region_wasm_bytes: number;
@@ -63,6 +65,7 @@ export type Translated = {
 export const readTranslated = (c: CodeRecord, code: CodePtr): Translated => ({
   regions: c.translatedRegions.get(code),
   region_instructions: c.translatedInstructions.get(code),
+  regions_recalled: c.recalled.get(code),
   region_batches: c.batches.get(code),
   region_wasm_bytes: c.translatedBytes.get(code),
   region_microseconds: c.translateMicroseconds.get(code),

@@ -16,7 +16,7 @@ import { type Callbacks, compileInterpreter } from './interpreter.ts';
 import type { Fills } from './interpreter-fills.ts';
 import { Mmu } from './mmu.ts';
 import type { RegionLimits } from './region/layout.ts';
-import { Linker } from './region/linker.ts';
+import { type Compile, Linker } from './region/linker.ts';
 import type { Lockstep } from './region/lockstep.ts';
 import type { Post } from './region/post.ts';
 import { BATCH, Translator } from './region/translator.ts';
@@ -45,6 +45,10 @@ export type CpuOptions = {
   batch?: number;
   /** Leads to the thread that translates for this one, if there is one. */
   post?: Post;
+  /** Compiles regions that this thread has translated for others. */
+  compile?: Compile;
+  /** Told of what this thread translates: Translator.know takes it. */
+  keepTranslation?(bytes: Uint8Array): void;
   /** Test: less room for regions than there is. */
   limits?: RegionLimits;
   /** Test: compares each run of a region with the interpreter; `module` was compiled `watched`. */
@@ -138,7 +142,7 @@ export class Cpu {
     this.#access = new SlowAccess({ ...parts, decoder, flushOthers, copy64, willWrite });
     const csrs = new Csrs(words, ports, this.#tlb);
     const slow = new SlowInstructions({ ...parts, csrs, decoder, access: this.#access });
-    this.#linker = new Linker(arena, this.#cache, this.#lockstep);
+    this.#linker = new Linker(arena, this.#cache, this.#lockstep, options.compile);
     this.translator = new Translator({
       arena,
       cache: this.#cache,
@@ -148,6 +152,7 @@ export class Cpu {
       free: options.free,
       batch: options.batch ?? BATCH,
       post: options.post,
+      keepTranslation: options.keepTranslation,
       limits: options.limits,
       watched: this.#lockstep !== undefined,
       quiesce: vcpu => {
@@ -265,7 +270,7 @@ export class Cpu {
       this.#traps.interrupt(vcpu);
       w[vcpu + AT.budget] = budget;
       w[vcpu + AT.left] = budget;
-      if (this.#translates) this.translator.collect(vcpu);
+      if (this.#translates) this.translator.attend(vcpu);
       w[vcpu + AT.firstRegion] = this.#linker.firstRegion(w[vcpu + AT.code]! as CodePtr);
       this.#enter(vcpu << 2);
       if (this.#translates) this.#lookOver(vcpu);

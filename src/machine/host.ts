@@ -46,6 +46,10 @@ export type HostConfig = {
 export type HostPorts = {
   /** The swap file that the Host's first thread opened as `fd`. Where there are no files, none. */
   swapFile?(fd: number): SwapFilePort;
+  /** Compiles regions that this thread has translated for others. */
+  compile?(wasm: Uint8Array<ArrayBuffer>): WebAssembly.Module;
+  /** Told of what this thread translates, for a process with the same code: Cpu.translator.know. */
+  keepTranslation?(bytes: Uint8Array): void;
   /** Test: compares what regions do with the interpreter. One vCPU, on this thread, and memory enough for it. */
   lockstep?: Lockstep;
 };
@@ -121,7 +125,8 @@ export class Host {
   #mergeAt = 0;
   #collapseAt = 0;
 
-  private constructor(share: HostShare, mm: MmCore, sync: Sync, lockstep?: Lockstep) {
+  private constructor(share: HostShare, mm: MmCore, sync: Sync, ports: HostPorts) {
+    const { lockstep, keepTranslation, compile } = ports;
     this.sync = sync;
     this.words = sync.words;
     this.mm = mm;
@@ -147,6 +152,8 @@ export class Host {
           if (this.kvm.layout.vm.vcpuCount.load(vm) > 1) this.kvm.requests.tellOfCode(vm, vcpu, pfn);
         },
         ...(lockstep && { lockstep, batch: 1 }),
+        ...(keepTranslation && { keepTranslation }),
+        ...(compile && { compile }),
       },
     );
     this.kvm = new Kvm(
@@ -175,13 +182,13 @@ export class Host {
       housekeepWord: mm.heap.alloc(16),
       post: mm.heap.alloc(POST_WORDS) as PostPtr,
     };
-    return new Host(share, mm, sync, ports.lockstep);
+    return new Host(share, mm, sync, ports);
   }
 
   static attach(share: HostShare, ports: HostPorts = {}): Host {
     const arena = Arena.attach(share.memory);
     const sync = new Sync(arena);
-    return new Host(share, attachMm(sync, mmConfig(arena, share.swap, share.breaks, ports)), sync);
+    return new Host(share, attachMm(sync, mmConfig(arena, share.swap, share.breaks, ports)), sync, ports);
   }
 
   share(): HostShare {

@@ -1,5 +1,7 @@
 import { workerData } from 'node:worker_threads';
+import { compilePatiently } from '../host/node/engine-flags.ts';
 import { keepCompiled } from '../host/node/keep-compiled.ts';
+import { TranslationFile } from '../host/node/translation-file.ts';
 import { monotonicMs } from '../host/world.ts';
 import { Host } from '../machine/host.ts';
 import type { HostWorkerData } from './host-worker.ts';
@@ -8,13 +10,20 @@ import { nodePorts } from './node-ports.ts';
 // Makes regions of what is hot, so that those who run into it need not.
 
 const { share, control } = workerData as HostWorkerData;
-const host = Host.attach(share, nodePorts);
+/** What other processes have translated. */
+const file = TranslationFile.of(import.meta.url);
+const host = Host.attach(share, {
+  ...nodePorts,
+  compile: compilePatiently,
+  ...(file && { keepTranslation: bytes => file.append(bytes) }),
+});
 
 /** By then most of the translator was needed once. */
 const KEEP_MS = 1000;
 const since = monotonicMs();
 
 try {
+  for (const translation of file?.read() ?? []) host.cpu.translator.know(translation);
   host.translate(control, () => {
     if (monotonicMs() - since > KEEP_MS) keepCompiled();
   });

@@ -9,7 +9,9 @@ import type { Lockstep } from './lockstep.ts';
 export type RegionEnvironment = WebAssembly.ModuleImports & { unlinked: () => number };
 
 /** Modules that were compiled ahead and are held. */
-const AHEAD = 64;
+const AHEAD = 256;
+
+export type Compile = (wasm: Uint8Array<ArrayBuffer>) => WebAssembly.Module;
 
 type Range = { first: number; epoch: number };
 
@@ -22,12 +24,14 @@ export class Linker {
   readonly #region;
   readonly #ranges = new Map<CodePtr, Range>();
   readonly #lockstep: Lockstep | undefined;
+  readonly #compile: Compile;
   #environment: RegionEnvironment | undefined;
   readonly #ahead: WebAssembly.Module[] = [];
 
-  /** `lockstep`: a test that compares each region with the interpreter. */
-  constructor(arena: Arena, cache: CodeCache, lockstep?: Lockstep) {
+  /** `lockstep`: a test that compares each region with the interpreter. `compile`: for `compileAhead`. */
+  constructor(arena: Arena, cache: CodeCache, lockstep?: Lockstep, compile?: Compile) {
     this.#lockstep = lockstep;
+    this.#compile = compile ?? (wasm => new WebAssembly.Module(wasm));
     this.table = new WebAssembly.Table({ element: 'anyfunc', initial: 1 });
     this.#bytes = arena.bytes;
     this.#cache = cache;
@@ -90,7 +94,7 @@ export class Linker {
    * bytes, as long as somebody holds it.
    */
   compileAhead(bytes: Uint8Array<ArrayBuffer>): void {
-    this.#ahead.push(new WebAssembly.Module(bytes));
+    this.#ahead.push(this.#compile(bytes));
     if (this.#ahead.length > AHEAD) this.#ahead.shift();
   }
 

@@ -1,14 +1,14 @@
-import { Errno } from '../../base/errno.ts';
 import { type Arena, frameByte } from '../../sync/arena.ts';
 import type { CodeCache } from '../code-cache.ts';
 import { SLOT_ENTRIES } from '../decoded.ts';
 import { isMaddFused } from '../float/fused-probe.ts';
 import type { CodePtr } from '../vcpu.ts';
 import { planRegion, writeBatch } from './batch.ts';
-import { Flow } from './discover.ts';
+import { type Block, Flow } from './discover.ts';
 import { longestVisit } from './graph.ts';
 import { type Head, MAX_HEADS } from './job.ts';
-import { ENTRY_SIZE, entryStruct, LIMITS, REGION_WORDS, type RegionLimits, regionStruct } from './layout.ts';
+import type { RegionRows } from './region-rows.ts';
+import { type KeptEntry, KIND, PAGE_WORDS, type Translation } from './translation.ts';
 import type { RegionPlan } from './writer.ts';
 
 /** Places of the same code, the hottest first, and what comes of that one. */
@@ -18,8 +18,9 @@ type Planned = { readonly heads: readonly Head[]; readonly plan: RegionPlan };
 export type MakerParts = {
   arena: Arena;
   cache: CodeCache;
-  alloc(words: number): number;
-  limits?: RegionLimits | undefined;
+  rows: RegionRows;
+  /** Told of each module, with the pages that it is of. */
+  keep(translation: Translation): void;
   /** Test: the regions tell of their stores. */
   watched?: boolean;
   /** Test: whatever is hot becomes a region. */
@@ -46,15 +47,13 @@ const contains = (plan: RegionPlan | undefined, offset: number): boolean =>
 export class RegionMaker {
   readonly #parts: MakerParts;
   readonly #halves: Uint16Array;
-  readonly #entry;
-  readonly #region;
+  /** Copies of the pages at hand, by slot: a region is of these bytes, whatever becomes of the frame. */
+  readonly #pages = new Map<number, Int32Array>();
   #fused: boolean | undefined;
 
   constructor(parts: MakerParts) {
     this.#parts = parts;
     this.#halves = new Uint16Array(parts.arena.memory.buffer);
-    this.#entry = entryStruct(parts.arena.words);
-    this.#region = regionStruct(parts.arena.words);
   }
 
   /**
@@ -62,6 +61,7 @@ export class RegionMaker {
    * `nextEntry` as it was. Requires: the caller holds `translating`, or it was asked to.
    */
   make(code: CodePtr, heads: readonly Head[]): Uint8Array<ArrayBuffer> | 'full' | undefined {
+    this.#pages.clear();
     const planned = this.#group(code, heads).flatMap(group => this.#plan(code, group));
     return planned.length === 0 ? undefined : this.#write(code, planned);
   }
@@ -88,13 +88,20 @@ export class RegionMaker {
   }
 
   #discover(code: CodePtr, heads: readonly Head[]): RegionPlan | undefined {
-    const half = frameByte(heads[0]!.pfn) / 2;
-    const fetch = (offset: number) => this.#halves[half + (offset >>> 1)]!;
+    const halves = new Uint16Array(this.#pageOf(heads[0]!).buffer);
+    const fetch = (offset: number) => halves[offset >>> 1]!;
     return planRegion(
       fetch,
       heads.map(h => h.offset),
       offset => this.#isLarge(code, heads[0]!, offset),
     );
+  }
+
+  #pageOf({ slot, pfn }: Head): Int32Array {
+    const at = frameByte(pfn) >>> 2;
+    const page = this.#pages.get(slot) ?? this.#parts.arena.words.slice(at, at + PAGE_WORDS);
+    this.#pages.set(slot, page);
+    return page;
   }
 
   #plan(code: CodePtr, { heads, plan: first }: Group): Planned[] {
@@ -117,89 +124,53 @@ export class RegionMaker {
     const { cache } = this.#parts;
     const id = this.#halves[((cache.byteOf(code, slot) + SLOT_ENTRIES) >>> 1) + (offset >>> 1)]!;
     if (id === 0) return false;
-    const row = cache.code.entries.get(code) + (id * ENTRY_SIZE) / 4;
-    return this.#entry.need.get(row as never) >= LARGE;
+    return this.#parts.rows.needOf(code, id) >= LARGE;
+  }
+
+  /** What a module for this VM depends on. */
+  kind(code: CodePtr): number {
+    const { arena, cache } = this.#parts;
+    this.#fused ??= isMaddFused();
+    const polls = cache.code.vcpus.load(code) > 1;
+    return (arena.shared ? KIND.shared : 0) | (this.#fused ? KIND.fused : 0) | (polls ? KIND.polls : 0);
   }
 
   #write(code: CodePtr, planned: readonly Planned[]): Uint8Array<ArrayBuffer> | 'full' {
-    const { arena, cache } = this.#parts;
-    this.#fused ??= isMaddFused();
-    const bytes = writeBatch(
-      planned.map(p => p.plan),
-      {
-        shared: arena.shared,
-        watched: this.#parts.watched === true,
-        fused: this.#fused,
-        polls: cache.code.vcpus.load(code) > 1,
-      },
-    );
-    const entries = planned.reduce((n, p) => n + p.plan.d.entries.length, 0);
-    const isFull = this.#isFull(code, planned.length, entries, bytes.length);
-    const module = isFull ? 0 : this.#roomFor(bytes);
-    if (module === 0) return 'full';
-    this.#keep(code, module, planned, bytes);
-    return bytes;
-  }
-
-  #isFull(code: CodePtr, regions: number, entries: number, bytes: number): boolean {
-    const { nextEntry, nextRegion, wasmBytes } = this.#parts.cache.code;
-    const limits = this.#parts.limits ?? LIMITS;
-    return (
-      nextEntry.get(code) + entries > limits.entries ||
-      nextRegion.get(code) + regions > limits.regions ||
-      wasmBytes.get(code) + bytes > limits.wasmBytes
-    );
-  }
-
-  /** Words for a module's bytes; 0 when the heap, which other guests use too, has no more. */
-  #roomFor(bytes: Uint8Array): number {
-    try {
-      return this.#parts.alloc(Math.ceil(bytes.length / 4));
-    } catch (error) {
-      if (error instanceof Errno && error.code === 'ENOMEM') return 0;
-      throw error;
+    const { rows, watched = false, keep } = this.#parts;
+    const kind = this.kind(code);
+    const plans = planned.map(p => p.plan);
+    const wasm = writeBatch(plans, {
+      ...{ shared: (kind & KIND.shared) !== 0, watched, fused: (kind & KIND.fused) !== 0 },
+      polls: (kind & KIND.polls) !== 0,
+    });
+    const entries = plans.reduce((n, { d }) => n + d.entries.length, 0);
+    if (!rows.hasRoom(code, plans.length, entries, wasm.length)) return 'full';
+    const first = rows.addModule(code, wasm, plans.length);
+    if (first < 0) return 'full';
+    const made = this.#translation(kind, planned, wasm);
+    for (const [i, { need, entries }] of made.regions.entries()) {
+      rows.addEntries(code, first + i, planned[i]!.heads[0]!, need, entries);
     }
+    this.#countAll(code, plans, wasm);
+    if (!watched) keep(made);
+    return wasm;
   }
 
-  /** Puts the module and its rows where every thread finds them. */
-  #keep(code: CodePtr, module: number, planned: readonly Planned[], bytes: Uint8Array): void {
-    const { arena, cache } = this.#parts;
-    const first = cache.code.nextRegion.get(code);
-    arena.bytes.set(bytes, module * 4);
-    cache.code.wasmBytes.set(code, cache.code.wasmBytes.get(code) + bytes.length);
-    planned.forEach((p, i) => {
-      const row = (cache.code.regions.get(code) + (first + i) * REGION_WORDS) as never;
-      this.#region.module.set(row, module);
-      this.#region.bytes.set(row, bytes.length);
-      this.#region.first.set(row, first);
-      this.#region.count.set(row, planned.length);
-      this.#enter(code, first + i, p);
-      this.#count('translatedInstructions', code, p.plan.d.instructions);
-    });
-    cache.code.nextRegion.set(code, first + planned.length);
+  #translation(kind: number, planned: readonly Planned[], wasm: Uint8Array<ArrayBuffer>): Translation {
+    const slots = [...new Set(planned.map(({ heads }) => heads[0]!.slot))];
+    const regions = planned.map(({ heads, plan: { d } }) => ({
+      page: slots.indexOf(heads[0]!.slot),
+      need: d.instructions,
+      entries: d.entries.map(block => entryOf(d.blocks[block]!)),
+    }));
+    return { kind, pages: slots.map(slot => this.#pages.get(slot)!), regions, wasm };
+  }
+
+  #countAll(code: CodePtr, plans: readonly RegionPlan[], wasm: Uint8Array): void {
+    for (const { d } of plans) this.#count('translatedInstructions', code, d.instructions);
     this.#count('batches', code, 1);
-    this.#count('translatedRegions', code, planned.length);
-    this.#count('translatedBytes', code, bytes.length);
-  }
-
-  /** Fills the rows of the region's entries in. */
-  #enter(code: CodePtr, fn: number, { heads, plan }: Planned): void {
-    const { code: fields } = this.#parts.cache;
-    const base = fields.nextEntry.get(code);
-    fields.nextEntry.set(code, base + plan.d.entries.length);
-    const { slot, stamp } = heads[0]!;
-    plan.d.entries.forEach((block, i) => {
-      const { start, steps } = plan.d.blocks[block]!;
-      const row = (fields.entries.get(code) + ((base + i) * ENTRY_SIZE) / 4) as never;
-      this.#entry.fn.set(row, fn);
-      this.#entry.base.set(row, base);
-      this.#entry.need.set(row, plan.d.instructions);
-      this.#entry.place.set(row, (slot << 12) | start);
-      // Where an instruction begins that a region can't do, it is entered by its own jumps alone.
-      this.#entry.stamp.set(row, steps[0]!.flow === Flow.Slow ? ~stamp : stamp);
-      this.#entry.visits.set(row, 0);
-      this.#entry.retired.set(row, 0);
-    });
+    this.#count('translatedRegions', code, plans.length);
+    this.#count('translatedBytes', code, wasm.length);
   }
 
   #count(what: Counter, code: CodePtr, by: number): void {
@@ -207,3 +178,9 @@ export class RegionMaker {
     counter.set(code, counter.get(code) + by);
   }
 }
+
+/** Where an instruction begins that a region can't do, it is entered by its own jumps alone. */
+const entryOf = ({ start, steps }: Block): KeptEntry => ({
+  offset: start,
+  isOwn: steps[0]!.flow === Flow.Slow,
+});

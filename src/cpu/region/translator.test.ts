@@ -138,7 +138,7 @@ describe("a thread that translates for a VM's runners", () => {
   test('finds no room, and the runner makes some', () => {
     start({ limits: { ...LIMITS, regions: 2 } });
     for (let page = 0; page < 5; page++) {
-      m.poke(RAM_BASE + page * 4096, assemble(HOT_LOOP));
+      m.poke(RAM_BASE + page * 4096, assemble(`li t0, ${page}\n${HOT_LOOP}`));
       m.cpu.setPc(m.vcpu, RAM_BASE + page * 4096);
       m.setX(10, 0n);
       for (let exit: Exit = Exit.Budget; exit === Exit.Budget; serve()) exit = m.run(20_000);
@@ -155,8 +155,11 @@ describe("a thread that translates for a VM's runners", () => {
     serve();
     expect(regions()).toBe(0);
     post.serve(true);
-    m.run(10_000);
-    serve();
+    // What is known of its pages first.
+    for (let i = 0; i < 2; i++) {
+      m.run(10_000);
+      serve();
+    }
     expect(regions()).toBe(1);
     toEnd(m);
     expect(m.x(10)).toBe(900_000n);

@@ -7,11 +7,15 @@ import { HotPlaces } from './hot-places.ts';
 import { type Head, Jobs, MAX_HEADS, Translating } from './job.ts';
 import { REGION_WORDS, regionStruct } from './layout.ts';
 import type { Linker } from './linker.ts';
-import { type MakerParts, MIN_RETIRED, RegionMaker } from './maker.ts';
+import { MIN_RETIRED, RegionMaker } from './maker.ts';
 import type { Post } from './post.ts';
 import { Publisher } from './publisher.ts';
+import { Recall } from './recall.ts';
+import { RegionRows, type RowsParts } from './region-rows.ts';
+import { decodeTranslation, encodeTranslation, type Translation } from './translation.ts';
+import { TranslationStore } from './translation-store.ts';
 
-export type TranslatorParts = Omit<MakerParts, 'isEager'> & {
+export type TranslatorParts = RowsParts & {
   decoder: Decoder;
   linker: Linker;
   free: ((at: number) => void) | undefined;
@@ -19,6 +23,10 @@ export type TranslatorParts = Omit<MakerParts, 'isEager'> & {
   batch: number;
   /** Leads to the thread that translates, where there is one. */
   post: Post | undefined;
+  /** Told of what was translated, for `know`. */
+  keepTranslation: ((bytes: Uint8Array) => void) | undefined;
+  /** Test: the regions tell of their stores. */
+  watched?: boolean;
   /** Drops the vCPU's Exec entries and waits until no other uses what was dropped. */
   quiesce(vcpu: VcpuPtr): void;
 };
@@ -52,6 +60,8 @@ export class Translator {
   readonly #places = new HotPlaces();
   readonly #jobs: Jobs;
   readonly #maker: RegionMaker;
+  readonly #recall: Recall;
+  readonly #store = new TranslationStore();
   readonly #publisher: Publisher;
   /** A test's, for which every hot place is to become a region at once. */
   readonly #isEager: boolean;
@@ -60,14 +70,18 @@ export class Translator {
   #milliseconds = 0;
 
   constructor(parts: TranslatorParts) {
-    const { arena, cache, decoder } = parts;
+    const { arena, cache, decoder, linker, watched = false } = parts;
     this.#parts = parts;
     this.#words = arena.words;
     this.#cache = cache;
     this.#isEager = parts.batch === 1;
     this.#region = regionStruct(arena.words);
     this.#jobs = new Jobs(arena.words, cache.code);
-    this.#maker = new RegionMaker({ ...parts, isEager: this.#isEager });
+    const rows = new RegionRows(parts);
+    const keep = (translation: Translation) => this.#keep(translation);
+    this.#maker = new RegionMaker({ arena, cache, rows, keep, watched, isEager: this.#isEager });
+    const compileAhead = (wasm: Uint8Array<ArrayBuffer>) => linker.compileAhead(wasm);
+    this.#recall = new Recall({ arena, cache, rows, store: this.#store, compileAhead });
     this.#publisher = new Publisher(arena, cache, decoder);
   }
 
@@ -129,14 +143,30 @@ export class Translator {
     return this.#places.take(code, most, heat, head => this.#publisher.isWanted(code, head));
   }
 
-  /** Leaves the hottest places to the translator's thread, unless it has some of this VM. */
-  #ask(code: CodePtr, post: Post): void {
-    const { translating } = this.#cache.code;
+  /** Whether pages were decoded for which the translator's thread was not asked yet. */
+  #hasNewPages(code: CodePtr): boolean {
+    const { pages, pagesAsked } = this.#cache.code;
+    return pages.load(code) !== pagesAsked.get(code);
+  }
+
+  /** Leaves the hottest places, and all new pages, to the translator's thread, unless it has some of this VM. */
+  #ask(code: CodePtr, post: Post, most = MAX_HEADS): void {
+    const { translating, pages, pagesAsked } = this.#cache.code;
     if (translating.cas(code, Translating.Free, Translating.Held) !== Translating.Free) return;
-    const heads = this.#take(code, MAX_HEADS, HEAT_ASKED / 2);
+    const heads = most === 0 ? [] : this.#take(code, most, HEAT_ASKED / 2);
+    const asks = heads.length > 0 || this.#hasNewPages(code);
+    pagesAsked.set(code, pages.load(code));
     this.#jobs.write(code, heads);
-    translating.store(code, heads.length > 0 ? Translating.Asked : Translating.Free);
-    if (heads.length > 0 && !post.leave(code)) translating.store(code, Translating.Free);
+    translating.store(code, asks ? Translating.Asked : Translating.Free);
+    if (asks && !post.leave(code)) translating.store(code, Translating.Free);
+  }
+
+  /** Where a slice begins: publishes what was made, and asks what is known of new pages. From inside. */
+  attend(vcpu: VcpuPtr): void {
+    this.collect(vcpu);
+    const { post } = this.#parts;
+    const code = this.#words[vcpu + AT.code]! as CodePtr;
+    if (post?.isServed === true && this.#hasNewPages(code)) this.#ask(code, post, 0);
   }
 
   /** The translator's thread: does what was asked for a VM. */
@@ -146,7 +176,7 @@ export class Translator {
     this.#jobs.setFirstEntry(code, nextEntry.get(code));
     let state: number = Translating.Made;
     try {
-      const bytes = this.#timed(code, () => this.#maker.make(code, this.#jobs.read(code)));
+      const bytes = this.#timed(code, () => this.#serve(code));
       if (bytes === 'full') state = Translating.Full;
       else if (bytes !== undefined) this.#parts.linker.compileAhead(bytes);
     } catch (error) {
@@ -179,14 +209,38 @@ export class Translator {
     const { translating, nextEntry } = this.#cache.code;
     if (translating.cas(code, Translating.Free, Translating.Held) !== Translating.Free) return;
     try {
-      const heads = this.#take(code, 2 * this.#parts.batch, (this.#isEager ? 1 : HEAT) / 4);
       const first = nextEntry.get(code);
+      const taken = this.#take(code, 2 * this.#parts.batch, (this.#isEager ? 1 : HEAT) / 4);
+      const heads = this.#unknown(code, taken);
       const bytes = this.#timed(code, () => this.#maker.make(code, heads));
       if (bytes === 'full') this.#dropAll(vcpu, code);
       else this.#publish(code, first, heads);
     } finally {
       translating.store(code, Translating.Free);
     }
+  }
+
+  #serve(code: CodePtr): Uint8Array<ArrayBuffer> | 'full' | undefined {
+    const heads = this.#unknown(code, this.#jobs.read(code));
+    this.#jobs.write(code, heads);
+    return this.#maker.make(code, heads);
+  }
+
+  /** The heads of pages that do not get known regions just now. The others may be hot again. */
+  #unknown(code: CodePtr, heads: readonly Head[]): Head[] {
+    if (this.#parts.watched === true) return [...heads];
+    const given = this.#recall.pages(code, this.#maker.kind(code));
+    return heads.filter(({ slot }) => !given.has(slot));
+  }
+
+  #keep(translation: Translation): void {
+    if (this.#store.add(translation)) this.#parts.keepTranslation?.(encodeTranslation(translation));
+  }
+
+  /** Takes what `keepTranslation` was told, by a process with the same code; what it was not does nothing. */
+  know(bytes: Uint8Array): void {
+    const translation = decodeTranslation(bytes);
+    if (translation !== undefined) this.#store.add(translation);
   }
 
   #timed<T>(code: CodePtr, work: () => T): T {

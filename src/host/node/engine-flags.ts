@@ -21,3 +21,26 @@ export const engineFlags = (v8: string): string[] => {
 export const setEngineFlags = (): void => {
   for (const flag of engineFlags(process.versions.v8 ?? '99.0')) setFlagsFromString(flag);
 };
+
+/** What V8 11 lets a function do before it optimizes it: bytes of machine code that were passed, by and large. */
+const USUAL_BUDGET = 1_800_000;
+/**
+ * For regions, which are large: they would be optimized after some twenty visits, and a boot, which has two processors at
+ * most places, spends more on that than it gains. A loop still has its turn within some 10 ms.
+ */
+const REGION_BUDGET = 1_800_000_000;
+const TIERING_BUDGET = '--wasm-tiering-budget';
+
+/**
+ * Compiles a module whose functions V8 11 shall optimize once they were really used; elsewhere, as always. The flag is the process's,
+ * so it is set for that moment alone.
+ */
+export function compilePatiently(bytes: Uint8Array<ArrayBuffer>): WebAssembly.Module {
+  if (!process.versions.v8?.startsWith('11.')) return new WebAssembly.Module(bytes);
+  setFlagsFromString(`${TIERING_BUDGET}=${REGION_BUDGET}`);
+  try {
+    return new WebAssembly.Module(bytes);
+  } finally {
+    setFlagsFromString(`${TIERING_BUDGET}=${USUAL_BUDGET}`);
+  }
+}

@@ -1,10 +1,11 @@
-import { closeSync, fstatSync, openSync, readFileSync, readSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { basename, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { Script } from 'node:vm';
 import { crc32 } from 'node:zlib';
 import { cacheDirectory } from './cache-dir.ts';
+import { readOwn } from './own-file.ts';
 
 // A thread's code is one script of a megabyte. To compile it, and then each function when it is first called, takes
 // some 0.1 s of a start. So what V8 has compiled is kept, and V8 takes it back in a few milliseconds.
@@ -18,7 +19,6 @@ export type TakeCompiled = () => { path: string; bytes: Buffer } | undefined;
 type Main = (require: NodeJS.Require, moduleUrl: string, takeCompiled: TakeCompiled, handed: unknown) => void;
 const PARAMETERS = 'require, moduleUrl, takeCompiled, handed';
 const CRC_BYTES = 4;
-const WRITABLE_BY_OTHERS = 0o022;
 
 /** Runs a script of the bundle, a file of ASCII, and hands it something. Without a cache that fits, as if there were none. */
 export function runScript(path: string, handed?: unknown): void {
@@ -54,22 +54,10 @@ export function compiledPath(path: string, source: string): string | undefined {
 
 /** Undefined for what is not there, is not whole, or may be another's. */
 export function readCompiled(path: string): Buffer | undefined {
-  try {
-    const fd = openSync(path, 'r');
-    try {
-      const { size, uid, mode } = fstatSync(fd);
-      const isOurs = uid === process.getuid?.() && (mode & WRITABLE_BY_OTHERS) === 0;
-      if (!isOurs || size <= CRC_BYTES) return undefined;
-      const bytes = Buffer.allocUnsafeSlow(size);
-      if (readSync(fd, bytes) !== size) return undefined;
-      const data = bytes.subarray(CRC_BYTES);
-      return crc32(data) === bytes.readUInt32LE(0) ? data : undefined;
-    } finally {
-      closeSync(fd);
-    }
-  } catch {
-    return undefined;
-  }
+  const bytes = readOwn(path);
+  if (bytes === undefined || bytes.length <= CRC_BYTES) return undefined;
+  const data = bytes.subarray(CRC_BYTES);
+  return crc32(data) === bytes.readUInt32LE(0) ? data : undefined;
 }
 
 export function withCrc(data: Buffer): Buffer {
