@@ -30,8 +30,8 @@ export const PC_SHIFT = 2;
 
 /** How many instructions to decode ahead of the one that is asked for. */
 export const AHEAD = 16;
-/** Instructions of which what is known is kept: see decoder.ts. A power of two. */
-export const KNOWN = 8192;
+/** Instructions of which what is known is kept: see known.ts. A power of two. */
+export const KNOWN = 32768;
 export const KNOWN_BYTES = 16;
 /**
  * What is known beside the record: halfwords of the instruction, 0 when what follows need not be one; whether it goes to

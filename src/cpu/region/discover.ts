@@ -1,6 +1,6 @@
 import { immediateOf, isLong, NO_ROW, rdOf, rowOf, wordOf } from '../decode.ts';
-import { fastCsr, lightFence } from '../decoder.ts';
 import { INSTRUCTIONS } from '../instructions.ts';
+import { fastCsr, lightFence } from '../known.ts';
 import { mayLeave, type RegisterSet, readsOf, writesOf } from './register-set.ts';
 
 // From hot addresses in a page to the basic blocks that a region consists of. Everything is an offset in
