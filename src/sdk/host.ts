@@ -37,6 +37,8 @@ const ARENA_MAX = 4e9;
 /** Decode caches, tables and records of some thirty guests. Untouched parts are free. */
 const SHARED_HEAP_MAX = 1280 * MIB;
 const MEMORY_MIN = 64 * MIB;
+/** Most guests have booted by then, and want the cores for that. */
+const LATER_MS = 1500;
 
 /**
  * Memory that several guests share: one arena of frames, one swap, one housekeeper.
@@ -53,6 +55,7 @@ export class Host implements AsyncDisposable {
   #translator: HostWorker | undefined;
   /** True if guests run on this thread, over memory that no other sees. */
   readonly inline: boolean;
+  readonly #canSwap: boolean;
   readonly #closeSwap: () => void;
   readonly #guests = new Set<HostGuest>();
   #closed: Promise<void> | undefined;
@@ -62,6 +65,7 @@ export class Host implements AsyncDisposable {
     this.machineHost = MachineHost.create(config, ports);
     this.#closeSwap = closeSwap;
     this.inline = !config.shared;
+    this.#canSwap = config.swap.kind !== 'none';
   }
 
   /** Throws E_USAGE and E_SWAP for what can't be. */
@@ -128,10 +132,20 @@ export class Host implements AsyncDisposable {
 
   /** Before a guest is made there is nothing to serve, and its own threads want the cores to start on. */
   #serveGuest(guest: HostGuest): void {
+    this.#start(guest, () => this.#translate());
+    const keepHouse = () => this.#start(guest, () => this.#keepHouse());
+    // With nowhere to swap to there is nothing to reclaim: what is left, merging and huge pages, has time.
+    if (this.#canSwap) keepHouse();
+    else {
+      const timer = setTimeout(keepHouse, LATER_MS);
+      guest.ended.catch(() => {}).finally(() => clearTimeout(timer));
+    }
+  }
+
+  #start(guest: HostGuest, start: () => HostWorker): void {
     if (this.#closed !== undefined) return;
     try {
-      for (const worker of [this.#keepHouse(), this.#translate()])
-        worker.failed.then(error => guest.fail(error));
+      start().failed.then(error => guest.fail(error));
     } catch (error) {
       guest.fail(error as Error);
     }
