@@ -15,7 +15,7 @@ import { type CpuPorts, Exit, Mode, type VcpuPtr } from './interface.ts';
 import { type Callbacks, compileInterpreter } from './interpreter.ts';
 import type { Fills } from './interpreter-fills.ts';
 import { Mmu } from './mmu.ts';
-import type { RegionLimits } from './region/layout.ts';
+import { type RegionLimits, VISITS_BYTES } from './region/layout.ts';
 import { type Compile, Linker } from './region/linker.ts';
 import type { Lockstep } from './region/lockstep.ts';
 import type { Post } from './region/post.ts';
@@ -284,14 +284,16 @@ export class Cpu {
   /** After a slice: what the interpreter was at, and now and then whether regions pay. */
   #lookOver(vcpu: VcpuPtr): void {
     if (this.#words[vcpu + AT.leave] === 1 + Exit.Budget) this.translator.sample(vcpu);
-    if ((++this.#runs & 63) === 0) this.translator.review(this.#words[vcpu + AT.code]! as CodePtr);
+    if ((++this.#runs & 63) === 0) this.translator.review(vcpu);
   }
 
   #allocTlb(vcpu: VcpuPtr): void {
     const heatAt = HOST_AT + hostBytes(this.#frames);
-    const at = this.#allocAligned((heatAt + HEAT_BYTES + KNOWN * KNOWN_BYTES) / 4);
+    const visitsAt = heatAt + HEAT_BYTES + KNOWN * KNOWN_BYTES;
+    const at = this.#allocAligned((visitsAt + VISITS_BYTES) / 4);
     this.#words[vcpu + AT.tlb] = at;
     this.#words[vcpu + AT.heat] = (at * 4 + heatAt) | 0;
+    this.#words[vcpu + AT.visits] = (at * 4 + visitsAt) | 0;
     const code = this.#words[vcpu + AT.code]! as CodePtr;
     this.#words[vcpu + AT.entries] = (this.#cache.code.entries.get(code) * 4) | 0;
     this.#tlb.flushHost(vcpu);

@@ -4,7 +4,7 @@ import { count } from './counters.ts';
 import { SLOT_ENTRIES } from './decoded.ts';
 import { Access } from './interface.ts';
 import type { Imports } from './interpreter-locals.ts';
-import { ENTRY, ENTRY_SIZE } from './region/layout.ts';
+import { ENTRY, ENTRY_SIZE, VISITS } from './region/layout.ts';
 import { Leave, REGION_TYPE } from './region/signature.ts';
 import { INDEX_MASK, KIND_BYTES } from './tlb-layout.ts';
 import { AT } from './vcpu.ts';
@@ -128,10 +128,7 @@ function callRegion(c: Code, l: Locals, imports: Imports, again: Label): void {
   stepOnce(c);
 }
 
-/**
- * Translator.review decides by these whether an entry pays. One visit in SAMPLED: the rows are shared, and two harts
- * that execute the same code would take their cache lines from each other each time.
- */
+/** Translator.review decides by these whether an entry pays. One visit in SAMPLED. */
 function countVisit(c: Code, l: Locals): void {
   c.get(CPU)
     .mem('i32_load', AT.lookups * 4)
@@ -141,10 +138,16 @@ function countVisit(c: Code, l: Locals): void {
 }
 
 function countOne(c: Code, l: Locals): void {
-  c.get(l.row).get(l.row).mem('i32_load', ENTRY.visits).i32(1).op('i32_add').mem('i32_store', ENTRY.visits);
-  c.get(l.row).get(l.row).mem('i32_load', ENTRY.retired).get(l.left).op('i32_add');
+  c.get(CPU)
+    .mem('i32_load', AT.visits * 4)
+    .get(l.id)
+    .i32(VISITS.log2)
+    .op('i32_shl', 'i32_add')
+    .tee(l.row);
+  c.get(l.row).mem('i32_load', VISITS.visits).i32(1).op('i32_add').mem('i32_store', VISITS.visits);
+  c.get(l.row).get(l.row).mem('i32_load', VISITS.retired).get(l.left).op('i32_add');
   c.get(CPU)
     .mem('i32_load', AT.left * 4)
     .op('i32_sub')
-    .mem('i32_store', ENTRY.retired);
+    .mem('i32_store', VISITS.retired);
 }

@@ -46,7 +46,7 @@ export class FlatMachine {
     this.pages = options.pages ?? 64;
     this.#isFull = options.isFull;
     const slots = options.slots ?? 32;
-    const heapBytes = slots * 40960 + 8 * 1024 * 1024;
+    const heapBytes = slots * 40960 + 12 * 1024 * 1024;
     this.arena = Arena.create({ frames: this.pages, heapBytes, shared: options.shared ?? false });
     this.#alloc = this.#allocator();
     const inner: CpuPorts = {

@@ -95,6 +95,8 @@ const FIELDS = {
   codeSeen: i32, //       the code cache's generation that the X-TLB agrees with
   entries: i32, //        the VM's region entries, byte address
   heat: i32, //           counts of arrivals by place, byte address
+  visits: i32, //         counts of visits by region entry, byte address: region/layout.ts
+  visitsEpoch: i32, //    of the regions that these are of
   firstRegion: i32, //    where this thread's function table has the VM's regions
   lookups: u64, //        regions left for what is at another place, ...
   interprets: u64, //     ... and for the interpreter to execute an instruction
@@ -119,7 +121,7 @@ const FIELDS = {
   handoff: i32, //        what waits for the thread that owns the devices; atomic
   fence: array(5), //     the one remote fence of pages that may be under way (fence-requests.ts); atomic
   writes: i32, //         the one frame that became code and is to be told of; 0 when there is none; atomic
-  spare: array(7),
+  spare: array(5),
 } as const;
 
 export type Vcpu = Struct<'vcpu', typeof FIELDS>;

@@ -13,9 +13,6 @@ const ENTRY_FIELDS = {
   need: i32,
   /** Where it is: the decoded page's slot, and below it 12 bits of offset in the page. */
   place: i32,
-  /** How often `run` came in here, one time in 16 counted, and how many instructions then retired: estimates. */
-  visits: i32,
-  retired: i32,
   /** Of the page that `place` is in (CodeCache.stampOf). */
   stamp: i32,
   /** The instruction, as it stands in memory and decoded as if it stood alone; then what leads on. */
@@ -23,14 +20,21 @@ const ENTRY_FIELDS = {
   record: array(2),
   afterShort: array(2),
   afterLong: array(2),
-  spare: array(2),
+  spare: array(4),
 } as const;
 /** Byte offsets, for generated code. */
-export const ENTRY = { fn: 0, base: 4, need: 8, visits: 16, retired: 20, record: 32 } as const;
+export const ENTRY = { fn: 0, base: 4, need: 8, record: 24 } as const;
 export const ENTRY_SIZE = 64;
 /** Ids are u16. */
 export const MAX_ENTRIES = 65536;
 export const entryStruct = (words: Int32Array) => struct(words, 'regionEntry', ENTRY_FIELDS);
+
+/**
+ * Each vCPU counts by entry how often `run` came in there, one time in 16 counted, and how many instructions then
+ * retired: estimates. Its own, as two harts that execute the same code would take the lines of shared ones from each other.
+ */
+export const VISITS = { visits: 0, retired: 4, log2: 3 } as const;
+export const VISITS_BYTES = MAX_ENTRIES << VISITS.log2;
 
 /** A region's wasm, by its number: that of the batch which it was translated in. */
 const REGION_FIELDS = {

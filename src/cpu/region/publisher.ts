@@ -8,13 +8,13 @@ import { PAIRS } from '../pairs.ts';
 import { INDEX_MASK, KIND_BYTES } from '../tlb-layout.ts';
 import { AT, type CodePtr } from '../vcpu.ts';
 import type { Head } from './job.ts';
-import { ENTRY, ENTRY_SIZE, entryStruct } from './layout.ts';
+import { ENTRY, ENTRY_SIZE, entryStruct, VISITS, VISITS_BYTES } from './layout.ts';
 
 const EXEC = Access.Exec * KIND_BYTES;
 /** Entries that `review` looks at in one go. */
 const REVIEWED = 512;
 /** Visits, of those that are counted, after which an entry is judged. */
-const VISITS = 64;
+const JUDGED = 64;
 
 /**
  * By case of the interpreter, from FIRST_VARIANT on: the length of an instruction that is always or often followed by the
@@ -122,18 +122,31 @@ export class Publisher {
     return goesOn(this.#opAt(slotByte, offset - 4), 4) ? 4 : 0;
   }
 
-  /** Takes away entries whose visits retire less than `least` on average, of some. Those are told to `refuse`. */
-  review(code: CodePtr, least: number, refuse: (head: Head) => void): void {
+  /** Takes away entries whose visits by this vCPU retire less than `least` on average, of some. Those are told to `refuse`. */
+  review(vcpu: VcpuPtr, least: number, refuse: (head: Head) => void): void {
+    const code = this.#words[vcpu + AT.code]! as CodePtr;
     const end = this.#cache.code.nextEntry.get(code);
+    if (!this.#hasCounts(vcpu, code)) return;
+    const table = this.#words[vcpu + AT.visits]! >>> 2;
     for (let i = 0; i < REVIEWED && i < end; i++) {
       this.#reviewed = this.#reviewed + 1 < end ? this.#reviewed + 1 : 1;
-      const row = this.#row(code, this.#reviewed);
-      if (this.#reviewed >= end || this.#entry.visits.get(row) < VISITS) continue;
-      const mean = this.#entry.retired.get(row) / this.#entry.visits.get(row);
-      this.#entry.visits.set(row, 0);
-      this.#entry.retired.set(row, 0);
-      if (mean < least) this.#takeAway(code, this.#reviewed, row, refuse);
+      const at = table + ((this.#reviewed << VISITS.log2) >>> 2);
+      const visits = this.#words[at + VISITS.visits / 4]!;
+      if (this.#reviewed >= end || visits < JUDGED) continue;
+      const mean = this.#words[at + VISITS.retired / 4]! / visits;
+      this.#words.fill(0, at, at + 2);
+      if (mean < least) this.#takeAway(code, this.#reviewed, this.#row(code, this.#reviewed), refuse);
     }
+  }
+
+  /** False where its counts may be of regions that were dropped: then it begins anew. */
+  #hasCounts(vcpu: VcpuPtr, code: CodePtr): boolean {
+    const epoch = this.#cache.code.epoch.load(code);
+    if (this.#words[vcpu + AT.visitsEpoch] === epoch) return true;
+    const table = this.#words[vcpu + AT.visits]! >>> 2;
+    this.#words.fill(0, table, table + VISITS_BYTES / 4);
+    this.#words[vcpu + AT.visitsEpoch] = epoch;
+    return false;
   }
 
   #takeAway(code: CodePtr, id: number, row: number, refuse: (head: Head) => void): void {

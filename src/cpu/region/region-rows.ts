@@ -91,8 +91,6 @@ export class RegionRows {
       this.#entry.place.set(row, (slot << 12) | offset);
       // One that is entered by its own jumps alone has a stamp that no page has.
       this.#entry.stamp.set(row, isOwn ? ~stamp : stamp);
-      this.#entry.visits.set(row, 0);
-      this.#entry.retired.set(row, 0);
     });
   }
 

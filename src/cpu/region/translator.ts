@@ -196,7 +196,7 @@ export class Translator {
     if (translating.cas(code, state, Translating.Held) !== state) return;
     if (state === Translating.Full) this.#dropAll(vcpu, code);
     else this.#publish(code, this.#jobs.firstEntry(code), this.#jobs.read(code));
-    this.#publisher.review(code, MIN_RETIRED, head => this.#refuse(code, head));
+    this.#publisher.review(vcpu, MIN_RETIRED, head => this.#refuse(code, head));
     translating.store(code, Translating.Free);
   }
 
@@ -263,10 +263,11 @@ export class Translator {
    * Takes away entries that are left again too soon: going from region to region costs as much as interpreting
    * some instructions. Looks at some entries each time.
    */
-  review(code: CodePtr): void {
+  review(vcpu: VcpuPtr): void {
+    const code = this.#words[vcpu + AT.code]! as CodePtr;
     const { translating } = this.#cache.code;
     if (translating.cas(code, Translating.Free, Translating.Held) !== Translating.Free) return;
-    this.#publisher.review(code, MIN_RETIRED, head => this.#refuse(code, head));
+    this.#publisher.review(vcpu, MIN_RETIRED, head => this.#refuse(code, head));
     translating.store(code, Translating.Free);
   }
 
