@@ -25,8 +25,8 @@ export const BUSY = -2;
 
 const FIELDS = {
   slots: i32,
-  /** Tells it from another that has had its place: any number. */
-  life: i32,
+  /** Tells it from others that had its place before. */
+  number: i32,
   /** What was allocated for the slots, and the byte address of slot 0 in it. */
   block: i32,
   base: i32,
@@ -39,7 +39,7 @@ const FIELDS = {
   /** Word index: for each slot, whether it was looked up since reclaim last passed. */
   referenced: i32,
   /** Word index: for each slot, the stamp of the page that was last looked up among known translations. */
-  recalls: i32,
+  recallStamps: i32,
   /** Word index: for each slot, how often it was begun: one page's number among those that have been there. */
   stamps: i32,
   hand: i32,
@@ -97,10 +97,11 @@ export class CodeCache {
     this.#code = this.code;
   }
 
-  create(alloc: (words: number) => number, slots: number): CodePtr {
+  /** `number`: of which no other has had the same. */
+  create(alloc: (words: number) => number, slots: number, number: number): CodePtr {
     const code = alloc(this.#code.words) as CodePtr;
     this.#code.slots.set(code, slots);
-    this.#code.life.set(code, (Math.random() * 2 ** 32) | 0);
+    this.#code.number.set(code, number);
     const block = alloc((slots * SLOT_BYTES) / 4 + 16);
     this.#code.block.set(code, block);
     this.#code.base.set(code, alignToLine(block) * 4);
@@ -109,7 +110,7 @@ export class CodeCache {
     this.#code.frames.set(code, alloc(slots));
     this.#code.referenced.set(code, alloc(slots));
     this.#code.stamps.set(code, alloc(slots));
-    this.#code.recalls.set(code, alloc(slots));
+    this.#code.recallStamps.set(code, alloc(slots));
     this.#code.job.set(code, alloc(JOB_WORDS));
     this.#code.entries.set(code, alloc((MAX_ENTRIES * ENTRY_SIZE) / 4));
     this.#code.regions.set(code, alloc(MAX_REGIONS * REGION_WORDS));
@@ -119,8 +120,8 @@ export class CodeCache {
 
   /** Gives all of it back. Requires: no vCPU of the VM runs. */
   destroy(code: CodePtr, free: (at: number) => void): void {
-    const { block, map, frames, referenced, recalls, stamps, job, entries, regions } = this.#code;
-    const parts = [block, map, frames, referenced, recalls, stamps, job, entries, regions];
+    const { block, map, frames, referenced, recallStamps, stamps, job, entries, regions } = this.#code;
+    const parts = [block, map, frames, referenced, recallStamps, stamps, job, entries, regions];
     for (const part of parts) free(part.get(code));
     free(code);
   }
@@ -311,11 +312,11 @@ export class CodeCache {
 
   /** Requires, as `setRecalled` does: `translating` is held. */
   wasRecalled(code: CodePtr, slot: number, stamp: number): boolean {
-    return this.#words[this.#code.recalls.get(code) + slot] === stamp;
+    return this.#words[this.#code.recallStamps.get(code) + slot] === stamp;
   }
 
   setRecalled(code: CodePtr, slot: number, stamp: number): void {
-    this.#words[this.#code.recalls.get(code) + slot] = stamp;
+    this.#words[this.#code.recallStamps.get(code) + slot] = stamp;
   }
 
   /** The frame that a slot was decoded from. */

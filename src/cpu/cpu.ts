@@ -99,6 +99,9 @@ export class Cpu {
   readonly #linker: Linker;
   readonly translator: Translator;
   readonly #translates: boolean;
+  readonly #post: Post | undefined;
+  /** Code caches that were made, where no other thread makes any. */
+  #codes = 0;
   /** Counts slices, so that regions are looked over now and then. */
   #runs = 0;
   readonly #lockstep: Lockstep | undefined;
@@ -161,6 +164,7 @@ export class Cpu {
       },
     });
     this.#translates = options.batch !== 0;
+    this.#post = options.post;
     const module = options.module ?? compileInterpreter(arena.shared);
     const callbacks = { ...this.#callbacks(decoder, slow), ...(willWrite && { willWrite }) };
     const env = { memory: arena.memory, regions: this.#linker.table, ...callbacks };
@@ -204,7 +208,7 @@ export class Cpu {
 
   /** A code cache; one per VM. `slots` decoded pages of 20 KiB each; they cost memory once used. */
   createCode(slots = CODE_SLOTS): CodePtr {
-    return this.#cache.create(this.#alloc, slots);
+    return this.#cache.create(this.#alloc, slots, this.#post?.numberCode() ?? ++this.#codes);
   }
 
   /** A zeroed record that decodes into `code`; `reset` makes it runnable. */

@@ -342,9 +342,13 @@ function writeRegionStart(c: Code, l: Locals, at: Places): void {
   c.op('return_');
 }
 
-/** Another vCPU takes the region away, and has come as far as its id: the instruction is decoded anew. */
+/**
+ * Another vCPU takes the region away, and has come as far as its id: the instruction is decoded anew. By compare-exchange,
+ * as it may have put the mark of a new one there meanwhile.
+ */
 function takeMark(c: Code, l: Locals, at: Places): void {
-  c.get(l.dp).i32(Op.Undecoded).mem('i32_store16').br(at.next);
+  c.get(l.dp).get(l.dp).mem('i32_load').i32(~0xffff).op('i32_and').tee(l.a32).i32(Op.Region).op('i32_or');
+  c.get(l.a32).i32(Op.Undecoded).op('i32_or').mem('i32_atomic_rmw_cmpxchg').op('drop').br(at.next);
 }
 
 /** Pushes the id of the region entry at `dp`; 0 while it is taken away. */

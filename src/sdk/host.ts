@@ -55,17 +55,23 @@ export class Host implements AsyncDisposable {
   #translator: HostWorker | undefined;
   /** True if guests run on this thread, over memory that no other sees. */
   readonly inline: boolean;
-  readonly #canSwap: boolean;
+  /** Its guests may have less memory than they ask for. */
+  readonly #isTight: boolean;
   readonly #closeSwap: () => void;
   readonly #guests = new Set<HostGuest>();
   #closed: Promise<void> | undefined;
 
-  private constructor(config: HostConfig, closeSwap: () => void, ports: HostPorts = nodePorts) {
+  private constructor(
+    config: HostConfig,
+    closeSwap: () => void,
+    isTight: boolean,
+    ports: HostPorts = nodePorts,
+  ) {
     setEngineFlags();
     this.machineHost = MachineHost.create(config, ports);
     this.#closeSwap = closeSwap;
     this.inline = !config.shared;
-    this.#canSwap = config.swap.kind !== 'none';
+    this.#isTight = isTight || config.swap.kind !== 'none';
   }
 
   /** Throws E_USAGE and E_SWAP for what can't be. */
@@ -83,7 +89,7 @@ export class Host implements AsyncDisposable {
       ...{ shared: options.runners !== 0, breaks: options.breaks ?? [] },
     };
     try {
-      return new Host(config, closeSwap);
+      return new Host(config, closeSwap, true);
     } catch (error) {
       closeSwap();
       throw error;
@@ -92,7 +98,7 @@ export class Host implements AsyncDisposable {
 
   /** By Sandbox: a Host of given size. Throws ENOMEM. */
   static of(config: HostConfig, closeSwap: () => void, ports?: HostPorts): Host {
-    return new Host(config, closeSwap, ports);
+    return new Host(config, closeSwap, false, ports);
   }
 
   #keepHouse(): HostWorker {
@@ -118,24 +124,24 @@ export class Host implements AsyncDisposable {
     if (this.#closed !== undefined) throw new FaultlineError('E_USAGE', 'the Host is closed');
   }
 
-  /** By Sandbox: a guest that `close` ends. */
-  enter(guest: HostGuest): void {
+  /** By Sandbox: a guest that `close` ends. `merges`: the housekeeper has work from the start. */
+  enter(guest: HostGuest, merges = false): void {
     this.#guests.add(guest);
     // A guest that is not made says so itself.
     if (!this.inline)
       guest.made.then(
-        () => this.#serveGuest(guest),
+        () => this.#serveGuest(guest, merges),
         () => {},
       );
     guest.ended.catch(() => {}).finally(() => this.#guests.delete(guest));
   }
 
   /** Before a guest is made there is nothing to serve, and its own threads want the cores to start on. */
-  #serveGuest(guest: HostGuest): void {
+  #serveGuest(guest: HostGuest, merges: boolean): void {
     this.#start(guest, () => this.#translate());
     const keepHouse = () => this.#start(guest, () => this.#keepHouse());
-    // With nowhere to swap to there is nothing to reclaim: what is left, merging and huge pages, has time.
-    if (this.#canSwap) keepHouse();
+    // A guest that has all its memory and merges nothing can do without: huge pages have time.
+    if (merges || this.#isTight) keepHouse();
     else {
       const timer = setTimeout(keepHouse, LATER_MS);
       guest.ended.catch(() => {}).finally(() => clearTimeout(timer));

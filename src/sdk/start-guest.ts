@@ -25,6 +25,6 @@ export function start(host: Host, launch: Launch, events: DriverEvents): Driver 
   const driver: Driver = host.inline
     ? new InlineDriver(host.machineHost, launch, events, openDisk)
     : new WorkerDriver(host.machineHost, launch, events);
-  host.enter(driver);
+  host.enter(driver, launch.machine.ksm !== undefined);
   return driver;
 }

@@ -17,10 +17,12 @@ const POST_FIELDS = {
   served: i32,
   /** Counts jobs; the translator's thread sleeps on it. */
   bell: i32,
+  /** Counts code caches that were ever made. */
+  codes: i32,
   places: array(PLACES),
 } as const;
 export type PostPtr = Ptr<'post'>;
-export const POST_WORDS = 2 + PLACES;
+export const POST_WORDS = 3 + PLACES;
 
 export class Post {
   readonly at: PostPtr;
@@ -37,6 +39,11 @@ export class Post {
 
   get isServed(): boolean {
     return this.#post.served.load(this.at) !== 0;
+  }
+
+  /** A number that no other code cache of the Host has had. */
+  numberCode(): number {
+    return this.#post.codes.add(this.at, 1) + 1;
   }
 
   #place(i: number): number {

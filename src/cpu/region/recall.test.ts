@@ -1,6 +1,7 @@
 import { beforeEach, describe, expect, test } from 'vitest';
 import { productionWaiter } from '../../sync/waiter.ts';
 import { assemble } from '../assemble.ts';
+import { CODE_AT } from '../code-cache.ts';
 import type { Cpu } from '../cpu.ts';
 import { Exit } from '../interface.ts';
 import { compileInterpreter } from '../interpreter.ts';
@@ -31,6 +32,11 @@ class Pair {
     this.#translator = this.m.secondCpu({ module, limits, keepTranslation });
     for (const bytes of known) this.#translator.translator.know(bytes);
     this.#post.serve(true);
+  }
+
+  /** Whether the translator's thread is there. */
+  attend(serves: boolean): void {
+    this.#post.serve(serves);
   }
 
   serve(): void {
@@ -100,6 +106,65 @@ describe('a page with the content of one that was translated', () => {
     pair.put(SECOND, SUM.replace('a0, a0, 1', 'a0, a0, 2'));
     for (let exit: Exit = Exit.Budget; exit === Exit.Budget; pair.serve()) exit = pair.m.run(2000);
     expect(pair.m.x(10) - sum).toBe(2n * rounds);
+  });
+
+  test('shares their module with all pages of the VM that have it', () => {
+    const { words } = pair.m.arena;
+    const regions = () => words[pair.m.code + CODE_AT.nextRegion]!;
+    const before = regions();
+    for (let page = 1; page <= 3; page++) {
+      pair.put(RAM_BASE + page * 4096);
+      expect(pair.sum(RAM_BASE + page * 4096)).toEqual({ sum: 60_000n, recalled: 1, made: 0 });
+    }
+    expect(regions()).toBe(before + 1);
+  });
+
+  test('has what else is hot in it translated, if not at once', () => {
+    const putBoth = ({ m }: Pair) => {
+      m.poke(FIRST, assemble(SUM, FIRST));
+      m.poke(FIRST + 1024, assemble(SUM.replace('a0, a0, 1', 'a0, a0, 2'), FIRST + 1024));
+    };
+    const first = new Pair();
+    putBoth(first);
+    expect(first.sum(FIRST).made).toBe(1);
+    const second = new Pair(first.kept);
+    putBoth(second);
+    // Hot in the slice in which its page is new.
+    expect(second.sum(FIRST + 1024)).toEqual({ sum: 120_000n, recalled: 1, made: 1 });
+  });
+
+  test('that has several pages has of each page what is of that one', () => {
+    const pages = [SUM, SUM.replace('a0, a0, 1', 'a0, a0, 2')] as const;
+    const first = new Pair();
+    first.attend(false);
+    for (const [i, source] of pages.entries()) {
+      first.put(RAM_BASE + i * 4096, source);
+      first.sum(RAM_BASE + i * 4096);
+    }
+    first.attend(true);
+    expect(first.sum(FIRST).made + first.sum(FIRST).made).toBe(2);
+    expect(first.kept).toHaveLength(1);
+    for (const [i, source] of pages.entries()) {
+      const other = new Pair(first.kept);
+      other.put(FIRST, source);
+      expect(other.sum(FIRST)).toEqual({ sum: BigInt(60_000 * (i + 1)), recalled: 1, made: 0 });
+    }
+  });
+
+  test('in a VM that has the place of one that went, by modules of its own', () => {
+    const { m } = pair;
+    pair.put(SECOND, SUM.replace('a0, a0, 1', 'a0, a0, 3'));
+    expect(pair.sum(SECOND).made).toBe(1);
+    pair.put(SECOND);
+    expect(pair.sum(SECOND).recalled).toBe(1);
+    // What a new one begins with; this machine's heap gives nothing out twice.
+    const { words } = m.arena;
+    words[m.code + CODE_AT.number]!++;
+    words[m.code + CODE_AT.nextRegion] = 0;
+    words[m.code + CODE_AT.nextEntry] = 1;
+    m.cpu.dropCode(m.code, m.byte(SECOND) / 4096);
+    expect(pair.sum(SECOND)).toEqual({ sum: 60_000n, recalled: 1, made: 0 });
+    expect([words[m.code + CODE_AT.nextRegion], words[m.code + CODE_AT.nextEntry]! > 1]).toEqual([1, true]);
   });
 
   test('has none where several harts execute it and the regions were made for one', () => {

@@ -14,8 +14,15 @@ export type RecallParts = {
   compileAhead(wasm: Uint8Array<ArrayBuffer>): void;
 };
 
+/** Of a VM's room for regions. */
+const SHARE = 0.5;
+
 /** A VM between two times that all its regions are dropped, and the first region that each translation has in it. */
-type Life = { readonly life: number; readonly epoch: number; readonly firsts: WeakMap<Translation, number> };
+type Life = {
+  readonly number: number;
+  readonly epoch: number;
+  readonly firsts: WeakMap<Translation, number>;
+};
 
 /**
  * Gives decoded pages the regions that pages of the same content had before: in this guest, in another of the Host, or in
@@ -50,22 +57,24 @@ export class Recall {
     const at = frameByte(cache.frameOf(code, slot)) >>> 2;
     this.#words.set(arena.words.subarray(at, at + PAGE_WORDS));
     const found = store.find(this.#words, kind);
-    for (const { translation, page } of found) this.#give(code, { slot, stamp }, translation, page);
-    return found.length > 0;
+    return (
+      found.filter(({ translation, page }) => this.#give(code, { slot, stamp }, translation, page)).length > 0
+    );
   }
 
-  #give(code: CodePtr, at: { slot: number; stamp: number }, translation: Translation, page: number): void {
+  #give(code: CodePtr, at: { slot: number; stamp: number }, translation: Translation, page: number): boolean {
     const { rows } = this.#parts;
     const regions = [...translation.regions.entries()].filter(([, region]) => region.page === page);
     const entries = regions.reduce((n, [, region]) => n + region.entries.length, 0);
     const { length } = translation.regions;
-    // What would have no room is left to heat, which may drop what is of no use any more.
-    if (!rows.hasRoom(code, length, entries, translation.wasm.length)) return;
+    // The rest is for what gets hot, as a page with known content need not be. That may also drop what is of no use any more.
+    if (!rows.hasRoom(code, length, entries, translation.wasm.length, SHARE)) return false;
     const first = this.#firstOf(code, translation);
-    if (first < 0) return;
+    if (first < 0) return false;
     for (const [i, { need, entries }] of regions) rows.addEntries(code, first + i, at, need, entries);
     const { recalled } = this.#parts.cache.code;
     recalled.set(code, recalled.get(code) + regions.length);
+    return true;
   }
 
   #firstOf(code: CodePtr, translation: Translation): number {
@@ -83,10 +92,10 @@ export class Recall {
   /** As it is now: without what it had before its regions were dropped, or what another had in its place. */
   #lifeOf(code: CodePtr): Life {
     const fields = this.#parts.cache.code;
-    const [life, epoch] = [fields.life.get(code), fields.epoch.load(code)];
+    const [number, epoch] = [fields.number.get(code), fields.epoch.load(code)];
     const kept = this.#lives.get(code);
-    if (kept?.life === life && kept.epoch === epoch) return kept;
-    const fresh = { life, epoch, firsts: new WeakMap() };
+    if (kept?.number === number && kept.epoch === epoch) return kept;
+    const fresh = { number, epoch, firsts: new WeakMap() };
     this.#lives.set(code, fresh);
     return fresh;
   }

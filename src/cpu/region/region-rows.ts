@@ -31,13 +31,14 @@ export class RegionRows {
     return (this.#parts.cache.code.regions.get(code) + region * REGION_WORDS) as never;
   }
 
-  hasRoom(code: CodePtr, regions: number, entries: number, bytes: number): boolean {
+  /** Whether all that the VM then has is within its limits, or a share of them. */
+  hasRoom(code: CodePtr, regions: number, entries: number, bytes: number, share = 1): boolean {
     const { nextEntry, nextRegion, wasmBytes } = this.#parts.cache.code;
     const limits = this.#parts.limits ?? LIMITS;
     return (
-      nextEntry.get(code) + entries <= limits.entries &&
-      nextRegion.get(code) + regions <= limits.regions &&
-      wasmBytes.get(code) + bytes <= limits.wasmBytes
+      nextEntry.get(code) + entries <= share * limits.entries &&
+      nextRegion.get(code) + regions <= share * limits.regions &&
+      wasmBytes.get(code) + bytes <= share * limits.wasmBytes
     );
   }
 

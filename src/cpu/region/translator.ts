@@ -146,7 +146,7 @@ export class Translator {
   /** Whether pages were decoded for which the translator's thread was not asked yet. */
   #hasNewPages(code: CodePtr): boolean {
     const { pages, pagesAsked } = this.#cache.code;
-    return pages.load(code) !== pagesAsked.get(code);
+    return pages.load(code) !== pagesAsked.load(code);
   }
 
   /** Leaves the hottest places, and all new pages, to the translator's thread, unless it has some of this VM. */
@@ -154,11 +154,15 @@ export class Translator {
     const { translating, pages, pagesAsked } = this.#cache.code;
     if (translating.cas(code, Translating.Free, Translating.Held) !== Translating.Free) return;
     const heads = most === 0 ? [] : this.#take(code, most, HEAT_ASKED / 2);
-    const asks = heads.length > 0 || this.#hasNewPages(code);
-    pagesAsked.set(code, pages.load(code));
+    const seen = pages.load(code);
+    const before = pagesAsked.load(code);
     this.#jobs.write(code, heads);
+    pagesAsked.store(code, seen);
+    const asks = heads.length > 0 || seen !== before;
     translating.store(code, asks ? Translating.Asked : Translating.Free);
-    if (asks && !post.leave(code)) translating.store(code, Translating.Free);
+    if (!asks || post.leave(code)) return;
+    pagesAsked.store(code, before);
+    translating.store(code, Translating.Free);
   }
 
   /** Where a slice begins: publishes what was made, and asks what is known of new pages. From inside. */

@@ -15,14 +15,18 @@ import { basename, dirname, join } from 'node:path';
  * Writes a file so that a reader sees all of it or what was there before; unless it need not be durable, after a crash of
  * the machine, too.
  */
-export function writeFileAtomic(path: string, bytes: Uint8Array | string, { isDurable = true } = {}): void {
+export function writeFileAtomic(
+  path: string,
+  bytes: Uint8Array | string,
+  { isDurable = true, mode = 0o644 } = {},
+): void {
   const data = typeof bytes === 'string' ? Buffer.from(bytes) : bytes;
   // Any name that is free: node:crypto takes a thread 4 ms to load.
   const temporary = join(
     dirname(path),
     `.${basename(path)}.${process.pid}-${Math.random().toString(36).slice(2)}`,
   );
-  const fd = openSync(temporary, 'wx', 0o644);
+  const fd = openSync(temporary, 'wx', mode);
   try {
     for (let at = 0; at < data.length; ) at += writeSync(fd, data, at, data.length - at);
     if (isDurable) fsyncSync(fd);

@@ -22,7 +22,7 @@ export const setEngineFlags = (): void => {
   for (const flag of engineFlags(process.versions.v8 ?? '99.0')) setFlagsFromString(flag);
 };
 
-/** What V8 11 lets a function do before it optimizes it: bytes of machine code that were passed, by and large. */
+/** What V8 11.3 lets a function do before it optimizes it: bytes of machine code that were passed, by and large. */
 const USUAL_BUDGET = 1_800_000;
 /**
  * For regions, which are large: they would be optimized after some twenty visits, and a boot, which has two processors at
@@ -31,12 +31,18 @@ const USUAL_BUDGET = 1_800_000;
 const REGION_BUDGET = 1_800_000_000;
 const TIERING_BUDGET = '--wasm-tiering-budget';
 
+/** Whether the engine counts so, and nobody has said how far. */
+const isPatient =
+  process.versions.v8?.startsWith('11.3.') === true &&
+  ![...process.execArgv, process.env.NODE_OPTIONS ?? ''].some(text => text.includes(TIERING_BUDGET));
+
 /**
- * Compiles a module whose functions V8 11 shall optimize once they were really used; elsewhere, as always. The flag is the process's,
- * so it is set for that moment alone.
+ * Compiles a module whose functions V8 11.3 shall optimize once they were really used; elsewhere, as always. The flag is the
+ * process's, so it is set for that moment alone. A script that another thread loads just then, or whose code it keeps, is compiled anew
+ * once, as kept code is for certain flags.
  */
 export function compilePatiently(bytes: Uint8Array<ArrayBuffer>): WebAssembly.Module {
-  if (!process.versions.v8?.startsWith('11.')) return new WebAssembly.Module(bytes);
+  if (!isPatient) return new WebAssembly.Module(bytes);
   setFlagsFromString(`${TIERING_BUDGET}=${REGION_BUDGET}`);
   try {
     return new WebAssembly.Module(bytes);

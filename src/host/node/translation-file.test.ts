@@ -12,7 +12,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { TranslationFile } from './translation-file.ts';
+import { MAX_BYTES, TranslationFile } from './translation-file.ts';
 
 let work: string;
 let path: string;
@@ -51,7 +51,7 @@ test('what was cut short goes, and what is appended then is found', () => {
     const bytes = Buffer.from(encode(ONE, TWO)).subarray(0, size);
     writeFileSync(path, bytes, { mode: 0o600 });
     expect(read()).toEqual([ONE]);
-    expect(statSync(path).size).toBe(whole);
+    expect([statSync(path).size, statSync(path).mode & 0o777]).toEqual([whole, 0o600]);
     TranslationFile.at(path).append(ONE);
     expect(read()).toEqual([ONE, ONE]);
   }
@@ -71,7 +71,7 @@ const readAll = (at: string): Uint8Array => {
 
 test('a record whose bytes changed is not read, nor what follows it', () => {
   const bytes = Buffer.from(encode(ONE, TWO, ONE));
-  bytes[30] = bytes[30]! ^ 1;
+  bytes[100] = bytes[100]! ^ 1;
   TranslationFile.at(path).append(ONE);
   writeFileSync(path, bytes, { mode: 0o600 });
   expect(read()).toEqual([ONE]);
@@ -89,6 +89,23 @@ test('one that has grown too large is begun anew', () => {
   expect(read()).toEqual([]);
   TranslationFile.at(path).append(TWO);
   expect(read()).toEqual([TWO]);
+});
+
+test('one that a process fills takes no more', () => {
+  const file = TranslationFile.at(path);
+  const large = new Uint8Array(MAX_BYTES / 3);
+  for (let i = 0; i < 6; i++) file.append(large);
+  expect(statSync(path).size).toBeLessThan(1.4 * MAX_BYTES);
+  expect(read()).toEqual([]);
+  TranslationFile.at(path).append(TWO);
+  expect(read()).toEqual([TWO]);
+});
+
+test('nothing is kept for a user who says so', () => {
+  const script = join(work, 'a.cjs');
+  writeFileSync(script, 'a');
+  vi.stubEnv('FAULTLINE_KEEP_CODE', '0');
+  expect(TranslationFile.of(pathToFileURL(script).href)).toBe(undefined);
 });
 
 test('a place that cannot be written costs nothing but the translations', () => {

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { appendFileSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -9,32 +10,40 @@ import { readOwn } from './own-file.ts';
 // What was translated of guests' code, for the next process. One file for each build of ours, to which each process appends; a
 // record is
 //
-//   u32 length   u32 crc-32 of the bytes   bytes
+//   u32 length   the bytes' SHA-256   the bytes
 //
-// It holds code that we will run: only a file of this user's is read, to which nobody else may write.
+// It holds code that we will run, beside pages that a guest wrote. So only a file of this user's is read, to which nobody else may
+// write; and a guest that knows how records are made cannot have two halves of them taken for one.
 
-const HEADER_BYTES = 8;
+const DIGEST_BYTES = 32;
+const HEADER_BYTES = 4 + DIGEST_BYTES;
 /** Files of other builds that stay. */
 const KEPT = 3;
-/** A file that is larger is begun anew: what is hot will be so again. */
-const MAX_BYTES = 48 * 2 ** 20;
+/** What a file may grow to; the next process then begins anew: what is hot will be so again. Less than is kept in memory. */
+export const MAX_BYTES = 24 * 2 ** 20;
 
 export class TranslationFile {
   readonly #path: string;
   #isWritable = true;
   #isReady = false;
+  /** As it was read, and what this process added. */
+  #size = 0;
 
   private constructor(path: string) {
     this.#path = path;
   }
 
-  /** That of the build whose script is at a URL; undefined for sources, or for a user who has no home. */
+  /**
+   * That of the build whose script is at a URL; undefined for sources, for a user who has no home, or who set
+   * FAULTLINE_KEEP_CODE to 0.
+   */
   static of(scriptUrl: string): TranslationFile | undefined {
-    if (!scriptUrl.endsWith('.cjs') || process.getuid === undefined) return undefined;
+    const isWanted = process.env.FAULTLINE_KEEP_CODE !== '0';
+    if (!isWanted || !scriptUrl.endsWith('.cjs') || process.getuid === undefined) return undefined;
     try {
       const script = crc32(readFileSync(fileURLToPath(scriptUrl))).toString(36);
-      const directory = join(cacheDirectory(), 'regions');
-      return new TranslationFile(join(directory, `${script}-${process.arch}`));
+      const name = `${script}-${process.version}-${process.arch}`;
+      return new TranslationFile(join(cacheDirectory(), 'regions', name));
     } catch {
       return undefined;
     }
@@ -47,28 +56,38 @@ export class TranslationFile {
 
   /** All that is whole; behind what is not nothing is, so it goes. */
   read(): Uint8Array[] {
-    const bytes = readOwn(this.#path);
-    if (bytes === undefined) return [];
-    if (bytes.length > MAX_BYTES) {
-      this.#try(() => rmSync(this.#path, { force: true }));
+    const bytes = readOwn(this.#path, MAX_BYTES);
+    if (bytes === undefined) {
+      this.#begin();
       return [];
     }
     const { records, end } = split(bytes);
+    this.#size = end;
     if (end < bytes.length) this.#try(() => this.#cut(bytes.subarray(0, end)));
     return records;
   }
 
-  #cut(bytes: Uint8Array): void {
-    writeFileAtomic(this.#path, bytes, { isDurable: false });
+  /** One that is too large makes room for another; one that is not to be trusted stays as it is. */
+  #begin(): void {
+    this.#try(() => {
+      const { size, uid } = statSync(this.#path);
+      if (uid === process.getuid?.() && size > MAX_BYTES) rmSync(this.#path);
+      else this.#isWritable = false;
+    });
   }
 
-  /** One write, so that records of two processes do not mix. A file that cannot be written is left as it is. */
+  #cut(bytes: Uint8Array): void {
+    writeFileAtomic(this.#path, bytes, { isDurable: false, mode: 0o600 });
+  }
+
+  /** One write, so that records of two processes do not mix. A file that is full, or cannot be written, is left as it is. */
   append(bytes: Uint8Array): void {
-    if (!this.#isWritable) return;
+    if (!this.#isWritable || this.#size > MAX_BYTES) return;
     const record = Buffer.alloc(HEADER_BYTES + bytes.length);
     record.writeUInt32LE(bytes.length, 0);
-    record.writeUInt32LE(crc32(bytes), 4);
+    record.set(digest(bytes), 4);
     record.set(bytes, HEADER_BYTES);
+    this.#size += record.length;
     this.#isWritable = this.#try(() => {
       if (!this.#isReady) this.#makeRoom();
       this.#isReady = true;
@@ -83,9 +102,11 @@ export class TranslationFile {
     const others = readdirSync(directory)
       .map(name => join(directory, name))
       .filter(path => path !== this.#path);
-    const ages = new Map(others.map(path => [path, statSync(path).mtimeMs]));
+    // What another process has taken away meanwhile is as old as can be.
+    const age = (path: string) => statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0;
+    const ages = new Map(others.map(path => [path, age(path)]));
     others.sort((a, b) => ages.get(b)! - ages.get(a)!);
-    for (const path of others.slice(KEPT)) rmSync(path, { force: true });
+    for (const path of others.slice(KEPT)) this.#try(() => rmSync(path, { force: true }));
   }
 
   #try(work: () => void): boolean {
@@ -98,13 +119,15 @@ export class TranslationFile {
   }
 }
 
+const digest = (bytes: Uint8Array): Buffer => createHash('sha256').update(bytes).digest();
+
 function split(bytes: Buffer): { records: Uint8Array[]; end: number } {
   const records: Uint8Array[] = [];
   let at = 0;
   while (at + HEADER_BYTES <= bytes.length) {
     const end = at + HEADER_BYTES + bytes.readUInt32LE(at);
     const record = bytes.subarray(at + HEADER_BYTES, end);
-    if (end > bytes.length || crc32(record) !== bytes.readUInt32LE(at + 4)) break;
+    if (end > bytes.length || !digest(record).equals(bytes.subarray(at + 4, at + HEADER_BYTES))) break;
     records.push(record);
     at = end;
   }
