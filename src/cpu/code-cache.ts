@@ -60,6 +60,8 @@ const FIELDS = {
   nextEntry: i32,
   nextRegion: i32,
   wasmBytes: i32,
+  /** 1 once the VM has run for a while: its regions are compiled as the engine does by itself. */
+  settled: i32,
   /** Counts how often all regions were dropped; a thread whose count differs forgets what it linked. */
   epoch: i32,
   /** What was translated, ever: for statistics. */

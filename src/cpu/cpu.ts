@@ -45,7 +45,7 @@ export type CpuOptions = {
   batch?: number;
   /** Leads to the thread that translates for this one, if there is one. */
   post?: Post;
-  /** Compiles regions that this thread has translated for others. */
+  /** Compiles regions for a VM that boots, which want to start soon more than to be fast. */
   compile?: Compile;
   /** Told of what this thread translates: Translator.know takes it. */
   keepTranslation?(bytes: Uint8Array): void;
@@ -288,7 +288,9 @@ export class Cpu {
   /** After a slice: what the interpreter was at, and now and then whether regions pay. */
   #lookOver(vcpu: VcpuPtr): void {
     if (this.#words[vcpu + AT.leave] === 1 + Exit.Budget) this.translator.sample(vcpu);
-    if ((++this.#runs & 63) === 0) this.translator.review(vcpu);
+    if ((++this.#runs & 63) !== 0) return;
+    this.translator.review(vcpu);
+    this.#linker.settle(this.#words[vcpu + AT.code]! as CodePtr);
   }
 
   #allocTlb(vcpu: VcpuPtr): void {

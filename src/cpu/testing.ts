@@ -26,6 +26,7 @@ export type FlatOptions = {
   batch?: number;
   lockstep?: Lockstep;
   limits?: RegionLimits;
+  compile?(wasm: Uint8Array<ArrayBuffer>): WebAssembly.Module;
   /** Hot places are left to the translator's thread, which is `secondCpu` when a test says so. */
   post?: (arena: Arena, alloc: (words: number) => number) => Post;
 };
@@ -58,6 +59,7 @@ export class FlatMachine {
     if (options.batch !== undefined) cpuOptions.batch = options.batch;
     if (options.lockstep !== undefined) cpuOptions.lockstep = options.lockstep;
     if (options.limits !== undefined) cpuOptions.limits = options.limits;
+    if (options.compile !== undefined) cpuOptions.compile = options.compile;
     const post = options.post?.(this.arena, this.#alloc);
     if (post !== undefined) cpuOptions.post = post;
     if (options.flushOthers !== undefined) cpuOptions.flushOthers = options.flushOthers;

@@ -46,7 +46,7 @@ export type HostConfig = {
 export type HostPorts = {
   /** The swap file that the Host's first thread opened as `fd`. Where there are no files, none. */
   swapFile?(fd: number): SwapFilePort;
-  /** Compiles regions that this thread has translated for others. */
+  /** Compiles regions for a guest that boots, which want to start soon more than to be fast. */
   compile?(wasm: Uint8Array<ArrayBuffer>): WebAssembly.Module;
   /** Told of what this thread translates, for a process with the same code: Cpu.translator.know. */
   keepTranslation?(bytes: Uint8Array): void;

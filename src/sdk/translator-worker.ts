@@ -1,5 +1,4 @@
 import { workerData } from 'node:worker_threads';
-import { compilePatiently } from '../host/node/engine-flags.ts';
 import { keepCompiled } from '../host/node/keep-compiled.ts';
 import { TranslationFile } from '../host/node/translation-file.ts';
 import { monotonicMs } from '../host/world.ts';
@@ -14,7 +13,6 @@ const { share, control } = workerData as HostWorkerData;
 const file = TranslationFile.of(import.meta.url);
 const host = Host.attach(share, {
   ...nodePorts,
-  compile: compilePatiently,
   ...(file && { keepTranslation: bytes => file.append(bytes) }),
 });
 

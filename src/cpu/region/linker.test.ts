@@ -113,3 +113,32 @@ describe('a region that another thread made', () => {
     for (let i = 0; i < PROGRAMS; i++) expect(call(other, vcpu, i), `again ${i}`).toBe(EXPECTED(i));
   });
 });
+
+describe('a VM that boots', () => {
+  let clock = 0;
+  beforeEach(() => {
+    clock = 1000;
+    vi.spyOn(performance, 'now').mockImplementation(() => clock);
+  });
+  afterEach(() => vi.restoreAllMocks());
+
+  test('has regions that start soon, and links them anew once it has run for a while', () => {
+    const soon: number[] = [];
+    const compile = (wasm: Uint8Array<ArrayBuffer>) => {
+      soon.push(wasm.length);
+      return new WebAssembly.Module(wasm);
+    };
+    const m = new FlatMachine({ module, batch: 1, compile });
+    load(m);
+    const links = vi.spyOn(Linker.prototype, 'link');
+    const all = () => Array.from({ length: PROGRAMS }, (_, i) => call(m.cpu, m.vcpu, i));
+    const expected = Array.from({ length: PROGRAMS }, (_, i) => EXPECTED(i));
+    for (let round = 0; round < 4; round++) expect(all()).toEqual(expected);
+    expect([soon.length, links.mock.calls.length]).toEqual([PROGRAMS, PROGRAMS]);
+    clock += 5000;
+    // It looks at the clock now and then.
+    for (let round = 0; round < 10; round++) expect(all()).toEqual(expected);
+    expect([soon.length, links.mock.calls.length]).toEqual([PROGRAMS, 2 * PROGRAMS]);
+    expect(m.cpu.translated(m.code).regions).toBe(PROGRAMS);
+  });
+});

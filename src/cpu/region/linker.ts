@@ -13,7 +13,12 @@ const AHEAD = 256;
 
 export type Compile = (wasm: Uint8Array<ArrayBuffer>) => WebAssembly.Module;
 
-type Range = { first: number; epoch: number };
+type Range = { first: number; epoch: number; settled: number; readonly since: number };
+
+/** So long a VM's regions are compiled to start soon, where the engine can be told: most guests have booted by then. */
+const BOOT_MS = 4000;
+/** A custom section without contents: the engine, which finds what it has compiled by the bytes, takes them for others. */
+const SETTLED = Uint8Array.of(0, 2, 1, 's'.charCodeAt(0));
 
 /** A thread's instances of regions: the function table that `run` calls by, a range of it for each VM. */
 export class Linker {
@@ -24,14 +29,14 @@ export class Linker {
   readonly #region;
   readonly #ranges = new Map<CodePtr, Range>();
   readonly #lockstep: Lockstep | undefined;
-  readonly #compile: Compile;
+  readonly #compile: Compile | undefined;
   #environment: RegionEnvironment | undefined;
   readonly #ahead: WebAssembly.Module[] = [];
 
-  /** `lockstep`: a test that compares each region with the interpreter. `compile`: for `compileAhead`. */
+  /** `lockstep`: a test that compares each region with the interpreter. `compile`: for a VM that boots. */
   constructor(arena: Arena, cache: CodeCache, lockstep?: Lockstep, compile?: Compile) {
     this.#lockstep = lockstep;
-    this.#compile = compile ?? (wasm => new WebAssembly.Module(wasm));
+    this.#compile = compile;
     this.table = new WebAssembly.Table({ element: 'anyfunc', initial: 1 });
     this.#bytes = arena.bytes;
     this.#cache = cache;
@@ -44,22 +49,31 @@ export class Linker {
     this.#environment = environment;
   }
 
-  /** Index in the table of a VM's region 0, with whatever is not linked in this epoch unlinked. */
+  /** Index in the table of a VM's region 0, with whatever is not linked in this epoch, and as it should be, unlinked. */
   firstRegion(code: CodePtr): number {
-    const epoch = this.#cache.code.epoch.load(code);
+    const fields = this.#cache.code;
+    const [epoch, settled] = [fields.epoch.load(code), fields.settled.load(code)];
     const range = this.#ranges.get(code);
-    if (range === undefined) return this.#addRange(code, epoch);
-    if (range.epoch !== epoch) {
+    if (range === undefined) return this.#addRange(code, epoch, settled);
+    if (range.epoch !== epoch || range.settled !== settled) {
       this.#unlink(range.first);
       range.epoch = epoch;
+      range.settled = settled;
     }
     return range.first;
   }
 
-  #addRange(code: CodePtr, epoch: number): number {
+  #addRange(code: CodePtr, epoch: number, settled: number): number {
     const first = this.table.grow(MAX_REGIONS, this.#unlinked);
-    this.#ranges.set(code, { first, epoch });
+    this.#ranges.set(code, { first, epoch, settled, since: performance.now() });
     return first;
+  }
+
+  /** By a runner, now and then: what was compiled to start soon is linked anew, to be optimized, once the VM has run for long. */
+  settle(code: CodePtr): void {
+    const since = this.#ranges.get(code)?.since;
+    if (this.#compile === undefined || since === undefined) return;
+    if (performance.now() - since > BOOT_MS) this.#cache.code.settled.store(code, 1);
   }
 
   get #unlinked() {
@@ -93,14 +107,14 @@ export class Linker {
    * Compiles a batch that another thread will link: the engine has one copy of the code for a process, found by the
    * bytes, as long as somebody holds it.
    */
-  compileAhead(bytes: Uint8Array<ArrayBuffer>): void {
-    this.#ahead.push(this.#compile(bytes));
+  compileAhead(code: CodePtr, bytes: Uint8Array<ArrayBuffer>): void {
+    this.#ahead.push(this.#module(code, bytes));
     if (this.#ahead.length > AHEAD) this.#ahead.shift();
   }
 
   /** Compiles a batch of `count` regions from number `first`. */
   #install(code: CodePtr, first: number, count: number, bytes: Uint8Array<ArrayBuffer>): void {
-    const module = new WebAssembly.Module(bytes);
+    const module = this.#module(code, bytes);
     const env = this.#environment as WebAssembly.ModuleImports;
     const { exports } = new WebAssembly.Instance(module, { env });
     const at = this.firstRegion(code) + first;
@@ -108,5 +122,14 @@ export class Linker {
       const region = exports[`r${i}`];
       this.table.set(at + i, this.#lockstep?.wrap(region as never) ?? region);
     }
+  }
+
+  #module(code: CodePtr, bytes: Uint8Array<ArrayBuffer>): WebAssembly.Module {
+    if (this.#compile === undefined) return new WebAssembly.Module(bytes);
+    if (this.#cache.code.settled.load(code) === 0) return this.#compile(bytes);
+    const settled = new Uint8Array(bytes.length + SETTLED.length);
+    settled.set(bytes);
+    settled.set(SETTLED, bytes.length);
+    return new WebAssembly.Module(settled);
   }
 }

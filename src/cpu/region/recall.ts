@@ -11,7 +11,7 @@ export type RecallParts = {
   rows: RegionRows;
   store: TranslationStore;
   /** Told of a module that a runner will link. */
-  compileAhead(wasm: Uint8Array<ArrayBuffer>): void;
+  compileAhead(code: CodePtr, wasm: Uint8Array<ArrayBuffer>): void;
 };
 
 /** Of a VM's room for regions. */
@@ -85,7 +85,7 @@ export class Recall {
     const first = rows.addModule(code, translation.wasm, translation.regions.length);
     if (first < 0) return first;
     firsts.set(translation, first);
-    compileAhead(translation.wasm);
+    compileAhead(code, translation.wasm);
     return first;
   }
 

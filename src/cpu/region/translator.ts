@@ -80,7 +80,7 @@ export class Translator {
     const rows = new RegionRows(parts);
     const keep = (translation: Translation) => this.#keep(translation);
     this.#maker = new RegionMaker({ arena, cache, rows, keep, watched, isEager: this.#isEager });
-    const compileAhead = (wasm: Uint8Array<ArrayBuffer>) => linker.compileAhead(wasm);
+    const compileAhead = (code: CodePtr, wasm: Uint8Array<ArrayBuffer>) => linker.compileAhead(code, wasm);
     this.#recall = new Recall({ arena, cache, rows, store: this.#store, compileAhead });
     this.#publisher = new Publisher(arena, cache, decoder);
   }
@@ -182,7 +182,7 @@ export class Translator {
     try {
       const bytes = this.#timed(code, () => this.#serve(code));
       if (bytes === 'full') state = Translating.Full;
-      else if (bytes !== undefined) this.#parts.linker.compileAhead(bytes);
+      else if (bytes !== undefined) this.#parts.linker.compileAhead(code, bytes);
     } catch (error) {
       // The engine has no room for code: then there is none. All else is our own failure.
       if (!(error instanceof RangeError)) throw error;

@@ -25,24 +25,23 @@ export const setEngineFlags = (): void => {
 /** What V8 11.3 lets a function do before it optimizes it: bytes of machine code that were passed, by and large. */
 const USUAL_BUDGET = 1_800_000;
 /**
- * For regions, which are large: they would be optimized after some twenty visits, and a boot, which has two processors at
- * most places, spends more on that than it gains. A loop still has its turn within some 10 ms.
+ * For regions of a guest that boots, as they are large: they would be optimized after some twenty visits, and a boot, which has two
+ * processors at most places, spends more on that than it gains. A loop still has its turn within some 10 ms.
  */
 const REGION_BUDGET = 1_800_000_000;
 const TIERING_BUDGET = '--wasm-tiering-budget';
 
-/** Whether the engine counts so, and nobody has said how far. */
-const isPatient =
+/** Whether the engine counts so, and nobody has said how far: what `compilePatiently` needs. */
+export const isPatient =
   process.versions.v8?.startsWith('11.3.') === true &&
   ![...process.execArgv, process.env.NODE_OPTIONS ?? ''].some(text => text.includes(TIERING_BUDGET));
 
 /**
- * Compiles a module whose functions V8 11.3 shall optimize once they were really used; elsewhere, as always. The flag is the
+ * Compiles a module whose functions V8 11.3 shall optimize once they were really used. The flag is the
  * process's, so it is set for that moment alone. A script that another thread loads just then, or whose code it keeps, is compiled anew
  * once, as kept code is for certain flags.
  */
 export function compilePatiently(bytes: Uint8Array<ArrayBuffer>): WebAssembly.Module {
-  if (!isPatient) return new WebAssembly.Module(bytes);
   setFlagsFromString(`${TIERING_BUDGET}=${REGION_BUDGET}`);
   try {
     return new WebAssembly.Module(bytes);
