@@ -55,7 +55,8 @@ export class Linker {
     const [epoch, settled] = [fields.epoch.load(code), fields.settled.load(code)];
     const range = this.#ranges.get(code);
     if (range === undefined) return this.#addRange(code, epoch, settled);
-    if (range.epoch !== epoch || range.settled !== settled) {
+    const isAnother = range.settled !== settled && this.#compile !== undefined;
+    if (range.epoch !== epoch || isAnother) {
       this.#unlink(range.first);
       range.epoch = epoch;
       range.settled = settled;
@@ -72,7 +73,7 @@ export class Linker {
   /** By a runner, now and then: what was compiled to start soon is linked anew, to be optimized, once the VM has run for long. */
   settle(code: CodePtr): void {
     const since = this.#ranges.get(code)?.since;
-    if (this.#compile === undefined || since === undefined) return;
+    if (since === undefined) return;
     if (performance.now() - since > BOOT_MS) this.#cache.code.settled.store(code, 1);
   }
 

@@ -20,7 +20,7 @@ export type MakerParts = {
   cache: CodeCache;
   rows: RegionRows;
   /** Told of each module, with the pages that it is of. */
-  keep(translation: Translation): void;
+  keep(code: CodePtr, translation: Translation): void;
   /** Test: the regions tell of their stores. */
   watched?: boolean;
   /** Test: whatever is hot becomes a region. */
@@ -152,7 +152,7 @@ export class RegionMaker {
       rows.addEntries(code, first + i, planned[i]!.heads[0]!, need, entries);
     }
     this.#countAll(code, plans, wasm);
-    if (!watched) keep(made);
+    if (!watched) keep(code, made);
     return wasm;
   }
 

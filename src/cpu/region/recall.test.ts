@@ -88,6 +88,15 @@ describe('a page with the content of one that was translated', () => {
     expect(other.kept).toEqual([]);
   });
 
+  test('but not in another process, if it was translated when the VM had long booted', () => {
+    const first = new Pair();
+    first.m.arena.words[first.m.code + CODE_AT.settled] = 1;
+    first.put(FIRST);
+    expect([first.sum(FIRST).made, first.kept.length]).toEqual([1, 0]);
+    first.put(SECOND);
+    expect(first.sum(SECOND)).toEqual({ sum: 60_000n, recalled: 1, made: 0 });
+  });
+
   test('does not have them where a byte differs, wherever in the page', () => {
     pair.put(SECOND);
     pair.m.poke(SECOND + 4092, [1]);

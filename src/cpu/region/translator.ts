@@ -78,7 +78,7 @@ export class Translator {
     this.#region = regionStruct(arena.words);
     this.#jobs = new Jobs(arena.words, cache.code);
     const rows = new RegionRows(parts);
-    const keep = (translation: Translation) => this.#keep(translation);
+    const keep = (code: CodePtr, translation: Translation) => this.#keep(code, translation);
     this.#maker = new RegionMaker({ arena, cache, rows, keep, watched, isEager: this.#isEager });
     const compileAhead = (code: CodePtr, wasm: Uint8Array<ArrayBuffer>) => linker.compileAhead(code, wasm);
     this.#recall = new Recall({ arena, cache, rows, store: this.#store, compileAhead });
@@ -237,8 +237,11 @@ export class Translator {
     return heads.filter(({ slot }) => !given.has(slot));
   }
 
-  #keep(translation: Translation): void {
-    if (this.#store.add(translation)) this.#parts.keepTranslation?.(encodeTranslation(translation));
+  /** For other processes what boots need: of all else too much is cold in them, and costs more than it gives. */
+  #keep(code: CodePtr, translation: Translation): void {
+    const isNew = this.#store.add(translation);
+    const boots = this.#cache.code.settled.load(code) === 0;
+    if (isNew && boots) this.#parts.keepTranslation?.(encodeTranslation(translation));
   }
 
   /** Takes what `keepTranslation` was told, by a process with the same code; what it was not does nothing. */

@@ -20,7 +20,7 @@ const HEADER_BYTES = 4 + DIGEST_BYTES;
 /** Files of other builds that stay. */
 const KEPT = 3;
 /** What a file may grow to; the next process then begins anew: what is hot will be so again. Less than is kept in memory. */
-export const MAX_BYTES = 24 * 2 ** 20;
+export const MAX_BYTES = 8 * 2 ** 20;
 
 export class TranslationFile {
   readonly #path: string;
