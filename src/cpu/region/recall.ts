@@ -56,10 +56,11 @@ export class Recall {
     const { arena, cache, store } = this.#parts;
     const at = frameByte(cache.frameOf(code, slot)) >>> 2;
     this.#words.set(arena.words.subarray(at, at + PAGE_WORDS));
-    const found = store.find(this.#words, kind);
-    return (
-      found.filter(({ translation, page }) => this.#give(code, { slot, stamp }, translation, page)).length > 0
-    );
+    let isGiven = false;
+    for (const { translation, page } of store.find(this.#words, kind)) {
+      if (this.#give(code, { slot, stamp }, translation, page)) isGiven = true;
+    }
+    return isGiven;
   }
 
   #give(code: CodePtr, at: { slot: number; stamp: number }, translation: Translation, page: number): boolean {

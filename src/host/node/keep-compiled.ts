@@ -1,6 +1,7 @@
-import { mkdirSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { mkdirSync, readdirSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { writeFileAtomic } from './atomic-file.ts';
+import { removeOldest } from './remove-oldest.ts';
 import type { TakeCompiled } from './script-cache.ts';
 
 /** There where this module is part of a script that `runScript` runs. */
@@ -25,18 +26,15 @@ export function keepCompiled(
     mkdirSync(directory, { recursive: true, mode: 0o700 });
     // Its bytes are summed up, so that it need not be safe on disk before the name leads there.
     writeFileAtomic(compiled.path, compiled.bytes, { isDurable: false });
-    removeOldest(directory, basename(compiled.path).split('-v')[0]!);
+    removeOldest(compiledOf(basename(compiled.path).split('-v')[0]!, directory), KEPT);
   } catch {
     // A read-only or full disk, or another process that cleans up too.
   }
 }
 
-/** Those that a process left behind when it was ended at its work as well. */
-function removeOldest(directory: string, script: string): void {
-  const paths = readdirSync(directory)
+/** Of a script; those that a process left behind when it was ended at its work as well. */
+function compiledOf(script: string, directory: string): string[] {
+  return readdirSync(directory)
     .filter(name => name.replace(/^\./, '').startsWith(`${script}-v`))
     .map(name => join(directory, name));
-  const ages = new Map(paths.map(path => [path, statSync(path).mtimeMs]));
-  paths.sort((a, b) => ages.get(b)! - ages.get(a)!);
-  for (const path of paths.slice(KEPT)) rmSync(path, { force: true });
 }

@@ -6,6 +6,7 @@ import { crc32 } from 'node:zlib';
 import { writeFileAtomic } from './atomic-file.ts';
 import { cacheDirectory } from './cache-dir.ts';
 import { readOwn } from './own-file.ts';
+import { removeOldest } from './remove-oldest.ts';
 
 // What was translated of guests' code, for the next process. One file for each build of ours, to which each process appends; a
 // record is
@@ -102,11 +103,7 @@ export class TranslationFile {
     const others = readdirSync(directory)
       .map(name => join(directory, name))
       .filter(path => path !== this.#path);
-    // What another process has taken away meanwhile is as old as can be.
-    const age = (path: string) => statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0;
-    const ages = new Map(others.map(path => [path, age(path)]));
-    others.sort((a, b) => ages.get(b)! - ages.get(a)!);
-    for (const path of others.slice(KEPT)) this.#try(() => rmSync(path, { force: true }));
+    this.#try(() => removeOldest(others, KEPT));
   }
 
   #try(work: () => void): boolean {
