@@ -111,6 +111,12 @@ const JITTER_EVERY = 61;
 const JITTER_MAX = 2048;
 const SLEEP_ONE_IN = 6;
 const SLEEP_MS = 0.5;
+/**
+ * A window that is met by few threads, and seldom: it is held open for long, or a machine whose other threads want its
+ * cores does not get to the change that belongs into it.
+ */
+const LONG_POINT = 'A.h';
+const LONG_SLEEP_MS = 8;
 /** A word of the arena's header that is zero for ever, to sleep on. */
 const UNUSED_WORD = 63;
 /** Yield points that only a broken variant has: windows of a few instructions, which are widened often. */
@@ -127,7 +133,8 @@ function jitter(arena: Arena, waiter: Waiter, seed: number): (label: string) => 
     const broken = BROKEN_POINTS.has(label) && !random.oneIn(4);
     if (--left > 0 && !broken) return;
     left = 1 + random.below(2 * JITTER_EVERY);
-    if (random.oneIn(broken ? 2 : SLEEP_ONE_IN)) waiter.wait(UNUSED_WORD, 0, SLEEP_MS);
+    const ms = broken && label === LONG_POINT ? LONG_SLEEP_MS : SLEEP_MS;
+    if (random.oneIn(broken ? 2 : SLEEP_ONE_IN)) waiter.wait(UNUSED_WORD, 0, ms);
     else for (let i = random.below(JITTER_MAX); i > 0; i--) Atomics.load(arena.words, 0);
   };
 }

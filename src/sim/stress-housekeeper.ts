@@ -219,7 +219,7 @@ export class Housekeeper {
   /** A counter of the VMM's own, through the primary page tables. */
   #count(): void {
     const { host, mm, shape, layout, report, trail } = this.#o;
-    const page = this.#random.below(shape.pages);
+    const page = this.#counted();
     const word = counterWord(shape.vcpus, 0);
     const address = this.#address(page) + word * 4;
     trail.did('count', page);
@@ -231,6 +231,13 @@ export class Housekeeper {
     this.#expected[page] = (got + 1) | 0;
     host.mm.access.write32(mm, address, (got + 1) | 0);
     layout.report.checked.add(report, 1);
+  }
+
+  /** Any page, and one time in two one that may be protected meanwhile, where there are such. */
+  #counted(): number {
+    const { pages, regions } = this.#o.shape;
+    if (regions === undefined || this.#random.oneIn(2)) return this.#random.below(pages);
+    return regions.asked.first + this.#random.below(regions.asked.count);
   }
 
   /** A child sees the memory of one moment; vCPUs go on writing, each page's first write copying it. */
