@@ -85,6 +85,20 @@ describe('the graph', () => {
     expect(g.labels.length).toBe(2 * d.entries.length);
     expect(d.entries.map(b => g.innerLabel[b])).toEqual([2, 3]);
   });
+
+  test('has its only entry there, too, if that is where a call of itself returns to', () => {
+    const d = found('again: addi a0, a0, -1\nbeqz a0, end\ncall again\naddi a1, a1, 1\nend: ret', [12]);
+    expect(entries(d)).toEqual([12]);
+    // What it calls is no part of it.
+    expect(hasIndirect(d)).toBe(false);
+    const recursive = found(
+      'again: beqz a0, end\naddi a0, a0, -1\ncall again\nafter: addi a1, a1, 1\nbnez a2, again\nend: ret',
+      [12],
+    );
+    expect(entries(recursive)).toEqual([12]);
+    expect(hasIndirect(recursive)).toBe(true);
+    expect(buildGraph(recursive).labels.length).toBe(2);
+  });
 });
 
 const bit = (...registers: number[]): number => registers.reduce((set, n) => set | (1 << n), 0);

@@ -38,7 +38,7 @@ export function successors(d: Discovery, block: number): number[] {
  * too, or a jump by a table. Other returns leave.
  */
 export const hasIndirect = (d: Discovery): boolean =>
-  d.entries.length > 1 && d.blocks.some(b => isTableJump(b.steps.at(-1)!) || callsHere(b));
+  d.blocks.some(b => callsHere(b) || (d.entries.length > 1 && isTableJump(b.steps.at(-1)!)));
 
 const isTableJump = ({ flow, word }: Step): boolean =>
   flow === Flow.JumpRegister && rdOf(word) === 0 && rs1Of(word) !== RA && rs1Of(word) !== T0;
