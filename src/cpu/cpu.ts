@@ -15,6 +15,7 @@ import { type CpuPorts, Exit, Mode, type VcpuPtr } from './interface.ts';
 import { type Callbacks, compileInterpreter } from './interpreter.ts';
 import type { Fills } from './interpreter-fills.ts';
 import { Mmu } from './mmu.ts';
+import { beginSlice, endSlice } from './portions.ts';
 import { type RegionLimits, VISITS_BYTES } from './region/layout.ts';
 import { type Compile, Linker } from './region/linker.ts';
 import type { Lockstep } from './region/lockstep.ts';
@@ -272,8 +273,7 @@ export class Cpu {
     if (this.#mmu.serve(vcpu)) {
       this.#flushes.noticeDrops(vcpu);
       this.#traps.interrupt(vcpu);
-      w[vcpu + AT.budget] = budget;
-      w[vcpu + AT.left] = budget;
+      beginSlice(w, vcpu, budget, this.#isAlone(vcpu));
       if (this.#translates) this.translator.attend(vcpu);
       w[vcpu + AT.firstRegion] = this.#linker.firstRegion(w[vcpu + AT.code]! as CodePtr);
       this.#enter(vcpu << 2);
@@ -283,6 +283,11 @@ export class Cpu {
     this.#retire(vcpu);
     Atomics.store(w, vcpu + AT.running, 0);
     return (w[vcpu + AT.leave]! - 1) as Exit;
+  }
+
+  /** Whether the VM has no other vCPU. */
+  #isAlone(vcpu: VcpuPtr): boolean {
+    return this.#cache.code.vcpus.load(this.#words[vcpu + AT.code]! as CodePtr) === 1;
   }
 
   /** After a slice: what the interpreter was at, and now and then whether regions pay. */
@@ -309,9 +314,7 @@ export class Cpu {
   /** Moves the slice's count into `instret`. */
   #retire(vcpu: VcpuPtr): void {
     this.#setInstret(vcpu, instret(this.#words, vcpu));
-    this.#words[vcpu + AT.budget] = 0;
-    this.#words[vcpu + AT.left] = 0;
-    this.#words[vcpu + AT.unretired] = 0;
+    endSlice(this.#words, vcpu);
   }
 
   #setInstret(vcpu: VcpuPtr, count: number): void {

@@ -10,7 +10,7 @@ import { INDEX_MASK, KIND_BYTES } from './tlb-layout.ts';
 import { AT } from './vcpu.ts';
 
 // `run` goes from region to region by the Exec TLB and the ids of the decoded page, and calls the
-// interpreter where there is none, where too little of the slice is left, and where a region asks for it.
+// interpreter where there is none, where the slice's end is too near, and where a region asks for it.
 
 const CPU = 0;
 const EXEC = Access.Exec * KIND_BYTES;
@@ -27,7 +27,9 @@ type Locals = {
   pc: number;
 };
 
-export function defineDispatch(m: ModuleBuilder, imports: Imports, interpret: FunctionIndex): void {
+export type Callees = { interpret: FunctionIndex; nextPortion: FunctionIndex };
+
+export function defineDispatch(m: ModuleBuilder, imports: Imports, callees: Callees): void {
   m.define('run', { params: [I32], results: [] }, c => {
     const l: Locals = {
       entry: c.local(I32),
@@ -40,7 +42,7 @@ export function defineDispatch(m: ModuleBuilder, imports: Imports, interpret: Fu
     };
     c.loop(again => {
       c.block(cold => {
-        findEntry(c, l, cold);
+        findEntry(c, l, cold, () => void c.get(CPU).call(callees.nextPortion).br(again));
         callRegion(c, l, imports, again);
       });
       count(c, CPU, AT.interpreted);
@@ -48,7 +50,7 @@ export function defineDispatch(m: ModuleBuilder, imports: Imports, interpret: Fu
         .get(CPU)
         .mem('i32_load', AT.left * 4)
         .mem('i32_store', AT.stint * 4);
-      c.get(CPU).call(interpret);
+      c.get(CPU).call(callees.interpret);
       // Only the interpreter decides to leave; a region that has to asks it to go on.
       c.get(CPU)
         .mem('i32_load', AT.leave * 4)
@@ -58,8 +60,11 @@ export function defineDispatch(m: ModuleBuilder, imports: Imports, interpret: Fu
   });
 }
 
-/** Sets `id` and `row` to the region entry at pc; goes to `cold` when there is none, or something is asked for. */
-function findEntry(c: Code, l: Locals, cold: Label): void {
+/**
+ * Sets `id` and `row` to the region entry at pc; goes to `cold` when there is none, or something is asked for. `goOn`: with
+ * the next portion.
+ */
+function findEntry(c: Code, l: Locals, cold: Label, goOn: () => void): void {
   c.get(CPU)
     .mem('i32_atomic_load', AT.requests * 4)
     .brIf(cold, false);
@@ -91,6 +96,9 @@ function findEntry(c: Code, l: Locals, cold: Label): void {
     .op('i32_gt_s');
   c.if(
     () => {
+      c.get(CPU)
+        .mem('i32_load', AT.rest * 4)
+        .if(goOn);
       stepOnce(c);
       c.br(cold);
     },

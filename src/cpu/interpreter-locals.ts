@@ -22,7 +22,10 @@ export type ImportName =
 
 /** Functions defined beside `run`. */
 export type Internals = Readonly<
-  Record<Helper | 'loadMiss' | 'storeMiss' | 'amoMiss' | 'translate' | 'decode', FunctionIndex>
+  Record<
+    Helper | 'loadMiss' | 'storeMiss' | 'amoMiss' | 'translate' | 'decode' | 'nextPortion',
+    FunctionIndex
+  >
 > & {
   readonly float: Readonly<Record<string, FunctionIndex>>;
   /** Test: called before each store. */

@@ -23,6 +23,7 @@ import { defineCopy64, defineMisses } from './interpreter-misses.ts';
 import { defineTranslate } from './interpreter-translate.ts';
 import { defineMultiplyHigh } from './multiply-high.ts';
 import { FIRST_PAIR, PAIRS } from './pairs.ts';
+import { defineNextPortion } from './portions.ts';
 import { MAX_INSTRUCTIONS } from './region/discover.ts';
 import { ENTRY, ENTRY_SIZE } from './region/layout.ts';
 import { Leave, REGION_TYPE } from './region/signature.ts';
@@ -105,12 +106,13 @@ export function compileInterpreter(
     ...defineMisses(m, imports, translate),
     translate,
     decode: defineDecode(m, imports, !walks),
+    nextPortion: defineNextPortion(m),
     float: emitFloat(m, { fflags: AT.fflags * 4 }),
     willWrite: imports.willWrite,
   };
   m.importTable('env', 'regions', 1);
   const interpret = m.define(undefined, { params: [I32], results: [] }, c => writeRun(c, imports, f, hot));
-  defineDispatch(m, imports, interpret);
+  defineDispatch(m, imports, { interpret, nextPortion: f.nextPortion });
   if (watched) m.exportFunction('interpret', interpret);
   exportForRegions(m, f);
   m.define('fill', { params: [I32, I32, I32], results: [] }, c => c.get(0).get(1).get(2).memoryFill());
@@ -133,10 +135,10 @@ function writeRun(c: Code, imports: Imports, f: Internals, hot: number): void {
     reload(c, l);
     c.loop(lookup => {
       writeLookup(c, l, { imports, f, resync, lookup });
-      // Where a slice begins says nothing, nor does what follows a step near its end.
+      // Where a portion of a slice begins says nothing, nor does what follows a step near its end.
       c.get(l.left)
         .get(CPU)
-        .mem('i32_load', AT.budget * 4)
+        .mem('i32_load', AT.portion * 4)
         .op('i32_ne');
       c.get(l.left).i32(Math.min(MAX_INSTRUCTIONS, hot)).op('i32_gt_u', 'i32_and');
       c.if(() => count(resync));
@@ -149,8 +151,7 @@ function writeRun(c: Code, imports: Imports, f: Internals, hot: number): void {
           });
         });
         pcOf(c, l);
-        c.set(l.pc);
-        leaveForBudget(c, l);
+        c.set(l.pc).i32(0).set(l.left).br(lookup);
       });
       pcOf(c, l);
       c.set(l.pc);
@@ -189,9 +190,12 @@ function pcOf(c: Code, l: Locals): void {
   c.get(l.pcBase).get(l.dp).i32(PC_SHIFT).op('i32_shr_u', 'i64_extend_i32_u', 'i64_add');
 }
 
-function leaveForBudget(c: Code, l: Locals): void {
-  c.i32(0).set(l.left);
+/** Nothing is left: goes on with the next portion, or leaves. */
+function leaveForBudget(c: Code, l: Locals, f: Internals, resync: Label): void {
   save(c, l);
+  c.get(CPU)
+    .mem('i32_load', AT.rest * 4)
+    .if(() => void c.get(CPU).call(f.nextPortion).br(resync), undefined, { likely: true });
   c.get(CPU)
     .i32(1 + Exit.Budget)
     .mem('i32_store', AT.leave * 4)
@@ -212,7 +216,7 @@ type Lookup = { imports: Imports; f: Internals; resync: Label; lookup: Label };
 function writeLookup(c: Code, l: Locals, { imports, f, resync, lookup }: Lookup): void {
   c.get(l.left)
     .op('i32_eqz')
-    .if(() => leaveForBudget(c, l), undefined, { likely: false });
+    .if(() => leaveForBudget(c, l, f, resync), undefined, { likely: false });
   c.get(CPU)
     .mem('i32_atomic_load', AT.requests * 4)
     .if(() => leaveForRequest(c, l), undefined, { likely: false });

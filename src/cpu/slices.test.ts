@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { Random } from '../base/random.ts';
 import { type CpuPorts, Miss, Request } from './interface.ts';
+import { PORTION } from './portions.ts';
 import { finish, type Mode, machine } from './programs-testing.ts';
 import type { FlatMachine } from './testing.ts';
 import { AT, Interrupt, Privilege } from './vcpu.ts';
@@ -27,6 +28,17 @@ describe.each(CASES)('program $seed ends in the same state, by $mode', ({ seed, 
     const r = new Random(seed);
     expect(finish(machine(seed, { mode }), () => 1)).toEqual(whole);
     expect(finish(machine(seed, { mode }), () => 1 + r.below(700))).toEqual(whole);
+  });
+
+  test('in portions, as a vCPU of several has them', () => {
+    const r = new Random(seed);
+    const ofSeveral = () => {
+      const m = machine(seed, { mode });
+      m.cpu.createVcpu(m.code);
+      return m;
+    };
+    expect(finish(ofSeveral(), () => 1_000_000)).toEqual(whole);
+    expect(finish(ofSeveral(), () => 1 + r.below(3 * PORTION))).toEqual(whole);
   });
 
   test('when any look-up of memory may block', () => {

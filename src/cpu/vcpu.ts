@@ -75,8 +75,10 @@ const FIELDS = {
   mmioExtend: i32, //     Extend
   mmioLength: i32, //     bytes of the instruction
   // How far the slice is.
-  budget: i32, //         instructions at the start of the slice
+  budget: i32, //         instructions of the slice that were handed out so far: portions.ts
   left: i32, //           of which not begun yet; exact whenever wasm is not running
+  portion: i32, //        the last portion of them
+  rest: i32, //           instructions of the slice that were not handed out yet
   unretired: i32, //      begun, but trapped or left
   // The access that the slow path is asked to make.
   ea: u64,
@@ -121,7 +123,7 @@ const FIELDS = {
   handoff: i32, //        what waits for the thread that owns the devices; atomic
   fence: array(5), //     the one remote fence of pages that may be under way (fence-requests.ts); atomic
   writes: i32, //         the one frame that became code and is to be told of; 0 when there is none; atomic
-  spare: array(5),
+  spare: array(3),
 } as const;
 
 export type Vcpu = Struct<'vcpu', typeof FIELDS>;

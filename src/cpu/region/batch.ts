@@ -24,10 +24,10 @@ export function planRegion(
 }
 
 /** `watched`: a test is told of each store. */
-export type BatchOptions = { shared: boolean; watched: boolean } & Pick<Imported, 'fused' | 'polls'>;
+export type BatchOptions = { shared: boolean; watched: boolean } & Pick<Imported, 'fused'>;
 
 /** Several regions as one module, since a module costs as much as a hundred instructions. Exports r0, r1 ... */
-export function writeBatch(plans: readonly RegionPlan[], { shared, watched, fused, polls }: BatchOptions) {
+export function writeBatch(plans: readonly RegionPlan[], { shared, watched, fused }: BatchOptions) {
   const m = new ModuleBuilder();
   m.importMemory('env', 'memory', { shared, maximum: 65536 });
   const imported = new Map<string, FunctionIndex>();
@@ -42,7 +42,7 @@ export function writeBatch(plans: readonly RegionPlan[], { shared, watched, fuse
     return index;
   };
   for (const [i, plan] of plans.entries()) {
-    m.define(`r${i}`, REGION_TYPE, c => writeRegion(c, plan, { imported: indexOf, fused, polls, willWrite }));
+    m.define(`r${i}`, REGION_TYPE, c => writeRegion(c, plan, { imported: indexOf, fused, willWrite }));
   }
   return m.finish();
 }

@@ -35,7 +35,9 @@ const OURS = [
   'mmioExtend',
   'mmioLength',
 ];
-const KEPT = [...OURS, 'budget', 'left', 'unretired', 'step', 'ea', 'data'].flatMap(wordsOf);
+const KEPT = [...OURS, 'budget', 'left', 'portion', 'rest', 'unretired', 'step', 'ea', 'data'].flatMap(
+  wordsOf,
+);
 const RESERVATION = new Set(['reservation', 'reservedValue', 'reservedBytes'].flatMap(wordsOf));
 const MAX_REPORTED = 20;
 
@@ -130,6 +132,7 @@ export class Lockstep {
     this.#replays = true;
     words[vcpu + AT.budget] = count;
     words[vcpu + AT.left] = count;
+    words[vcpu + AT.rest] = 0;
     do {
       words[vcpu + AT.leave] = 0;
       words[vcpu + AT.step] = 1;

@@ -127,21 +127,18 @@ export class RegionMaker {
     return this.#parts.rows.needOf(code, id) >= LARGE;
   }
 
-  /** What a module for this VM depends on. */
-  kind(code: CodePtr): number {
-    const { arena, cache } = this.#parts;
+  /** What a module depends on. */
+  get kind(): number {
     this.#fused ??= isMaddFused();
-    const polls = cache.code.vcpus.load(code) > 1;
-    return (arena.shared ? KIND.shared : 0) | (this.#fused ? KIND.fused : 0) | (polls ? KIND.polls : 0);
+    return (this.#parts.arena.shared ? KIND.shared : 0) | (this.#fused ? KIND.fused : 0);
   }
 
   #write(code: CodePtr, planned: readonly Planned[]): Uint8Array<ArrayBuffer> | 'full' {
     const { rows, watched = false, keep } = this.#parts;
-    const kind = this.kind(code);
+    const { kind } = this;
     const plans = planned.map(p => p.plan);
     const wasm = writeBatch(plans, {
       ...{ shared: (kind & KIND.shared) !== 0, watched, fused: (kind & KIND.fused) !== 0 },
-      polls: (kind & KIND.polls) !== 0,
     });
     const entries = plans.reduce((n, { d }) => n + d.entries.length, 0);
     if (!rows.hasRoom(code, plans.length, entries, wasm.length)) return 'full';

@@ -21,8 +21,6 @@ export type RegionParts = {
   readonly imported: (name: string) => number;
   /** Vectors' relaxed_madd rounds once. */
   readonly fused: boolean;
-  /** Others ask things of this vCPU and wait: loops look whether they do. */
-  readonly polls: boolean;
   /** Test: called before each store. */
   readonly willWrite: number | undefined;
 };

@@ -9,7 +9,7 @@
 //   wasm
 
 /** What a module depends on beside the pages: KIND's bits. */
-export const KIND = { shared: 1, fused: 2, polls: 4 } as const;
+export const KIND = { shared: 1, fused: 2 } as const;
 
 /** A place at which a region is entered. `isOwn`: by the region's own jumps alone. */
 export type KeptEntry = { readonly offset: number; readonly isOwn: boolean };
@@ -80,7 +80,7 @@ class Reader {
 
   read(): Translation {
     this.#need(HEADER_WORDS * 4);
-    const kind = this.#number(KIND.shared | KIND.fused | KIND.polls);
+    const kind = this.#number(KIND.shared | KIND.fused);
     const [pageCount, regionCount] = [this.#number(MAX_COUNT), this.#number(MAX_COUNT)];
     const wasmBytes = this.#number(MAX_WASM);
     const pages = Array.from({ length: pageCount }, () => this.#page());

@@ -233,7 +233,7 @@ export class Translator {
   /** The heads of pages that do not get known regions just now. The others may be hot again. */
   #unknown(code: CodePtr, heads: readonly Head[]): Head[] {
     if (this.#parts.watched === true) return [...heads];
-    const given = this.#recall.pages(code, this.#maker.kind(code));
+    const given = this.#recall.pages(code, this.#maker.kind);
     return heads.filter(({ slot }) => !given.has(slot));
   }
 

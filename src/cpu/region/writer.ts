@@ -23,7 +23,7 @@ const { cpu, label: labelParam, base, slot, page } = PARAM;
 export type RegionPlan = { readonly d: Discovery; readonly g: Graph; readonly r: Registers };
 
 /** What a region's instructions are emitted with. */
-export type Imported = Pick<RegionParts, 'imported' | 'fused' | 'polls' | 'willWrite'>;
+export type Imported = Pick<RegionParts, 'imported' | 'fused' | 'willWrite'>;
 
 export function writeRegion(c: Code, plan: RegionPlan, parts: Imported): void {
   new RegionWriter(c, plan, parts).write();
@@ -47,7 +47,6 @@ class RegionWriter {
   readonly #registers: RegisterLocals;
   readonly #exits: Exits;
   readonly #emit: RegionEmit;
-  readonly #polls: boolean;
   readonly #labels: Label[] = [];
   readonly #loops: Label[] = [];
 
@@ -62,7 +61,6 @@ class RegionWriter {
       Array.from({ length: 32 }, (_, n) => ((set >>> n) & 1 ? c.local(type) : -1));
     this.#registers = { x: many(used.x, I64), f: many(used.f, F64) };
     this.#exits = new Exits(this.#registers);
-    this.#polls = parts.polls;
     this.#emit = new RegionEmit({ c, l: this.#l, registers: this.#registers, ...parts });
   }
 
@@ -295,22 +293,8 @@ class RegionWriter {
   }
 
   #checkBudget(offset: number, dirty: RegisterSet): void {
-    this.#pushMustLeave();
+    this.#c.get(this.#l.left).i32(this.#d.instructions).op('i32_lt_s');
     this.#c.if(() => this.#leaveFor(offset, dirty), undefined, { likely: false });
-  }
-
-  /** Pushes whether too little is left for another round, or something is asked of this vCPU. */
-  #pushMustLeave(): void {
-    const c = this.#c;
-    c.get(this.#l.left).i32(this.#d.instructions);
-    if (this.#polls) {
-      // Negative when too little is left, or when a request is.
-      c.op('i32_sub').i32(0).get(cpu);
-      c.mem('i32_atomic_load', AT.requests * 4)
-        .op('i32_sub', 'i32_or')
-        .i32(0);
-    }
-    c.op('i32_lt_s');
   }
 
   /** To `target`: by the dispatch when it is an entry of this region, which the page's entry ids tell. */
@@ -325,14 +309,13 @@ class RegionWriter {
 
   #tryDispatch(): void {
     const c = this.#c;
-    const { target, k } = this.#l;
+    const { target, k, left } = this.#l;
     c.get(target).get(page).op('i64_xor').i64(4096).op('i64_lt_u');
     c.if(() => {
       c.get(slot).get(target).op('i32_wrap_i64').i32(0xffe).op('i32_and', 'i32_add');
       c.mem('i32_load16_u', SLOT_ENTRIES).get(base).op('i32_sub').tee(k);
       c.i32(this.#g.entryCount).op('i32_lt_u');
-      this.#pushMustLeave();
-      c.op('i32_eqz', 'i32_and');
+      c.get(left).i32(this.#d.instructions).op('i32_ge_s', 'i32_and');
       c.if(() => {
         c.get(k).i32(this.#g.entryCount).op('i32_add').set(labelParam).br(this.#loops[0]!);
       });
