@@ -15,6 +15,7 @@ import { type CpuPorts, Exit, Mode, type VcpuPtr } from './interface.ts';
 import { type Callbacks, compileInterpreter } from './interpreter.ts';
 import type { Fills } from './interpreter-fills.ts';
 import { Mmu } from './mmu.ts';
+import { OwedFences } from './owed-fences.ts';
 import { beginSlice, endSlice } from './portions.ts';
 import { type RegionLimits, VISITS_BYTES } from './region/layout.ts';
 import { type Compile, Linker } from './region/linker.ts';
@@ -93,6 +94,7 @@ export class Cpu {
   readonly #tlb: Tlb;
   readonly #traps: Traps;
   readonly #flushes: FlushRequests;
+  readonly #owed: OwedFences;
   readonly #mmu: Mmu;
   readonly #access: SlowAccess;
   /** Of the arena, and those before them. */
@@ -132,6 +134,7 @@ export class Cpu {
       this.#frames,
     );
     this.#traps = new Traps(words, this.#tlb);
+    this.#owed = new OwedFences(words);
     this.#cache = new CodeCache(arena, fill);
     this.#flushes = new FlushRequests(words, this.#tlb, this.#cache, code => {
       if (this.#translates) this.#linker.firstRegion(code);
@@ -350,6 +353,7 @@ export class Cpu {
 
   /** Drops every cached translation of this vCPU, and its reservation. Outside `run`. */
   flushTlb(vcpu: VcpuPtr): void {
+    this.#owed.reset(vcpu);
     this.#tlb.flushHost(vcpu);
     if (this.#words[vcpu + AT.tlb] !== 0) this.#tlb.select(vcpu);
   }

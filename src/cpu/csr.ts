@@ -1,4 +1,5 @@
 import type { CpuPorts, VcpuPtr } from './interface.ts';
+import { asidOf, OwedFences } from './owed-fences.ts';
 import type { Tlb } from './tlb.ts';
 import { AT, Interrupt, Privilege, Status } from './vcpu.ts';
 
@@ -37,6 +38,7 @@ export class Csrs {
   readonly #words: Int32Array;
   readonly #ports: CpuPorts;
   readonly #tlb: Tlb;
+  readonly #owed: OwedFences;
   lo = 0;
   hi = 0;
 
@@ -44,6 +46,7 @@ export class Csrs {
     this.#words = words;
     this.#ports = ports;
     this.#tlb = tlb;
+    this.#owed = new OwedFences(words);
   }
 
   /** Whether the current privilege may make this access; what it may not is an illegal instruction. */
@@ -182,6 +185,7 @@ export class Csrs {
     if (mode !== SATP_BARE && mode !== SATP_SV39) return;
     const before = this.#words[vcpu + AT.satp + 1]!;
     const same = before === hi && this.#words[vcpu + AT.satp] === lo;
+    this.#owed.enter(vcpu, asidOf(hi), this.#tlb);
     this.#writeWide(vcpu, Csr.satp, lo, hi);
     if (before >>> 28 !== mode) this.#tlb.flush(vcpu);
     else if (!same) this.#tlb.enterSpace(vcpu);

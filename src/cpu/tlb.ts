@@ -206,6 +206,11 @@ export class Tlb {
     this.dropCrossing(vcpu);
   }
 
+  /** `sfence.vma` of all address spaces but the current one. */
+  fenceOthers(vcpu: VcpuPtr): void {
+    this.#contexts.keepCurrent(vcpu);
+  }
+
   /** `sfence.vma` of one address: the leaf that translates it, a page or the superpage that it may be part of. */
   fencePage(vcpu: VcpuPtr, asid: number, lo: number, hi: number): void {
     const large = [1, 2].filter(level => this.#hasSuperpage(vcpu, lo, hi, level));

@@ -123,7 +123,9 @@ const FIELDS = {
   handoff: i32, //        what waits for the thread that owns the devices; atomic
   fence: array(5), //     the one remote fence of pages that may be under way (fence-requests.ts); atomic
   writes: i32, //         the one frame that became code and is to be told of; 0 when there is none; atomic
-  spare: array(3),
+  space: i32, //          the ASID in satp, as other harts see it; atomic: owed-fences.ts
+  owed: i32, //           fences to make before satp changes; atomic
+  spare: array(1),
 } as const;
 
 export type Vcpu = Struct<'vcpu', typeof FIELDS>;

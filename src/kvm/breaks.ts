@@ -111,6 +111,8 @@ export type KvmBreaks = {
   ignoreReadOnlySlot: boolean;
   /** SBI RFENCE returns as soon as the harts are asked to fence. */
   fenceWithoutAck: boolean;
+  /** A fence is left to a hart that has entered the address space meanwhile. */
+  owesBlindly: boolean;
   /** A frame becomes code before the other vCPUs have dropped their Write entries for it. */
   codeWithoutAck: boolean;
 };
@@ -167,5 +169,6 @@ export const NO_BREAKS: KvmBreaks = {
   destroyWithoutWait: false,
   ignoreReadOnlySlot: false,
   fenceWithoutAck: false,
+  owesBlindly: false,
   codeWithoutAck: false,
 };

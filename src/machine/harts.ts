@@ -1,6 +1,7 @@
 import type { Cpu } from '../cpu/cpu.ts';
 import { FenceRequests } from '../cpu/fence-requests.ts';
 import { FENCES, Request, type VcpuPtr } from '../cpu/interface.ts';
+import { OwedFences } from '../cpu/owed-fences.ts';
 import { AT, Interrupt } from '../cpu/vcpu.ts';
 import type { Kvm } from '../kvm/kvm.ts';
 import { type HartStart, HartState, type SbiFence } from './sbi.ts';
@@ -20,6 +21,7 @@ export class Harts {
   readonly #kvm: Kvm;
   readonly #cpu: Cpu;
   readonly #fences: FenceRequests;
+  readonly #owed: OwedFences;
 
   constructor(kvm: Kvm, cpu: Cpu, vcpus: readonly VcpuPtr[]) {
     this.vcpus = vcpus;
@@ -28,6 +30,7 @@ export class Harts {
     this.#kvm = kvm;
     this.#cpu = cpu;
     this.#fences = new FenceRequests(kvm.words);
+    this.#owed = new OwedFences(kvm.words);
   }
 
   /** When a hart's timer fires, in ticks; NEVER beyond 2^53. */
@@ -148,13 +151,20 @@ export class Harts {
 
   /**
    * SBI's remote fences. Returns when no other hart can make an access by what it cached before: it has fenced,
-   * or is outside, and fences before it comes back. The calling vCPU is outside, and fences as it returns.
+   * or is outside, and fences before it comes back, or is in another address space, and fences before it leaves that. The calling vCPU is outside, and fences as it returns.
    */
   fence(harts: readonly number[], fence: SbiFence): void {
     const { requests, breaks } = this.#kvm;
-    for (const hart of harts) requests.make(this.vcpus[hart]!, this.#bits(this.vcpus[hart]!, fence));
+    const asked = harts.map(hart => this.vcpus[hart]!).filter(vcpu => !this.#isLeft(vcpu, fence));
+    for (const vcpu of asked) requests.make(vcpu, this.#bits(vcpu, fence));
     if (breaks.fenceWithoutAck) return;
-    for (const hart of harts) requests.awaitServed(this.vcpus[hart]!, FENCES);
+    for (const vcpu of asked) requests.awaitServed(vcpu, FENCES);
+  }
+
+  /** Whether the hart will fence by itself, before it could use what it has cached. */
+  #isLeft(vcpu: VcpuPtr, fence: SbiFence): boolean {
+    if (fence.kind !== 'address' || fence.asid === undefined) return false;
+    return this.#owed.leave(vcpu, fence.asid & 0xffff, this.#kvm.breaks);
   }
 
   #bits(vcpu: VcpuPtr, fence: SbiFence): number {

@@ -22,6 +22,7 @@ const MODULES: readonly (() => Promise<{ cases: readonly AnyCase[] }>)[] = [
   () => import('./stores.ts'),
   () => import('./pausing.ts'),
   () => import('./translating.ts'),
+  () => import('./fencing.ts'),
 ];
 
 export async function allCases(): Promise<AnyCase[]> {

@@ -1,0 +1,59 @@
+import type { VcpuPtr } from './interface.ts';
+import { AT } from './vcpu.ts';
+
+// A remote fence of one address space need not be waited for where the hart runs another: what it has cached of the space
+// it can't use before it writes satp. So the fence is left for it in the word `owed`, and it pays before it enters any space.
+// The hart stores in `space` which one it is in, then takes what is owed; who fences stores what is owed, then reads
+// `space`. So either the hart finds the debt, or who fences finds the hart in that space, and asks it as usual.
+
+/** In `owed`: nothing, one address space as its ASID + 1, or that there were several. */
+const Owed = { Nothing: 0, Several: -1 } as const;
+
+/** Of the high word of satp. */
+export const asidOf = (satpHigh: number): number => (satpHigh >>> 12) & 0xffff;
+
+/** What a hart has to do before it goes on. */
+export type Debts = {
+  /** As `sfence.vma x0, asid`. */
+  fence(vcpu: VcpuPtr, asid: number): void;
+  /** The same, of all address spaces but the current one. */
+  fenceOthers(vcpu: VcpuPtr): void;
+};
+
+/** One thread's view of the fences that harts owe. */
+export class OwedFences {
+  readonly #words: Int32Array;
+
+  constructor(words: Int32Array) {
+    this.#words = words;
+  }
+
+  /** Leaves a fence of an address space to the hart; false if it is to be asked, as it may be in there. From any thread. */
+  leave(vcpu: VcpuPtr, asid: number, breaks?: { owesBlindly?: boolean }): boolean {
+    if (this.#isIn(vcpu, asid)) return false;
+    const before = Atomics.compareExchange(this.#words, vcpu + AT.owed, Owed.Nothing, asid + 1);
+    if (before !== Owed.Nothing && before !== asid + 1)
+      Atomics.store(this.#words, vcpu + AT.owed, Owed.Several);
+    return breaks?.owesBlindly === true || !this.#isIn(vcpu, asid);
+  }
+
+  #isIn(vcpu: VcpuPtr, asid: number): boolean {
+    return Atomics.load(this.#words, vcpu + AT.space) === asid;
+  }
+
+  /** The hart's runner is about to write satp, and makes no access by the old one any more. */
+  enter(vcpu: VcpuPtr, asid: number, debts: Debts): void {
+    Atomics.store(this.#words, vcpu + AT.space, asid);
+    // Mostly nothing: that takes no line from others.
+    if (Atomics.load(this.#words, vcpu + AT.owed) === Owed.Nothing) return;
+    const owed = Atomics.exchange(this.#words, vcpu + AT.owed, Owed.Nothing);
+    if (owed === Owed.Several) debts.fenceOthers(vcpu);
+    else if (owed !== Owed.Nothing) debts.fence(vcpu, owed - 1);
+  }
+
+  /** Nothing is cached, whatever satp is. Outside. */
+  reset(vcpu: VcpuPtr): void {
+    Atomics.store(this.#words, vcpu + AT.space, asidOf(this.#words[vcpu + AT.satp + 1]!));
+    Atomics.store(this.#words, vcpu + AT.owed, Owed.Nothing);
+  }
+}

@@ -1,0 +1,160 @@
+import { assert } from '../../base/assert.ts';
+import { FenceRequests } from '../../cpu/fence-requests.ts';
+import { FENCES, Mode, Request } from '../../cpu/interface.ts';
+import { type Debts, OwedFences } from '../../cpu/owed-fences.ts';
+import type { Tlb } from '../../cpu/tlb.ts';
+import { AT, VCPU_WORDS } from '../../cpu/vcpu.ts';
+import type { KvmBreaks } from '../../kvm/breaks.ts';
+import { Kvm } from '../../kvm/kvm.ts';
+import type { MmPorts } from '../../kvm/ports.ts';
+import { Harts } from '../../machine/harts.ts';
+import type { Ptr } from '../../sync/struct.ts';
+import type { Sync } from '../../sync/sync.ts';
+import type { AnyCase, Case } from '../case.ts';
+
+// Harts change a page table and fence (SBI RFENCE), while another goes from address space to address space: once they have
+// returned, it finds what they wrote. Its TLB is one entry, of OURS.
+
+type Breaks = Partial<KvmBreaks> & {
+  /** The hart takes what it owes, then says where it is. */
+  payFirst: boolean;
+  /** The hart forgets what it owes. */
+  neverPay: boolean;
+  /** It forgets that it owes for several spaces. */
+  forgetSeveral: boolean;
+};
+type Core = { sync: Sync; kvm: Kvm; breaks: Partial<Breaks> };
+type Setup = { vcpu: Ptr<'vcpu'>; pte: number; cached: number; fenced: number };
+
+const [OURS, THEIRS, THIRD] = [1, 2, 3];
+const [NOTHING, OLD, NEW] = [0, 7, 8];
+
+function ports(sync: Sync): MmPorts {
+  let next = sync.arena.heap;
+  const alloc = (words: number): number => {
+    next += words;
+    return next - words;
+  };
+  return { heap: { alloc, free() {} } } as unknown as MmPorts;
+}
+
+/** The hart is in THEIRS, and was in OURS before. */
+function setup({ sync, kvm }: Core): Setup {
+  const { heap } = kvm.mm;
+  const vcpu = heap.alloc(VCPU_WORDS) as Ptr<'vcpu'>;
+  const [pte, cached, fenced] = [heap.alloc(1), heap.alloc(1), heap.alloc(1)];
+  Atomics.store(sync.words, pte, OLD);
+  Atomics.store(sync.words, cached, OLD);
+  Atomics.store(sync.words, vcpu + AT.mode, Mode.InGuest);
+  Atomics.store(sync.words, vcpu + AT.space, THEIRS);
+  return { vcpu, pte, cached, fenced };
+}
+
+function tlb({ sync, breaks }: Core, { cached }: Setup): Pick<Tlb, 'fence' | 'fencePage'> & Debts {
+  const empty = () => void Atomics.store(sync.words, cached, NOTHING);
+  return {
+    fence: (_vcpu, asid) => (asid === OURS ? empty() : undefined),
+    fencePage: empty,
+    fenceOthers: () => (breaks.forgetSeveral ? undefined : empty()),
+  };
+}
+
+function enter(core: Core, s: Setup, space: number, from: number): void {
+  const { sync, breaks } = core;
+  const owed = new OwedFences(sync.words);
+  const debts = breaks.neverPay ? { fence() {}, fenceOthers() {} } : tlb(core, s);
+  sync.y('V.enter');
+  owed.enter(s.vcpu, breaks.payFirst ? from : space, debts);
+  if (breaks.payFirst) Atomics.store(sync.words, s.vcpu + AT.space, space);
+}
+
+/** A stop-point of the hart. */
+function serve(core: Core, s: Setup): void {
+  const { sync } = core;
+  const requests = Atomics.load(sync.words, s.vcpu + AT.requests);
+  if (requests === 0) return;
+  Atomics.and(sync.words, s.vcpu + AT.requests, ~(requests & FENCES));
+  if ((requests & Request.FenceVma) !== 0) Atomics.store(sync.words, s.cached, NOTHING);
+  else new FenceRequests(sync.words).serve(s.vcpu, tlb(core, s) as Tlb);
+  sync.waiter.notify(s.vcpu + AT.requests, Number.POSITIVE_INFINITY);
+}
+
+/** An access in OURS. */
+function use({ sync }: Core, { pte, cached, fenced }: Setup): void {
+  const { words } = sync;
+  const isFenced = Atomics.load(words, fenced) !== 0;
+  if (Atomics.load(words, cached) === NOTHING) Atomics.store(words, cached, Atomics.load(words, pte));
+  const found = Atomics.load(words, cached);
+  sync.y('V.use');
+  assert(!isFenced || found === NEW, 'a hart goes by what it cached before a fence that has returned');
+}
+
+function visit(core: Core, s: Setup): void {
+  enter(core, s, OURS, THEIRS);
+  serve(core, s);
+  use(core, s);
+}
+
+function hart(core: Core, s: Setup, visits: number): void {
+  visit(core, s);
+  for (let i = 1; i < visits; i++) {
+    enter(core, s, THEIRS, OURS);
+    serve(core, s);
+    visit(core, s);
+  }
+  Atomics.store(core.sync.words, s.vcpu + AT.mode, Mode.Outside);
+  core.sync.waiter.notify(s.vcpu + AT.requests, Number.POSITIVE_INFINITY);
+}
+
+/** By the code that answers SBI. */
+function fence({ kvm }: Core, { vcpu }: Setup, asid: number): void {
+  const harts = new Harts(kvm, {} as never, [vcpu]);
+  harts.fence([0], { kind: 'address', startLo: 0, startHi: 0, length: Number.POSITIVE_INFINITY, asid });
+}
+
+function fencer(core: Core, s: Setup): void {
+  const { sync } = core;
+  Atomics.store(sync.words, s.pte, NEW);
+  fence(core, s, OURS);
+  Atomics.store(sync.words, s.fenced, 1);
+  sync.y('X.fenced');
+}
+
+const base = {
+  profiles: ['modern'],
+  arena: { frames: 1, heapBytes: 4096 * 4 },
+  everyAtomic: true,
+  core: (sync: Sync, { breaks }: { breaks: Partial<Breaks> }): Core => {
+    return { sync, kvm: new Kvm(sync, ports(sync), { dropCode() {} }, breaks), breaks };
+  },
+  setup,
+  /** It comes back once more. */
+  oracle: visit,
+} as const;
+
+const one: Case<Core, Setup, Breaks> = {
+  ...base,
+  name: 'fence-owed',
+  title: 'a hart fences an address space that another enters and leaves (issue 4)',
+  actors: { hart: (core, s) => hart(core, s, 2), fencer },
+  reach: {
+    'it is left to the hart': 'X.fenced < V.enter',
+    'the hart has been there before': 'V.use < X.fenced',
+  },
+  mutants: [
+    { name: 'who fences does not look again', breaks: { owesBlindly: true } },
+    { name: 'the hart pays, then says where it is', breaks: { payFirst: true } },
+    { name: 'the hart does not pay', breaks: { neverPay: true } },
+  ],
+};
+
+const several: Case<Core, Setup, Breaks> = {
+  ...base,
+  name: 'fence-owed-several',
+  title: 'the same, while a third hart fences another space (issue 4)',
+  actors: { hart: (core, s) => hart(core, s, 1), fencer, third: (core, s) => fence(core, s, THIRD) },
+  reach: { 'it is left to the hart': 'X.fenced < V.enter' },
+  mutants: [{ name: 'the hart pays for one space alone', breaks: { forgetSeveral: true } }],
+};
+
+export const cases: readonly AnyCase[] = [one, several];
