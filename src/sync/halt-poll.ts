@@ -4,11 +4,11 @@ import type { Waiter } from './waiter.ts';
 // looks at the word for a while first, as KVM polls before it halts (halt_poll_ns): longer while that finds something,
 // not at all while it doesn't, so that a loaded machine pays little.
 
-/** Looks at a word; some 10 ns each. */
+/** Looks at a word; some 10 ns each. At most 200 us, as KVM's do: to wake a sleeper costs as much on a virtual machine. */
 const FIRST = 500;
-const MAX = 4000;
+const MAX = 20_000;
 /** A sleep shorter than this, in milliseconds, is one that polling would have saved. */
-const SHORT = 0.1;
+const SHORT = 0.2;
 
 /** One thread's polling of one kind of word. Holds no state that anything but speed depends on. */
 export class HaltPoll {

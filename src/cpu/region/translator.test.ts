@@ -96,6 +96,20 @@ describe("a thread that translates for a VM's runners", () => {
     expect(m.cpu.events(m.vcpu).interpreter_calls).toBeLessThan(10);
   });
 
+  test('is asked sooner once the guest has booted', () => {
+    for (const [settled, made] of [
+      [0, 0],
+      [1, 1],
+    ]) {
+      start();
+      m.arena.words[m.code + CODE_AT.settled] = settled!;
+      m.program(HOT_LOOP);
+      m.run(120);
+      serve();
+      expect(regions()).toBe(made);
+    }
+  });
+
   test('is asked once, however often the place is hot meanwhile', () => {
     m.program(HOT_LOOP);
     for (let i = 0; i < 5; i++) m.run(10_000);
