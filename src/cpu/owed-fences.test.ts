@@ -1,4 +1,4 @@
-import { beforeEach, describe, expect, test } from 'vitest';
+import { beforeEach, describe, expect, test, vi } from 'vitest';
 import { Exit } from './interface.ts';
 import { compileInterpreter } from './interpreter.ts';
 import { OwedFences } from './owed-fences.ts';
@@ -69,6 +69,31 @@ describe('a fence of an address space that the hart is not in', () => {
     expect([owed.leave(m.vcpu, OURS), owed.leave(m.vcpu, THEIRS)]).toEqual([true, true]);
     expect([look(THIRD), look(OURS), look(THEIRS)]).toEqual([2n, 1n, 1n]);
   });
+});
+
+describe('a fence of the address space that the hart is just leaving', () => {
+  /** Another hart remaps and fences when this one has said where it goes, and has not looked yet what it owes. */
+  function leaving(owes: readonly number[]): bigint {
+    remap(0x8000);
+    expect(look(OURS)).toBe(1n);
+    for (const asid of owes) expect(owed.leave(m.vcpu, asid)).toBe(true);
+    const { load } = Atomics;
+    const loads = vi.spyOn(Atomics, 'load').mockImplementation(((words: Int32Array, at: number) => {
+      if (at === m.vcpu + AT.owed && load(words, m.vcpu + AT.space) === THEIRS) {
+        loads.mockRestore();
+        remap(0x9000);
+        expect(owed.leave(m.vcpu, OURS)).toBe(true);
+      }
+      return load(words, at);
+    }) as typeof Atomics.load);
+    look(THEIRS);
+    expect(Atomics.load).toBe(load);
+    return look(OURS);
+  }
+
+  test('is made', () => expect(leaving([])).toBe(2n));
+
+  test('is made where one of another space is owed', () => expect(leaving([THIRD])).toBe(2n));
 });
 
 test('a fence of the address space that the hart is in is not left to it', () => {

@@ -12,8 +12,8 @@ const Owed = { Nothing: 0, Several: -1 } as const;
 /** Of the high word of satp. */
 export const asidOf = (satpHigh: number): number => (satpHigh >>> 12) & 0xffff;
 
-/** What a hart has to do before it goes on. */
-export type Debts = {
+/** How a hart pays. */
+export type LocalFences = {
   /** As `sfence.vma x0, asid`. */
   fence(vcpu: VcpuPtr, asid: number): void;
   /** The same, of all address spaces but the current one. */
@@ -31,24 +31,39 @@ export class OwedFences {
   /** Leaves a fence of an address space to the hart; false if it is to be asked, as it may be in there. From any thread. */
   leave(vcpu: VcpuPtr, asid: number, breaks?: { owesBlindly?: boolean }): boolean {
     if (this.#isIn(vcpu, asid)) return false;
-    const before = Atomics.compareExchange(this.#words, vcpu + AT.owed, Owed.Nothing, asid + 1);
-    if (before !== Owed.Nothing && before !== asid + 1)
-      Atomics.store(this.#words, vcpu + AT.owed, Owed.Several);
+    this.#owe(vcpu, asid + 1);
     return breaks?.owesBlindly === true || !this.#isIn(vcpu, asid);
+  }
+
+  /** By a write in any case, so that who takes what was owed before finds this thread's page tables, too. */
+  #owe(vcpu: VcpuPtr, debt: number): void {
+    const at = vcpu + AT.owed;
+    if (Atomics.compareExchange(this.#words, at, Owed.Nothing, debt) === Owed.Nothing) return;
+    if (Atomics.compareExchange(this.#words, at, debt, debt) === debt) return;
+    Atomics.store(this.#words, at, Owed.Several);
   }
 
   #isIn(vcpu: VcpuPtr, asid: number): boolean {
     return Atomics.load(this.#words, vcpu + AT.space) === asid;
   }
 
-  /** The hart's runner is about to write satp, and makes no access by the old one any more. */
-  enter(vcpu: VcpuPtr, asid: number, debts: Debts): void {
+  /**
+   * The hart's runner is about to write satp, and makes no access by the old one any more. From when `space` says so, the
+   * space that it leaves may be owed for like any other.
+   */
+  enter(vcpu: VcpuPtr, asid: number, fences: LocalFences): void {
     Atomics.store(this.#words, vcpu + AT.space, asid);
     // Mostly nothing: that takes no line from others.
     if (Atomics.load(this.#words, vcpu + AT.owed) === Owed.Nothing) return;
     const owed = Atomics.exchange(this.#words, vcpu + AT.owed, Owed.Nothing);
-    if (owed === Owed.Several) debts.fenceOthers(vcpu);
-    else if (owed !== Owed.Nothing) debts.fence(vcpu, owed - 1);
+    if (owed === Owed.Several) this.#payAll(vcpu, asid, fences);
+    else if (owed !== Owed.Nothing) fences.fence(vcpu, owed - 1);
+  }
+
+  #payAll(vcpu: VcpuPtr, asid: number, fences: LocalFences): void {
+    fences.fenceOthers(vcpu);
+    const left = asidOf(this.#words[vcpu + AT.satp + 1]!);
+    if (left !== asid) fences.fence(vcpu, left);
   }
 
   /** Nothing is cached, whatever satp is. Outside. */

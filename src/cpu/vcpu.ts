@@ -106,7 +106,7 @@ const FIELDS = {
   tlbFills: u64, //       accesses of regions that their micro entry had not, ...
   tlbMisses: u64, //      ... that the set in use had not, of the interpreter's too and for fetches, ...
   tlbAsked: u64, //       ... and of these, that TypeScript was asked for
-  stint: i32, //          what was left of the slice when the interpreter was last called
+  stint: i32, //          what was left of the slice when the interpreter was last called; portions count as they are handed out
   step: i32, //           1: the interpreter executes one instruction though a region begins there
   codeAdded: array(2), // frames that became code since requests were last tested
   crossed: i32, //        1 when any of them is in use

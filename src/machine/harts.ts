@@ -151,7 +151,8 @@ export class Harts {
 
   /**
    * SBI's remote fences. Returns when no other hart can make an access by what it cached before: it has fenced,
-   * or is outside, and fences before it comes back, or is in another address space, and fences before it leaves that. The calling vCPU is outside, and fences as it returns.
+   * or is outside, and fences before it comes back, or is in another address space, and fences before it enters the next.
+   * The calling vCPU is outside, and fences as it returns.
    */
   fence(harts: readonly number[], fence: SbiFence): void {
     const { requests, breaks } = this.#kvm;

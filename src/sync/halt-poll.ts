@@ -1,11 +1,13 @@
 import type { Waiter } from './waiter.ts';
 
-// A sleep and its wake cost several microseconds a side, more than most answers to a user fault take. So who waits for one
+// A sleep and its wake cost several microseconds a side, more than most answers to a user fault take, and now and then
+// hundreds, where an idle processor is a virtual one. So who waits for one
 // looks at the word for a while first, as KVM polls before it halts (halt_poll_ns): longer while that finds something,
 // not at all while it doesn't, so that a loaded machine pays little.
 
-/** Looks at a word; some 10 ns each. At most 200 us, as KVM's do: to wake a sleeper costs as much on a virtual machine. */
+/** Looks at a word; some 10 ns each. */
 const FIRST = 500;
+/** 200 us, as KVM's limit is. */
 const MAX = 20_000;
 /** A sleep shorter than this, in milliseconds, is one that polling would have saved. */
 const SHORT = 0.2;

@@ -35,9 +35,7 @@ const OURS = [
   'mmioExtend',
   'mmioLength',
 ];
-const KEPT = [...OURS, 'budget', 'left', 'portion', 'rest', 'unretired', 'step', 'ea', 'data'].flatMap(
-  wordsOf,
-);
+const KEPT = [...OURS, 'budget', 'left', 'rest', 'unretired', 'step', 'ea', 'data'].flatMap(wordsOf);
 const RESERVATION = new Set(['reservation', 'reservedValue', 'reservedBytes'].flatMap(wordsOf));
 const MAX_REPORTED = 20;
 

@@ -1,7 +1,7 @@
 import { assert } from '../../base/assert.ts';
 import { FenceRequests } from '../../cpu/fence-requests.ts';
 import { FENCES, Mode, Request } from '../../cpu/interface.ts';
-import { type Debts, OwedFences } from '../../cpu/owed-fences.ts';
+import { asidOf, type LocalFences, OwedFences } from '../../cpu/owed-fences.ts';
 import type { Tlb } from '../../cpu/tlb.ts';
 import { AT, VCPU_WORDS } from '../../cpu/vcpu.ts';
 import type { KvmBreaks } from '../../kvm/breaks.ts';
@@ -22,12 +22,15 @@ type Breaks = Partial<KvmBreaks> & {
   neverPay: boolean;
   /** It forgets that it owes for several spaces. */
   forgetSeveral: boolean;
+  /** It does not pay for the space that it is about to leave. */
+  keepLeft: boolean;
 };
 type Core = { sync: Sync; kvm: Kvm; breaks: Partial<Breaks> };
 type Setup = { vcpu: Ptr<'vcpu'>; pte: number; cached: number; fenced: number };
 
 const [OURS, THEIRS, THIRD] = [1, 2, 3];
 const [NOTHING, OLD, NEW] = [0, 7, 8];
+const satpHigh = (asid: number): number => asid << 12;
 
 function ports(sync: Sync): MmPorts {
   let next = sync.arena.heap;
@@ -47,25 +50,31 @@ function setup({ sync, kvm }: Core): Setup {
   Atomics.store(sync.words, cached, OLD);
   Atomics.store(sync.words, vcpu + AT.mode, Mode.InGuest);
   Atomics.store(sync.words, vcpu + AT.space, THEIRS);
+  sync.words[vcpu + AT.satp + 1] = satpHigh(THEIRS);
   return { vcpu, pte, cached, fenced };
 }
 
-function tlb({ sync, breaks }: Core, { cached }: Setup): Pick<Tlb, 'fence' | 'fencePage'> & Debts {
-  const empty = () => void Atomics.store(sync.words, cached, NOTHING);
+function tlb(
+  { sync, breaks }: Core,
+  { vcpu, cached }: Setup,
+): Pick<Tlb, 'fence' | 'fencePage'> & LocalFences {
+  const emptyIf = (holds: boolean) => (holds ? void Atomics.store(sync.words, cached, NOTHING) : undefined);
+  const isOurs = () => asidOf(sync.words[vcpu + AT.satp + 1]!) === OURS;
   return {
-    fence: (_vcpu, asid) => (asid === OURS ? empty() : undefined),
-    fencePage: empty,
-    fenceOthers: () => (breaks.forgetSeveral ? undefined : empty()),
+    fence: (_vcpu, asid) => emptyIf(asid === OURS && !(breaks.keepLeft && isOurs())),
+    fencePage: () => emptyIf(true),
+    fenceOthers: () => emptyIf(!breaks.forgetSeveral && !isOurs()),
   };
 }
 
 function enter(core: Core, s: Setup, space: number, from: number): void {
   const { sync, breaks } = core;
   const owed = new OwedFences(sync.words);
-  const debts = breaks.neverPay ? { fence() {}, fenceOthers() {} } : tlb(core, s);
+  const fences = breaks.neverPay ? { fence() {}, fenceOthers() {} } : tlb(core, s);
   sync.y('V.enter');
-  owed.enter(s.vcpu, breaks.payFirst ? from : space, debts);
+  owed.enter(s.vcpu, breaks.payFirst ? from : space, fences);
   if (breaks.payFirst) Atomics.store(sync.words, s.vcpu + AT.space, space);
+  sync.words[s.vcpu + AT.satp + 1] = satpHigh(space);
 }
 
 /** A stop-point of the hart. */
@@ -148,13 +157,32 @@ const one: Case<Core, Setup, Breaks> = {
   ],
 };
 
+/** A debt for a third space is there before, and after: so the word says that there are several. */
 const several: Case<Core, Setup, Breaks> = {
   ...base,
   name: 'fence-owed-several',
-  title: 'the same, while a third hart fences another space (issue 4)',
-  actors: { hart: (core, s) => hart(core, s, 1), fencer, third: (core, s) => fence(core, s, THIRD) },
-  reach: { 'it is left to the hart': 'X.fenced < V.enter' },
-  mutants: [{ name: 'the hart pays for one space alone', breaks: { forgetSeveral: true } }],
+  title: 'the same, as the hart leaves that space and comes back, with a third one fenced, too (issue 4)',
+  setup(core) {
+    const s = setup(core);
+    enter(core, s, OURS, THEIRS);
+    fence(core, s, THIRD);
+    return s;
+  },
+  actors: {
+    hart(core, s) {
+      enter(core, s, THEIRS, OURS);
+      hart(core, s, 1);
+    },
+    fencer(core, s) {
+      fencer(core, s);
+      fence(core, s, THIRD);
+    },
+  },
+  reach: { 'the fence comes first': 'X.fenced < V.use', 'and last': 'V.use < X.fenced' },
+  mutants: [
+    { name: 'the hart pays for one space alone', breaks: { forgetSeveral: true } },
+    { name: 'the hart does not pay for the space that it leaves', breaks: { keepLeft: true } },
+  ],
 };
 
 export const cases: readonly AnyCase[] = [one, several];
