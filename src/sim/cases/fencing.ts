@@ -1,16 +1,17 @@
 import { assert } from '../../base/assert.ts';
 import { FenceRequests } from '../../cpu/fence-requests.ts';
 import { FENCES, Mode, Request } from '../../cpu/interface.ts';
-import { asidOf, type LocalFences, OwedFences } from '../../cpu/owed-fences.ts';
+import { type LocalFences, OwedFences } from '../../cpu/owed-fences.ts';
 import type { Tlb } from '../../cpu/tlb.ts';
+import { asidOf } from '../../cpu/tlb-contexts.ts';
 import { AT, VCPU_WORDS } from '../../cpu/vcpu.ts';
 import type { KvmBreaks } from '../../kvm/breaks.ts';
 import { Kvm } from '../../kvm/kvm.ts';
-import type { MmPorts } from '../../kvm/ports.ts';
 import { Harts } from '../../machine/harts.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import type { Sync } from '../../sync/sync.ts';
 import type { AnyCase, Case } from '../case.ts';
+import { heapOnly } from '../heap-only.ts';
 
 // Harts change a page table and fence (SBI RFENCE), while another goes from address space to address space: once they have
 // returned, it finds what they wrote. Its TLB is one entry, of OURS.
@@ -31,15 +32,6 @@ type Setup = { vcpu: Ptr<'vcpu'>; pte: number; cached: number; fenced: number };
 const [OURS, THEIRS, THIRD] = [1, 2, 3];
 const [NOTHING, OLD, NEW] = [0, 7, 8];
 const satpHigh = (asid: number): number => asid << 12;
-
-function ports(sync: Sync): MmPorts {
-  let next = sync.arena.heap;
-  const alloc = (words: number): number => {
-    next += words;
-    return next - words;
-  };
-  return { heap: { alloc, free() {} } } as unknown as MmPorts;
-}
 
 /** The hart is in THEIRS, and was in OURS before. */
 function setup({ sync, kvm }: Core): Setup {
@@ -134,7 +126,7 @@ const base = {
   arena: { frames: 1, heapBytes: 4096 * 4 },
   everyAtomic: true,
   core: (sync: Sync, { breaks }: { breaks: Partial<Breaks> }): Core => {
-    return { sync, kvm: new Kvm(sync, ports(sync), { dropCode() {} }, breaks), breaks };
+    return { sync, kvm: new Kvm(sync, heapOnly(sync), { dropCode() {} }, breaks), breaks };
   },
   setup,
   /** It comes back once more. */

@@ -3,10 +3,10 @@ import { Mode, Request } from '../../cpu/interface.ts';
 import { AT, VCPU_WORDS } from '../../cpu/vcpu.ts';
 import type { KvmBreaks } from '../../kvm/breaks.ts';
 import { Kvm } from '../../kvm/kvm.ts';
-import type { MmPorts } from '../../kvm/ports.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import type { Sync } from '../../sync/sync.ts';
 import type { AnyCase, Case } from '../case.ts';
+import { heapOnly } from '../heap-only.ts';
 
 // J-7 by itself: who takes frames away, and a vCPU that has them in its TLB. The list of names holds one.
 
@@ -20,16 +20,6 @@ type Setup = { vm: Ptr<'vm'>; vcpu: Ptr<'vcpu'>; freed: number };
 const NAMES = 2;
 const FRAMES = [1, 2, 3] as const;
 type Frame = (typeof FRAMES)[number];
-
-/** Nothing of the mm is used but its heap, which only grows. */
-function ports(sync: Sync): MmPorts {
-  let next = sync.arena.heap;
-  const alloc = (words: number): number => {
-    next += words;
-    return next - words;
-  };
-  return { heap: { alloc, free() {} } } as unknown as MmPorts;
-}
 
 function setup({ sync, kvm }: Core): Setup {
   const { heap } = kvm.mm;
@@ -87,7 +77,7 @@ const base = {
   everyAtomic: true,
   core: (sync: Sync, { breaks }: { breaks: Partial<Breaks> }): Core => ({
     sync,
-    kvm: new Kvm(sync, ports(sync), { dropCode() {} }, breaks, NAMES),
+    kvm: new Kvm(sync, heapOnly(sync), { dropCode() {} }, breaks, NAMES),
     breaks,
   }),
   reset() {},

@@ -2,12 +2,12 @@ import { assert } from '../../base/assert.ts';
 import { Request } from '../../cpu/interface.ts';
 import { AT, VCPU_WORDS } from '../../cpu/vcpu.ts';
 import { Kvm } from '../../kvm/kvm.ts';
-import type { MmPorts } from '../../kvm/ports.ts';
 import type { MachineBreaks } from '../../machine/breaks.ts';
 import { PAUSE_WORDS, Pauses } from '../../machine/pause.ts';
 import type { Ptr } from '../../sync/struct.ts';
 import type { Sync } from '../../sync/sync.ts';
 import type { AnyCase, Case } from '../case.ts';
+import { heapOnly } from '../heap-only.ts';
 
 // Two runners of a guest, and somebody who pauses it once: while it is paused nobody is in it.
 
@@ -19,16 +19,6 @@ type Core = { sync: Sync; kvm: Kvm; pauses: Pauses; breaks: Partial<Breaks> };
 type Setup = { pause: Ptr<'pause'>; vcpu: Ptr<'vcpu'>; paused: number; wakes: readonly number[] };
 
 const TICKS = 7;
-
-/** Nothing of the mm is used but its heap, which only grows. */
-function ports(sync: Sync): MmPorts {
-  let next = sync.arena.heap;
-  const alloc = (words: number): number => {
-    next += words;
-    return next - words;
-  };
-  return { heap: { alloc, free() {} } } as unknown as MmPorts;
-}
 
 function setup({ kvm }: Core): Setup {
   const { heap } = kvm.mm;
@@ -78,7 +68,7 @@ const base = {
   arena: { frames: 1, heapBytes: 4096 * 4 },
   everyAtomic: true,
   core: (sync: Sync, { breaks }: { breaks: Partial<Breaks> }): Core => {
-    const kvm = new Kvm(sync, ports(sync), { dropCode() {} });
+    const kvm = new Kvm(sync, heapOnly(sync), { dropCode() {} });
     return { sync, kvm, pauses: new Pauses(kvm, breaks), breaks };
   },
 } as const;
