@@ -1,6 +1,7 @@
 import type { CpuPorts, VcpuPtr } from './interface.ts';
-import { asidOf, OwedFences } from './owed-fences.ts';
+import { OwedFences } from './owed-fences.ts';
 import type { Tlb } from './tlb.ts';
+import { asidOf } from './tlb-contexts.ts';
 import { AT, Interrupt, Privilege, Status } from './vcpu.ts';
 
 /** CSR addresses. Those of M-mode do not exist here: the host is M-mode. */

@@ -1,4 +1,5 @@
 import type { VcpuPtr } from './interface.ts';
+import { asidOf } from './tlb-contexts.ts';
 import { AT } from './vcpu.ts';
 
 // A remote fence of one address space need not be waited for where the hart runs another: what it has cached of the space
@@ -8,9 +9,6 @@ import { AT } from './vcpu.ts';
 
 /** In `owed`: nothing, one address space as its ASID + 1, or that there were several. */
 const Owed = { Nothing: 0, Several: -1 } as const;
-
-/** Of the high word of satp. */
-export const asidOf = (satpHigh: number): number => (satpHigh >>> 12) & 0xffff;
 
 /** How a hart pays. */
 export type LocalFences = {

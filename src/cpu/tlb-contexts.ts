@@ -1,5 +1,4 @@
 import type { VcpuPtr } from './interface.ts';
-import { asidOf } from './owed-fences.ts';
 import { CONTEXTS, TlbSet } from './tlb-layout.ts';
 import { AT, CONTEXT_WORDS } from './vcpu.ts';
 
@@ -98,3 +97,5 @@ export class TlbContexts {
 }
 
 const contextOf = (set: number): number => (set - 1) >> 1;
+/** Of the high word of satp. */
+export const asidOf = (hi: number): number => (hi >>> 12) & 0xffff;

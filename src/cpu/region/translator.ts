@@ -42,8 +42,8 @@ const USUAL_LINE = 6;
 /** By another thread, which costs this one little. */
 const HEAT_ASKED = 48;
 /**
- * The same, once a guest has booted, as far as the linker's clock knows: what it does now it mostly goes on with. With 48 what a pipe does between two harts was
- * translated after ten seconds of it, with 8 after one and a half.
+ * The same, once a guest has booted, as far as the linker's clock knows: what it does now it mostly goes on with. With 48
+ * what a pipe does between two harts was translated after ten seconds of it, with 8 after one and a half.
  */
 const HEAT_SETTLED = 8;
 /**
