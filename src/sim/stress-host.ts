@@ -111,29 +111,28 @@ const JITTER_EVERY = 61;
 const JITTER_MAX = 2048;
 const SLEEP_ONE_IN = 6;
 const SLEEP_MS = 0.5;
-/**
- * A window that is met by few threads, and seldom: it is held open for long, or a machine whose other threads want its
- * cores does not get to the change that belongs into it.
- */
-const LONG_POINT = 'A.h';
-const LONG_SLEEP_MS = 8;
 /** A word of the arena's header that is zero for ever, to sleep on. */
 const UNUSED_WORD = 63;
-/** Yield points that only a broken variant has: windows of a few instructions, which are widened often. */
+/**
+ * The window of `store-unheld` is met by one thread, and seldom: the variant holds it open for long, or a machine whose other
+ * threads want its cores does not get to the change that belongs into it.
+ */
+const UNHELD = { point: 'A.h', sleepMs: 8 } as const;
+/** Yield points in windows of a few instructions that a broken variant leaves open, which are widened often. */
 const BROKEN_POINTS: ReadonlySet<string> = new Set(['F.or', 'A.plain', 'S.in', 'V.late', 'A.h']);
 
 /**
  * Threads that all run at full speed meet in few of the ways they could. At the named yield points (T.0)
  * each is held up now and then, by a spin for when there are cores for all, by a sleep for when not.
  */
-function jitter(arena: Arena, waiter: Waiter, seed: number): (label: string) => void {
+function jitter(arena: Arena, waiter: Waiter, seed: number, { mm }: StressBreaks): (label: string) => void {
   const random = new Random(seed);
   let left = JITTER_EVERY;
   return label => {
     const broken = BROKEN_POINTS.has(label) && !random.oneIn(4);
     if (--left > 0 && !broken) return;
     left = 1 + random.below(2 * JITTER_EVERY);
-    const ms = broken && label === LONG_POINT ? LONG_SLEEP_MS : SLEEP_MS;
+    const ms = mm.storeUnheld === true && label === UNHELD.point ? UNHELD.sleepMs : SLEEP_MS;
     if (random.oneIn(broken ? 2 : SLEEP_ONE_IN)) waiter.wait(UNUSED_WORD, 0, ms);
     else for (let i = random.below(JITTER_MAX); i > 0; i--) Atomics.load(arena.words, 0);
   };
@@ -144,7 +143,7 @@ export type StressHost = { sync: Sync; mm: MmCore; kvm: Kvm; vms: Vms };
 
 export function stressHost(arena: Arena, breaks: StressBreaks, how: 'init' | 'attach', seed = 1): StressHost {
   const waiter = productionWaiter(arena);
-  const sync = new Sync(arena, { waiter: { ...waiter, point: jitter(arena, waiter, seed) } });
+  const sync = new Sync(arena, { waiter: { ...waiter, point: jitter(arena, waiter, seed, breaks) } });
   const config: MmConfig = {
     pageOps: createPageOps(arena.memory, arena.shared),
     swap: { kind: 'zram', bytes: SWAP_PAGES * PAGE_SIZE },
