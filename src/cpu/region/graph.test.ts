@@ -130,6 +130,22 @@ describe('registers', () => {
     expect(r.need[0]!.x & bit(11)).not.toBe(0);
   });
 
+  test('that a loop changes from round to round are kept before those that it names more often', () => {
+    // Nine temporaries, each named five times and set anew in each round; s1 goes round.
+    const temporaries = ['a0', 'a1', 'a2', 'a3', 'a4', 'a5', 'a6', 'a7', 't0'];
+    const named = temporaries.map(t => `addi ${t}, x0, 1\naddi ${t}, ${t}, 1\naddi ${t}, ${t}, 1`).join('\n');
+    const { r } = analyzed(`again: ${named}\naddi s1, s1, -1\nbnez s1, again\nret`);
+    expect(r.kept.x & bit(9)).not.toBe(0);
+  });
+
+  test('of code without loops that are kept are those that it names most', () => {
+    const named = ['a0', 'a1', 'a2', 'a3', 'a4', 'a5', 'a6', 'a7'].map(
+      t => `addi ${t}, x0, 1\naddi ${t}, ${t}, 1`,
+    );
+    const { r } = analyzed(`addi s1, s1, -1\n${named.join('\n')}\nret`);
+    expect(r.kept.x).toBe(bit(10, 11, 12, 13, 14, 15, 16, 17));
+  });
+
   test('that are zero are none', () => {
     const { r } = analyzed('add x0, x0, x0\nadd a0, x0, x0\nret');
     expect(r.need[0]).toEqual({ x: bit(1), f: 0 });

@@ -39,24 +39,55 @@ export const ROOM = { x: 8, f: 11 } as const;
 /** How often a loop is likely to go round. */
 const ROUNDS = 8;
 
-/** Those that are used most. */
+/** By register. */
+type Costs = { readonly x: Float64Array; readonly f: Float64Array };
+type Steps = readonly { readonly reads: RegisterSet; readonly writes: RegisterSet }[];
+
+/** What a block of a loop does for a register at home: a load if it needs it from before, a store if it changes it. */
+const ACCESS = 1;
+/** If it does both, the next round waits for the way through memory, as long as for a few more. */
+const GOES_ROUND = 2;
+
+/**
+ * Those that would cost most at home: in loops by what a round does for them; where blocks run once by how often they
+ * are named, as system calls and pipes are 5 to 10 % slower by the former.
+ */
 function worthKeeping(d: Discovery, depth: Depth): RegisterSet {
-  const uses = { x: new Float64Array(32), f: new Float64Array(32) };
-  for (const b of d.blocks) {
-    const weight = ROUNDS ** depth(b.index);
-    for (const step of b.steps) {
-      for (const set of [step.reads, step.writes]) {
-        for (const file of ['x', 'f'] as const) {
-          for (let w = set[file]; w !== 0; w &= w - 1) uses[file][31 - Math.clz32(w & -w)]! += weight;
-        }
-      }
-    }
+  const costs: Costs = { x: new Float64Array(32), f: new Float64Array(32) };
+  for (const { index, steps } of d.blocks) {
+    const loops = depth(index);
+    if (loops === 0) addNamed(costs, steps);
+    else addRound(costs, steps, ROUNDS ** loops);
   }
-  return { x: most(uses.x, ROOM.x), f: most(uses.f, ROOM.f) };
+  return { x: most(costs.x, ROOM.x), f: most(costs.f, ROOM.f) };
 }
 
-function most(uses: Float64Array, room: number): number {
-  const used = [...uses.keys()].filter(n => uses[n]! > 0).sort((a, b) => uses[b]! - uses[a]!);
+function addNamed(costs: Costs, steps: Steps): void {
+  for (const { reads, writes } of steps) {
+    add(costs, reads, 1);
+    add(costs, writes, 1);
+  }
+}
+
+function addRound(costs: Costs, steps: Steps, rounds: number): void {
+  let needs = NONE;
+  let changes = NONE;
+  for (const { reads, writes } of steps) {
+    needs = union(needs, minus(reads, changes));
+    changes = union(changes, writes);
+  }
+  add(costs, needs, rounds * ACCESS);
+  add(costs, changes, rounds * ACCESS);
+  add(costs, both(needs, changes), rounds * GOES_ROUND);
+}
+
+function add(costs: Costs, set: RegisterSet, cost: number): void {
+  for (const file of ['x', 'f'] as const)
+    for (let w = set[file]; w !== 0; w &= w - 1) costs[file][31 - Math.clz32(w & -w)]! += cost;
+}
+
+function most(costs: Float64Array, room: number): number {
+  const used = [...costs.keys()].filter(n => costs[n]! > 0).sort((a, b) => costs[b]! - costs[a]!);
   return used.slice(0, room).reduce((set, n) => set | (1 << n), 0);
 }
 
