@@ -1,5 +1,4 @@
-import type { Discovery } from './discover.ts';
-import { Flow } from './discover.ts';
+import { type Block, type Discovery, Flow } from './discover.ts';
 import { hasIndirect, successors } from './graph.ts';
 import { both, equal, includes, minus, NONE, type RegisterSet, union } from './register-set.ts';
 
@@ -41,7 +40,7 @@ const ROUNDS = 8;
 
 /** By register. */
 type Costs = { readonly x: Float64Array; readonly f: Float64Array };
-type Steps = readonly { readonly reads: RegisterSet; readonly writes: RegisterSet }[];
+const ALL: RegisterSet = { x: -1, f: -1 };
 
 /** What a block of a loop does for a register at home: a load if it needs it from before, a store if it changes it. */
 const ACCESS = 1;
@@ -57,28 +56,22 @@ function worthKeeping(d: Discovery, depth: Depth): RegisterSet {
   for (const { index, steps } of d.blocks) {
     const loops = depth(index);
     if (loops === 0) addNamed(costs, steps);
-    else addRound(costs, steps, ROUNDS ** loops);
+    else addRound(costs, summarize(d, index, false, ALL), ROUNDS ** loops);
   }
   return { x: most(costs.x, ROOM.x), f: most(costs.f, ROOM.f) };
 }
 
-function addNamed(costs: Costs, steps: Steps): void {
+function addNamed(costs: Costs, steps: Block['steps']): void {
   for (const { reads, writes } of steps) {
     add(costs, reads, 1);
     add(costs, writes, 1);
   }
 }
 
-function addRound(costs: Costs, steps: Steps, rounds: number): void {
-  let needs = NONE;
-  let changes = NONE;
-  for (const { reads, writes } of steps) {
-    needs = union(needs, minus(reads, changes));
-    changes = union(changes, writes);
-  }
-  add(costs, needs, rounds * ACCESS);
-  add(costs, changes, rounds * ACCESS);
-  add(costs, both(needs, changes), rounds * GOES_ROUND);
+function addRound(costs: Costs, { uses, defs }: Summary, rounds: number): void {
+  add(costs, uses, rounds * ACCESS);
+  add(costs, defs, rounds * ACCESS);
+  add(costs, both(uses, defs), rounds * GOES_ROUND);
 }
 
 function add(costs: Costs, set: RegisterSet, cost: number): void {
@@ -97,7 +90,7 @@ function flowOf(d: Discovery, block: number): readonly number[] {
   return isIndirect && hasIndirect(d) ? d.entries : successors(d, block);
 }
 
-/** Of the kept registers. */
+/** Of the registers that are kept. */
 function summarize(d: Discovery, block: number, isHeader: boolean, kept: RegisterSet): Summary {
   let defs = NONE;
   let uses = NONE;
