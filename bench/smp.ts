@@ -11,8 +11,8 @@ import { comparePairs, type Pair, parseRounds } from './two-guests.ts';
 const MEDIAN = { atLeast: 1.7, goal: 1.9 };
 const BEST = { atLeast: 1.8 };
 /**
- * Of both guests. Below 512 MiB Linux has no huge pages (hugepage_init): what a buffer of 16 MiB is worth then depends on whether
- * its pages ascend or descend in memory, by a factor of two, and two processes that fill theirs at once get a mixture.
+ * Of both guests. Below 512 MiB Linux has no huge pages (hugepage_init). What a buffer of 16 MiB is worth then depends
+ * on whether its pages ascend or descend in memory, by a factor of two; two processes at once get a mixture.
  */
 const MEMORY = ['--memory', '1G'];
 
